@@ -1,0 +1,207 @@
+//! The facts that are ever appended to a room's log; every other table can be refolded from them.
+//!
+//! A record is encoded by [`crate::encode`] under [`crate::Kind::LogEntry`]. The order of the variants and fields is
+//! part of the format on disk.
+
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+
+use crate::{EventNum, EventStatus, LogSeq, StateGroup, StateKey};
+
+/// One fact in the log of a room. Its place in the log is its [`crate::LogSeq`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogRecord {
+    /// The room is known from here on; always the first record.
+    RoomOpened(RoomOpened),
+    /// An event is stored; the record's place in the log is the event's [`EventNum`].
+    Event(Box<EventRecord>),
+    /// What is held of stored events has changed: placed, flipped, moved, dropped. All of it at one instant.
+    Judged(Vec<Judgement>),
+    /// A state group that does not follow from one event is stored, as changes to another.
+    Group(GroupRecord),
+    /// Check 6 is final for some events in canonical order.
+    Folded(Folded),
+    /// Servers are said to be in the room by a `send_join` response.
+    Servers(Vec<OwnedServerName>),
+    /// One of our users has joined by a handshake with another server.
+    Joined(JoinRecord),
+    /// A resync has had to back off, or goes on.
+    Backoff(Backoff),
+    /// Every event of the room has its full state, and check 6 is final for all of them.
+    Completed(Completed),
+}
+
+/// The content of [`LogRecord::RoomOpened`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomOpened {
+    /// The room's ID.
+    pub room_id: OwnedRoomId,
+    /// The room's version.
+    pub room_version: RoomVersionId,
+}
+
+/// A stored event: what traversals need first, the PDU last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// The event's ID.
+    pub event_id: OwnedEventId,
+    /// The event's type and state key, if it is a state event.
+    pub state_key: Option<StateKey>,
+    /// The event's `depth`.
+    pub depth: u64,
+    /// The event's `prev_events`.
+    pub prev_events: Vec<Edge>,
+    /// The event's `auth_events`.
+    pub auth_events: Vec<Edge>,
+    /// What was held of the event when it was stored. Later changes are [`LogRecord::Judged`].
+    pub state: EventState,
+    /// The step of check 6 that was taken at the same instant, as it is in a room with full state.
+    pub folded: Option<Folded>,
+    /// The PDU as canonical JSON without `unsigned`.
+    #[serde(with = "serde_bytes")]
+    pub json: Vec<u8>,
+}
+
+/// A reference from one event to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Edge {
+    /// To an event that was stored before.
+    Known(EventNum),
+    /// To an event that was not stored when the referring one was; it may be now.
+    Unknown(OwnedEventId),
+}
+
+/// What is held of a stored event, as far as it can change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventState {
+    /// How far the event has come.
+    pub stage: Stage,
+    /// The event's place in the canonical order of its room; outliers have none.
+    pub position: Option<Position>,
+    /// A better copy of the PDU than the one in its first record: redacted when it was verified, say.
+    #[serde(with = "serde_bytes")]
+    pub replaced_json: Option<Vec<u8>>,
+}
+
+/// How far an event has come on its way through the checks on receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Its server's keys are not known yet: checks 2 and 3 are to be done.
+    Unverified,
+    /// It passed checks 1 to 3 and waits for prev events or auth events.
+    Waiting,
+    /// Known for the sake of other events: checked against its auth events alone, without a place in the room's history.
+    Outlier {
+        /// The verdict of check 4.
+        status: EventStatus,
+        /// Whether the verdict rests on an event whose own verdict may still change.
+        provisional: bool,
+        /// The full states around the event, where another server told them because an event of the room follows this one.
+        states: Option<States>,
+    },
+    /// It has a place in the room's history and states before and after it.
+    Placed {
+        /// The verdict of the checks so far.
+        status: EventStatus,
+        /// Whether its states, and so its verdict, are those of a partial join.
+        partial: bool,
+        /// The states before and after it.
+        states: States,
+    },
+    /// Its signature does not hold: it is as if it had never come.
+    Dropped,
+}
+
+/// The states before and after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct States {
+    /// The state before the event.
+    pub before: StateGroup,
+    /// The state after the event: with the event itself at its key, if it is an accepted state event.
+    pub after: StateGroup,
+}
+
+/// A place in the canonical order of a room: the order in which PDUs were handed to the engine, an event pulled to fill
+/// another's gap standing directly before that one, by depth and event ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// The place in the log at which a PDU was handed to the engine: this event, or the one whose gap it fills.
+    pub root: LogSeq,
+    /// Whether it is the root itself, which comes after all that fill its gap.
+    pub is_root: bool,
+}
+
+/// What is now held of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// The event.
+    pub event: EventNum,
+    /// The verdict before, if it had one.
+    pub was: Option<EventStatus>,
+    /// What is held of it from here on.
+    pub state: EventState,
+}
+
+/// The content of [`LogRecord::Group`]: `result` is `base` with the events of `set` at their keys, without the keys of
+/// `removed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// The group that is changed.
+    pub base: StateGroup,
+    /// The state events that are put in.
+    pub set: Vec<EventNum>,
+    /// The keys that are taken out.
+    pub removed: Vec<StateKey>,
+    /// The group that results.
+    pub result: StateGroup,
+}
+
+/// The content of [`LogRecord::Folded`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folded {
+    /// The events for which check 6 is final, in canonical order.
+    pub events: Vec<EventNum>,
+    /// Those among them that failed it.
+    pub soft_failed: Vec<EventNum>,
+    /// The room's forward extremities after the last of them.
+    pub extremities: Vec<EventNum>,
+    /// The room's current state after the last of them.
+    pub current: StateGroup,
+    /// Events that are not stored, or only as outliers, but that the room's history has passed: should they come later,
+    /// they are no forward extremities.
+    pub passed: Vec<OwnedEventId>,
+}
+
+/// The content of [`LogRecord::Joined`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRecord {
+    /// The join event.
+    pub join: EventNum,
+    /// The user who joined.
+    pub user: OwnedUserId,
+    /// The server that answered `send_join`.
+    pub via: OwnedServerName,
+    /// Whether the join opens a partial join: the room is partial until [`LogRecord::Completed`].
+    pub opens_partial: bool,
+    /// Whether the join begins the room anew for us, because none of our users was in it: it becomes the only forward
+    /// extremity.
+    pub begins_anew: bool,
+}
+
+/// The content of [`LogRecord::Backoff`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// How many rounds over all servers have failed in a row.
+    pub rounds: u32,
+    /// When the next round begins, in milliseconds on the host's clock.
+    pub until_ms: u64,
+    /// Why the last server refused, in words.
+    pub reason: String,
+}
+
+/// The content of [`LogRecord::Completed`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completed {
+    /// Events that belong to the room's state but that no server could give with a signature that holds.
+    pub holes: Vec<OwnedEventId>,
+}

@@ -1,0 +1,105 @@
+//! The rows that are folded from the log or stand beside it, as values.
+//!
+//! The order of the fields is part of the format on disk.
+
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Backoff, EventNum, RoomNum, StateGroup};
+
+/// The row that says where a room stands; rewritten with every commit to the room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomHead {
+    /// The room's ID.
+    pub room_id: OwnedRoomId,
+    /// The room's version.
+    pub room_version: RoomVersionId,
+    /// The place in the log that the next record takes.
+    pub next_seq: u64,
+    /// The forward extremities, as far as check 6 is final.
+    pub extremities: Vec<EventNum>,
+    /// The current state, as far as check 6 is final.
+    pub current: StateGroup,
+    /// The partial join that is being resynced, if any.
+    pub partial: Option<PartialJoin>,
+    /// Our users who have joined at some time.
+    pub our_users: Vec<OwnedUserId>,
+    /// Joins that begin the room anew for us when the fold of check 6 comes to them.
+    pub anew: Vec<EventNum>,
+    /// How many rows of servers there are.
+    pub server_rows: u64,
+    /// The resync's schedule, if it had to back off.
+    pub backoff: Backoff,
+    /// How many events the last completion named as holes.
+    pub holes: u64,
+}
+
+/// A partial join that is being resynced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialJoin {
+    /// The join event that opened it.
+    pub join: EventNum,
+    /// The server that answered `send_join`.
+    pub via: OwnedServerName,
+}
+
+/// What is known of an event ID in a room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRow {
+    /// The event's number, if it is stored.
+    pub event: Option<EventNum>,
+    /// Whether the room's history has passed it: should it be placed later, it is no forward extremity.
+    pub passed: bool,
+}
+
+/// The events among sixty-four neighbours in the log whose verdict may still change, or that wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfoldedRow {
+    /// Their numbers, ascending.
+    pub events: Vec<EventNum>,
+}
+
+/// The number of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomRow {
+    /// The number, never given twice in one store.
+    pub num: RoomNum,
+}
+
+/// Servers that a `send_join` response named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServersRow {
+    /// The servers, in the order in which they were named.
+    pub servers: Vec<OwnedServerName>,
+}
+
+/// The signing keys of a server, as far as they are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKeysRow {
+    /// The keys, by key ID.
+    pub keys: Vec<ServerKeyRow>,
+}
+
+/// One signing key of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKeyRow {
+    /// The key ID, such as `ed25519:auto`.
+    pub key_id: String,
+    /// The ed25519 public key.
+    pub key: [u8; 32],
+    /// Until when the key is valid, in milliseconds; for an old key, when it expired.
+    pub valid_until_ts: u64,
+}
+
+/// The row by which a store is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormatRow {
+    /// `gibbous\0`.
+    pub magic: [u8; 8],
+    /// The version of the format.
+    pub version: u32,
+    /// The number that the next room takes.
+    pub next_room: u64,
+    /// Rooms that are being purged: what is left of them is removed at the next opening.
+    pub purging: Vec<RoomNum>,
+}
