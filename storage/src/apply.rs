@@ -1,0 +1,233 @@
+//! The fold: one log record becomes rows. Commit, recovery and check use it alike, so a row that it does not make does
+//! not exist.
+
+use gibbous_codec::{
+    Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind, LogRecord, LogSeq,
+    PartialJoin, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow, entry_hash, path,
+};
+
+use crate::{
+    StoreError, Table,
+    keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
+    rows::RoomRows,
+    state_group::{self, Change, NodeSink},
+};
+
+/// A place where rows can be read and written.
+pub(crate) trait RoomRowsMut: RoomRows + NodeSink {
+    /// Puts a row, or removes it.
+    fn write(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>);
+
+    /// Puts the head row. Kept apart because it is written once a commit, however many records change it.
+    fn set_head(&mut self, head: RoomHead);
+}
+
+/// How many neighbours in the log share one row of [`Table::Unfolded`].
+const UNFOLDED_SPAN: u64 = 64;
+
+/// Applies a record that stands at `seq` in the log of the room.
+pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecord) -> Result<(), StoreError> {
+    let mut head = match record {
+        LogRecord::RoomOpened(opened) => RoomHead {
+            room_id: opened.room_id.clone(),
+            room_version: opened.room_version.clone(),
+            next_seq: seq.0,
+            extremities: Vec::new(),
+            current: StateGroup::EMPTY,
+            partial: None,
+            our_users: Vec::new(),
+            anew: Vec::new(),
+            server_rows: 0,
+            backoff: Default::default(),
+            holes: 0,
+        },
+        _ => rows.head()?.ok_or_else(|| StoreError::Missing { what: format!("the head row of room {}", rows.room()) })?,
+    };
+    head.next_seq = seq.0 + 1;
+    match record {
+        LogRecord::RoomOpened(_) => {}
+        LogRecord::Event(event) => apply_event(rows, &mut head, EventNum(seq.0), event)?,
+        LogRecord::Judged(judgements) => {
+            for judgement in judgements {
+                apply_judgement(rows, judgement)?;
+            }
+        }
+        LogRecord::Group(group) => apply_group(rows, group)?,
+        LogRecord::Folded(folded) => apply_folded(rows, &mut head, folded)?,
+        LogRecord::Servers(servers) => {
+            let key = room_seq_key(rows.room(), LogSeq(head.server_rows));
+            let row = ServersRow { servers: servers.clone() };
+            let value = encode_row(Table::Servers, &key, Kind::Servers, &row)?;
+            rows.write(Table::Servers, key, Some(value));
+            head.server_rows += 1;
+        }
+        LogRecord::Joined(joined) => {
+            if !head.our_users.contains(&joined.user) {
+                head.our_users.push(joined.user.clone());
+            }
+            if joined.begins_anew {
+                head.anew.push(joined.join);
+            }
+            if joined.opens_partial {
+                head.partial = Some(PartialJoin { join: joined.join, via: joined.via.clone() });
+                head.backoff = Default::default();
+            }
+        }
+        LogRecord::Backoff(backoff) => head.backoff = backoff.clone(),
+        LogRecord::Completed(completed) => {
+            head.partial = None;
+            head.backoff = Default::default();
+            head.holes = completed.holes.len() as u64;
+        }
+    }
+    rows.set_head(head);
+    Ok(())
+}
+
+fn apply_event<W: RoomRowsMut>(
+    rows: &mut W,
+    head: &mut RoomHead,
+    num: EventNum,
+    event: &EventRecord,
+) -> Result<(), StoreError> {
+    let before = rows.id_row(&event.event_id)?;
+    put_id_row(rows, event.event_id.as_str(), IdRow { event: Some(num), passed: before.passed })?;
+    ensure_state_after(rows, num, event, &event.state.stage)?;
+    match &event.folded {
+        Some(folded) => apply_folded(rows, head, folded)?,
+        None if is_settled(&event.state.stage) => {}
+        None => set_unfolded(rows, num, true)?,
+    }
+    Ok(())
+}
+
+fn apply_group<W: RoomRowsMut>(rows: &mut W, group: &GroupRecord) -> Result<(), StoreError> {
+    // The engine has built the group to learn its name; a refold builds it here.
+    if is_stored(rows, group.result)? {
+        return Ok(());
+    }
+    let mut changes: Vec<Change> = group.removed.iter().map(|key| (path(key), None)).collect();
+    for num in &group.set {
+        changes.push(change_of(&rows.event_record(*num)?, *num)?);
+    }
+    expect_group(rows, group.base, &changes, group.result)
+}
+
+fn apply_judgement<W: RoomRowsMut>(rows: &mut W, judgement: &Judgement) -> Result<(), StoreError> {
+    let num = judgement.event;
+    let record = rows.event_record(num)?;
+    ensure_state_after(rows, num, &record, &judgement.state.stage)?;
+    let key = room_seq_key(rows.room(), LogSeq(num.0));
+    let value = encode_row(Table::Events, &key, Kind::EventState, &judgement.state)?;
+    rows.write(Table::Events, key, Some(value));
+    set_unfolded(rows, num, !is_settled(&judgement.state.stage))
+}
+
+fn apply_folded<W: RoomRowsMut>(rows: &mut W, head: &mut RoomHead, folded: &Folded) -> Result<(), StoreError> {
+    for num in &folded.events {
+        set_unfolded(rows, *num, false)?;
+    }
+    for num in &folded.soft_failed {
+        let key = room_seq_key(rows.room(), LogSeq(num.0));
+        let mut state = match rows.changed_state(*num)? {
+            Some(state) => state,
+            None => rows.event_record(*num)?.state,
+        };
+        if let Stage::Placed { status, .. } = &mut state.stage {
+            *status = EventStatus::SoftFailed;
+        }
+        let value = encode_row(Table::Events, &key, Kind::EventState, &state)?;
+        rows.write(Table::Events, key, Some(value));
+    }
+    for event_id in &folded.passed {
+        let row = rows.id_row(event_id)?;
+        put_id_row(rows, event_id.as_str(), IdRow { passed: true, ..row })?;
+    }
+    head.anew.retain(|join| !folded.events.contains(join));
+    head.extremities.clone_from(&folded.extremities);
+    head.current = folded.current;
+    Ok(())
+}
+
+/// Tells whether nothing more is awaited of an event that has not been folded: a placed event awaits the fold.
+fn is_settled(stage: &Stage) -> bool {
+    match stage {
+        Stage::Unverified | Stage::Waiting | Stage::Placed { .. } => false,
+        Stage::Outlier { provisional, .. } => !provisional,
+        Stage::Dropped => true,
+    }
+}
+
+fn put_id_row<W: RoomRowsMut>(rows: &mut W, event_id: &str, row: IdRow) -> Result<(), StoreError> {
+    let key = room_bytes_key(rows.room(), event_id.as_bytes());
+    let value = encode_row(Table::EventIds, &key, Kind::IdRow, &row)?;
+    rows.write(Table::EventIds, key, Some(value));
+    Ok(())
+}
+
+fn set_unfolded<W: RoomRowsMut>(rows: &mut W, num: EventNum, unfolded: bool) -> Result<(), StoreError> {
+    let key = room_seq_key(rows.room(), LogSeq(num.0 / UNFOLDED_SPAN));
+    let mut row: UnfoldedRow = match rows.row(Table::Unfolded, &key)? {
+        Some(bytes) => decode_row(Table::Unfolded, &key, Kind::Unfolded, &bytes)?,
+        None => UnfoldedRow::default(),
+    };
+    match (row.events.binary_search(&num), unfolded) {
+        (Ok(_), true) | (Err(_), false) => return Ok(()),
+        (Ok(at), false) => drop(row.events.remove(at)),
+        (Err(at), true) => row.events.insert(at, num),
+    }
+    let value = match row.events.is_empty() {
+        true => None,
+        false => Some(encode_row(Table::Unfolded, &key, Kind::Unfolded, &row)?),
+    };
+    rows.write(Table::Unfolded, key, value);
+    Ok(())
+}
+
+/// The state after an accepted state event is the state before it with the event at its key.
+fn ensure_state_after<W: RoomRowsMut>(
+    rows: &mut W,
+    num: EventNum,
+    record: &EventRecord,
+    stage: &Stage,
+) -> Result<(), StoreError> {
+    let (Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. }) = stage else { return Ok(()) };
+    if states.before == states.after || is_stored(rows, states.after)? {
+        return Ok(());
+    }
+    let change = change_of(record, num)?;
+    expect_group(rows, states.before, &[change], states.after)
+}
+
+fn is_stored<W: RoomRowsMut>(rows: &W, group: StateGroup) -> Result<bool, StoreError> {
+    Ok(group.is_empty() || rows.node(&group.root)?.is_some())
+}
+
+/// Returns the change that puts a state event at its key.
+pub(crate) fn change_of(record: &EventRecord, num: EventNum) -> Result<Change, StoreError> {
+    let Some(key) = &record.state_key else {
+        return Err(StoreError::Inconsistent(format!("{} is no state event", record.event_id)));
+    };
+    Ok((path(key), Some((entry_hash(key, &record.event_id), num))))
+}
+
+fn expect_group<W: RoomRowsMut>(
+    rows: &mut W,
+    base: StateGroup,
+    changes: &[Change],
+    expected: StateGroup,
+) -> Result<(), StoreError> {
+    let found = state_group::update(rows, &base, changes)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(StoreError::Inconsistent(format!("the log names state group {expected:?}, its fold gives {found:?}")))
+}
+
+/// Returns the edge to an event of that ID, as it is stored.
+pub(crate) fn edge<R: RoomRows + ?Sized>(rows: &R, event_id: &EventId) -> Result<Edge, StoreError> {
+    Ok(match rows.event_num(event_id)? {
+        Some(num) => Edge::Known(num),
+        None => Edge::Unknown(event_id.to_owned()),
+    })
+}

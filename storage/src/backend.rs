@@ -1,0 +1,99 @@
+//! The database underneath, as small as every ordered store can serve it.
+//!
+//! [`MemoryBackend`] is the reference, [`SledBackend`] the default; a host may put its own database here. What is asked
+//! of one: rows ordered by key within a table, reads, pages of rows, and batches that are atomic over all tables and
+//! conditional on expectations. Keys are at most [`KEY_MAX`](crate::KEY_MAX) bytes, values
+//! [`VALUE_MAX`](crate::VALUE_MAX); either may be empty.
+
+mod memory;
+mod sled;
+
+use std::fmt;
+
+pub use self::{
+    memory::MemoryBackend,
+    sled::{SledBackend, SledOptions},
+};
+use crate::{BackendError, Batch, CommitError, Table};
+
+/// A row: key and value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// A database. It is shared by all threads of an engine.
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// Opens a short-lived view for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the database fails.
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, BackendError>;
+
+    /// Writes a batch: all of it if every expectation holds and no row is over a limit, else nothing.
+    ///
+    /// Once it returns, every view opened later sees the batch, and a crash of the process leaves all of it or nothing.
+    /// Whether it survives a power cut is decided by [`Backend::sync`]; batches survive in the order of their commits.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Conflict`] if an expectation does not hold, [`CommitError::Poisoned`] after a failed write or
+    /// sync, [`CommitError::Backend`] if a row is over a limit or the database fails.
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError>;
+
+    /// Makes durable everything that was committed before.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the database fails. What is durable is unknown then: every later commit and sync fails.
+    fn sync(&self) -> Result<(), BackendError>;
+
+    /// Returns the name of the database, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Returns how much of the disk is used; `None` where there is no disk.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if it could not be found out.
+    fn bytes_on_disk(&self) -> Result<Option<u64>, BackendError>;
+}
+
+/// A view for reading.
+///
+/// The least that every backend promises: each single `get` sees every batch wholly or not at all, and a later read sees
+/// no less than an earlier one. A view may show batches that were committed after it was opened, even between two rows
+/// of one `scan`: sled has no snapshots. Rows are written once except for head rows, so that who reads one head row and
+/// then only what it leads to has a consistent view all the same.
+pub trait Snapshot {
+    /// Reads a row.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the database fails; a row that is not there is `None`.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError>;
+
+    /// Reads several rows, in the order asked, in as few round trips as the database can.
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::get`].
+    fn multi_get(&self, keys: &[(Table, &[u8])]) -> Result<Vec<Option<Vec<u8>>>, BackendError> {
+        keys.iter()
+            .map(|(table, key)| self.get(*table, key))
+            .collect()
+    }
+
+    /// Reads, by ascending key, at most `limit` rows whose keys begin with `prefix` and are not below `from`.
+    ///
+    /// The next page begins at the last key and one zero byte behind it. Fewer rows than `limit` are the last ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::get`].
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, BackendError>;
+}

@@ -1,0 +1,284 @@
+//! The default backend: sled 0.34.7, with guards around its known faults. The only file that names sled.
+//!
+//! - `flush` of sled is not an fsync and lost acknowledged data in simulated power cuts: [`Backend::sync`] does a real
+//!   fsync of its file after each flush. Only one flush runs at a time, and never the asynchronous one, which deadlocks.
+//! - sled puts pages over a quarter of its segment size into files of their own, which nothing ever fsyncs. A page holds
+//!   up to about twenty rows, so that the segments are made large enough for twenty of the longest rows.
+//! - sled may panic where its files are damaged: every call catches that and makes it an error.
+//! - One tree holds all tables, a key being the table's number and the row's key: a batch over several trees would need
+//!   sled's transactions.
+
+use std::{
+    fmt,
+    fs::{self, File, TryLockError},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{Backend, Row, Snapshot};
+use crate::{BackendError, Batch, CommitError, Table};
+
+/// A store in a directory, which belongs to this process while it is open.
+pub struct SledBackend {
+    db: sled::Db,
+    dir: PathBuf,
+    /// One writer at a time: expectations are checked and the batch written under it.
+    writer: Mutex<()>,
+    /// One flush at a time. Taken without `writer`, so that commits go on while the disk works.
+    flusher: Mutex<()>,
+    /// Set for good by a failed write or sync: what is durable is unknown then, and an fsync that is tried again may
+    /// report success without having written.
+    poisoned: AtomicBool,
+    /// Given back after `db` has been closed, as fields are dropped in this order.
+    _lock: File,
+}
+
+/// How a [`SledBackend`] is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SledOptions {
+    /// The size of sled's page cache. The process may use four times as much memory.
+    pub cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+        }
+    }
+}
+
+impl SledBackend {
+    /// Opens the store in a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::InUse`] if a store is open there already, [`BackendError::Corrupt`] if sled cannot make sense of
+    /// its files, [`BackendError::Io`] if the disk refuses.
+    pub fn open(dir: &Path, options: SledOptions) -> Result<Self, BackendError> {
+        let lock = lock_dir(dir)?;
+        let config = sled::Config::new()
+            .path(dir)
+            .cache_capacity(options.cache_bytes)
+            .segment_size(SEGMENT_BYTES)
+            // Durability is asked for by `sync`, not given by a thread that wakes up now and then.
+            .flush_every_ms(None);
+        let db = guarded("open its files", || config.open())?;
+        // A new file is found after a power cut only if its directory was synced.
+        fsync(dir, "sync its directory")?;
+        Ok(Self {
+            db,
+            dir: dir.to_owned(),
+            writer: Mutex::default(),
+            flusher: Mutex::default(),
+            poisoned: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    fn key(table: Table, key: &[u8]) -> Vec<u8> {
+        let mut full = Vec::with_capacity(1 + key.len());
+        full.push(table.number());
+        full.extend_from_slice(key);
+        full
+    }
+
+    fn check_expectations(&self, batch: &Batch) -> Result<(), CommitError> {
+        for expected in batch.expectations() {
+            if self.get(expected.table, &expected.key)? != expected.value {
+                return Err(CommitError::Conflict {
+                    table: expected.table,
+                    key: expected.key.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_and_fsync(&self) -> Result<(), BackendError> {
+        guarded("flush", || self.db.flush())?;
+        fsync(&self.dir.join("db"), "sync its file")
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::SeqCst)
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Backend for SledBackend {
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, BackendError> {
+        Ok(Box::new(self))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        batch.check_limits()?;
+        let mut writes = sled::Batch::default();
+        for (table, key, value) in batch.writes() {
+            match value {
+                Some(value) => writes.insert(Self::key(table, key), value),
+                None => writes.remove(Self::key(table, key)),
+            }
+        }
+        let _writer = lock(&self.writer);
+        if self.is_poisoned() {
+            return Err(CommitError::Poisoned);
+        }
+        self.check_expectations(batch)?;
+        guarded("write a batch", || self.db.apply_batch(writes)).inspect_err(|_| self.poison())?;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), BackendError> {
+        let _flusher = lock(&self.flusher);
+        if self.is_poisoned() {
+            return Err(BackendError::Poisoned { backend: NAME });
+        }
+        self.flush_and_fsync().inspect_err(|_| self.poison())
+    }
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn bytes_on_disk(&self) -> Result<Option<u64>, BackendError> {
+        guarded("measure its files", || self.db.size_on_disk()).map(Some)
+    }
+}
+
+/// sled has no snapshots: this view promises exactly what [`Snapshot`] asks for, each read being of the moment.
+impl Snapshot for &SledBackend {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
+        let value = guarded("read a row", || self.db.get(SledBackend::key(table, key)))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, BackendError> {
+        let start = SledBackend::key(table, from.max(prefix));
+        let prefix = SledBackend::key(table, prefix);
+        guarded("read rows", || {
+            let rows = self.db.range(start..).take(limit);
+            let rows = rows.take_while(|row| {
+                row.as_ref()
+                    .map_or(true, |(key, _)| key.starts_with(&prefix))
+            });
+            rows.map(|row| {
+                row.map(|(key, value)| (key.iter().skip(1).copied().collect(), value.to_vec()))
+            })
+            .collect()
+        })
+    }
+}
+
+impl Drop for SledBackend {
+    fn drop(&mut self) {
+        // A clean close loses nothing. That it fails can only be told to the log; whoever must know calls `sync`.
+        if !self.is_poisoned()
+            && let Err(error) = self.flush_and_fsync()
+        {
+            tracing::error!(%error, dir = %self.dir.display(), "the store could not be synced when it was closed");
+        }
+    }
+}
+
+impl fmt::Debug for SledBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledBackend")
+            .field("dir", &self.dir)
+            .field("poisoned", &self.poisoned)
+            .finish_non_exhaustive()
+    }
+}
+
+const NAME: &str = "sled";
+
+/// A quarter of it, 2 MiB, holds twenty rows of a key (1 KiB) and a value (68 KiB) and what sled writes around them.
+const SEGMENT_BYTES: usize = 8 << 20;
+
+/// Calls sled, and makes a panic in it an error as well.
+fn guarded<T>(
+    doing: &'static str,
+    call: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, BackendError> {
+    // After a panic nothing of sled's inner state is relied on: writes poison the backend, reads only look.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(source))) => Err(BackendError::Io {
+            backend: NAME,
+            doing,
+            source,
+        }),
+        Ok(Err(error)) => Err(BackendError::Corrupt {
+            backend: NAME,
+            doing,
+            why: error.to_string(),
+        }),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or(panic.downcast_ref::<&str>().copied());
+            let why = format!("it panicked: {}", text.unwrap_or("without a message"));
+            Err(BackendError::Corrupt {
+                backend: NAME,
+                doing,
+                why,
+            })
+        }
+    }
+}
+
+/// Makes the directory ours.
+///
+/// sled has a lock too, but its background threads keep it for a moment after a store has been closed. With a lock of
+/// our own, which decides whether the directory is in use, we can wait for sled's: only such a thread can hold it.
+fn lock_dir(dir: &Path) -> Result<File, BackendError> {
+    let io = |source| BackendError::Io {
+        backend: NAME,
+        doing: "lock its directory",
+        source,
+    };
+    fs::create_dir_all(dir).map_err(io)?;
+    let lock = File::create(dir.join("lock")).map_err(io)?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => BackendError::InUse {
+            backend: NAME,
+            path: dir.display().to_string(),
+        },
+        TryLockError::Error(source) => io(source),
+    })?;
+    match File::open(dir.join("db")) {
+        Ok(file) => file.lock().map_err(io)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    Ok(lock)
+}
+
+fn fsync(path: &Path, doing: &'static str) -> Result<(), BackendError> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|source| BackendError::Io {
+        backend: NAME,
+        doing,
+        source,
+    })
+}
+
+/// Takes a lock that guards no data and so cannot be left half-written by a panic.
+fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,46 @@
+//! The keys of every table that is kept by room: the room's number first, then what orders the rows within it.
+
+use gibbous_codec::{KeyBuf, KeyReader, Kind, LogSeq, RoomNum, decode, encode};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{StoreError, Table};
+
+/// The version of every record and row of format version 0.
+const ROW_VERSION: u8 = 0;
+
+/// Returns what the keys of a room's rows begin with.
+pub(crate) fn room_prefix(room: RoomNum) -> Vec<u8> {
+    KeyBuf::new().u64(room.0).into_vec()
+}
+
+/// Returns the key of a room's row that is ordered by a number: a place in the log, say.
+pub(crate) fn room_seq_key(room: RoomNum, seq: LogSeq) -> Vec<u8> {
+    KeyBuf::new().u64(room.0).u64(seq.0).into_vec()
+}
+
+/// Returns the key of a room's row that is found by bytes.
+pub(crate) fn room_bytes_key(room: RoomNum, bytes: &[u8]) -> Vec<u8> {
+    KeyBuf::new().u64(room.0).rest(bytes)
+}
+
+/// Returns the place in the log that a key made by [`room_seq_key`] names.
+pub(crate) fn seq_of(table: Table, key: &[u8]) -> Result<LogSeq, StoreError> {
+    let mut reader = KeyReader::new(key);
+    let seq = reader.u64().and_then(|_room| reader.u64()).and_then(|seq| reader.end().map(|()| LogSeq(seq)));
+    seq.map_err(|source| StoreError::Missing { what: format!("a key of table {table} that is one, not {source}") })
+}
+
+/// Encodes a row.
+pub(crate) fn encode_row<T: Serialize>(table: Table, key: &[u8], kind: Kind, value: &T) -> Result<Vec<u8>, StoreError> {
+    encode(kind, ROW_VERSION, value).map_err(|source| StoreError::wire(table, key, source))
+}
+
+/// Decodes a row.
+pub(crate) fn decode_row<T: DeserializeOwned>(
+    table: Table,
+    key: &[u8],
+    kind: Kind,
+    bytes: &[u8],
+) -> Result<T, StoreError> {
+    decode(kind, ROW_VERSION, bytes).map_err(|source| StoreError::wire(table, key, source))
+}

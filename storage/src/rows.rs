@@ -1,0 +1,218 @@
+//! Typed reads: the rows of one room as values, from a snapshot or from a transaction that sees its own writes.
+
+use gibbous_codec::{
+    Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq, OwnedServerName, Path, RoomHead,
+    RoomNum, ServersRow, StateGroup, UnfoldedRow,
+};
+
+use crate::{
+    StoreError, Table,
+    keys::{decode_row, room_bytes_key, room_prefix, room_seq_key, seq_of},
+    state_group::{self, NodeSource},
+};
+
+/// A place where rows can be read.
+pub trait Rows {
+    /// Returns the row at a key.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Returns at most `limit` rows whose key begins with `prefix` and is not below `from`, in key order.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    fn rows(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+}
+
+/// A stored event, and what is now held of it.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// The event's number.
+    pub num: EventNum,
+    /// What was stored of it first; of this, only `state` changes later.
+    pub record: EventRecord,
+    /// What is held of it now.
+    pub state: EventState,
+}
+
+impl StoredEvent {
+    /// Returns the PDU as canonical JSON without `unsigned`.
+    pub fn json(&self) -> &[u8] {
+        self.state.replaced_json.as_deref().unwrap_or(&self.record.json)
+    }
+}
+
+/// The rows of one room.
+pub trait RoomRows: Rows + NodeSource {
+    /// Returns the number of the room whose rows these are.
+    fn room(&self) -> RoomNum;
+
+    /// Returns the room's head row, or `None` for a room that nothing is stored of.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn head(&self) -> Result<Option<RoomHead>, StoreError> {
+        let key = room_prefix(self.room());
+        let row = self.row(Table::Head, &key)?;
+        row.map(|bytes| decode_row(Table::Head, &key, Kind::Head, &bytes)).transpose()
+    }
+
+    /// Returns what is known of an event ID.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn id_row(&self, event_id: &EventId) -> Result<IdRow, StoreError> {
+        let key = room_bytes_key(self.room(), event_id.as_bytes());
+        match self.row(Table::EventIds, &key)? {
+            None => Ok(IdRow::default()),
+            Some(bytes) => decode_row(Table::EventIds, &key, Kind::IdRow, &bytes),
+        }
+    }
+
+    /// Returns the number of a stored event, or `None` where no event of that ID is stored.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn event_num(&self, event_id: &EventId) -> Result<Option<EventNum>, StoreError> {
+        Ok(self.id_row(event_id)?.event)
+    }
+
+    /// Returns the number of the event that an edge leads to, or `None` where it is not stored.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn edge_num(&self, edge: &Edge) -> Result<Option<EventNum>, StoreError> {
+        match edge {
+            Edge::Known(num) => Ok(Some(*num)),
+            Edge::Unknown(event_id) => self.event_num(event_id),
+        }
+    }
+
+    /// Returns a record of the log.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn record(&self, seq: LogSeq) -> Result<Option<LogRecord>, StoreError> {
+        let key = room_seq_key(self.room(), seq);
+        let row = self.row(Table::Log, &key)?;
+        row.map(|bytes| decode_row(Table::Log, &key, Kind::LogEntry, &bytes)).transpose()
+    }
+
+    /// Returns the records of the log from a place on, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn records_from(&self, from: LogSeq, limit: usize) -> Result<Vec<(LogSeq, LogRecord)>, StoreError> {
+        let prefix = room_prefix(self.room());
+        let rows = self.rows(Table::Log, &prefix, &room_seq_key(self.room(), from), limit)?;
+        rows.into_iter()
+            .map(|(key, bytes)| {
+                Ok((seq_of(Table::Log, &key)?, decode_row(Table::Log, &key, Kind::LogEntry, &bytes)?))
+            })
+            .collect()
+    }
+
+    /// Returns what an event's record said when it was stored.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, the row is damaged, or there is no event of that number ([`StoreError::Missing`]).
+    fn event_record(&self, num: EventNum) -> Result<EventRecord, StoreError> {
+        match self.record(LogSeq(num.0))? {
+            Some(LogRecord::Event(record)) => Ok(*record),
+            _ => Err(StoreError::Missing { what: format!("event {num} of room {}", self.room()) }),
+        }
+    }
+
+    /// Returns what has changed of an event since it was stored, or `None` if nothing has.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn changed_state(&self, num: EventNum) -> Result<Option<EventState>, StoreError> {
+        let key = room_seq_key(self.room(), LogSeq(num.0));
+        let row = self.row(Table::Events, &key)?;
+        row.map(|bytes| decode_row(Table::Events, &key, Kind::EventState, &bytes)).transpose()
+    }
+
+    /// Returns a stored event.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, a row is damaged, or there is no event of that number ([`StoreError::Missing`]).
+    fn event(&self, num: EventNum) -> Result<StoredEvent, StoreError> {
+        let record = self.event_record(num)?;
+        let state = self.changed_state(num)?.unwrap_or_else(|| record.state.clone());
+        Ok(StoredEvent { num, record, state })
+    }
+
+    /// Returns the event of a state at a path, or `None` where the state has none.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, or a node of the group is damaged or missing.
+    fn state_event(&self, group: StateGroup, path: &Path) -> Result<Option<EventNum>, StoreError>
+    where
+        Self: Sized,
+    {
+        state_group::lookup(self, &group, path)
+    }
+
+    /// Returns every event whose verdict may still change or that waits, in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn unfolded(&self) -> Result<Vec<EventNum>, StoreError> {
+        const PAGE: usize = 256;
+        let prefix = room_prefix(self.room());
+        let mut from = prefix.clone();
+        let mut events = Vec::new();
+        loop {
+            let page = self.rows(Table::Unfolded, &prefix, &from, PAGE)?;
+            for (key, bytes) in &page {
+                let row: UnfoldedRow = decode_row(Table::Unfolded, key, Kind::Unfolded, bytes)?;
+                events.extend(row.events);
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => {
+                    from = key.clone();
+                    from.push(0);
+                }
+                _ => return Ok(events),
+            }
+        }
+    }
+
+    /// Returns the servers that `send_join` responses named, in the order in which they did, each once.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn servers(&self) -> Result<Vec<OwnedServerName>, StoreError> {
+        let prefix = room_prefix(self.room());
+        let mut seen = std::collections::BTreeSet::new();
+        let mut servers = Vec::new();
+        for (key, bytes) in self.rows(Table::Servers, &prefix, &prefix, usize::MAX)? {
+            let row: ServersRow = decode_row(Table::Servers, &key, Kind::Servers, &bytes)?;
+            servers.extend(row.servers.into_iter().filter(|server| seen.insert(server.clone())));
+        }
+        Ok(servers)
+    }
+}

@@ -1,0 +1,404 @@
+//! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is written.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use gibbous_codec::{FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName};
+
+use crate::{
+    Backend, Batch, Snapshot, StoreError, Table,
+    keys::{decode_row, encode_row, room_bytes_key, room_prefix},
+    rows::{RoomRows, Rows},
+    state_group::{Node, NodeSource},
+    txn::Txn,
+};
+
+/// The key of the one row of [`Table::Format`].
+const FORMAT_KEY: &[u8] = b"format";
+const MAGIC: [u8; 8] = *b"gibbous\0";
+/// The version of the format on disk that this crate reads and writes.
+pub const FORMAT_VERSION: u32 = 0;
+
+/// Facts on disk, behind any [`Backend`]. Cheap to clone; every clone is the same store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Taken while rooms are numbered or forgotten: both change the format row.
+    rooms: Mutex<()>,
+    nodes: NodeCache,
+    batches: AtomicU64,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    syncs: AtomicU64,
+}
+
+/// What has been written since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteCounts {
+    /// Atomic batches.
+    pub batches: u64,
+    /// Rows put or removed.
+    pub rows: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Syncs.
+    pub syncs: u64,
+}
+
+impl Store {
+    /// Opens the store that a backend holds, or makes a new one in an empty backend. Purges that were cut short are
+    /// carried on.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, holds something else, or was written by a later version.
+    pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StoreError> {
+        let store = Self { backend, shared: Arc::default() };
+        match store.format_bytes()? {
+            Some(bytes) => {
+                let format = store.format(&bytes)?;
+                for room in format.purging {
+                    store.finish_purge(room)?;
+                }
+            }
+            None => {
+                let format = FormatRow { magic: MAGIC, version: FORMAT_VERSION, next_room: 1, purging: Vec::new() };
+                let mut batch = Batch::new();
+                batch.expect_absent(Table::Format, FORMAT_KEY.to_vec());
+                batch.put(Table::Format, FORMAT_KEY.to_vec(), encode_format(&format)?);
+                store.write(&batch)?;
+                store.sync()?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Returns the backend.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// Returns the number of a room, or `None` for a room that is not in the store.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    pub fn room_num(&self, room_id: &RoomId) -> Result<Option<RoomNum>, StoreError> {
+        let key = room_id.as_bytes();
+        let row = self.backend.snapshot()?.get(Table::Rooms, key)?;
+        let row: Option<RoomRow> =
+            row.map(|bytes| decode_row(Table::Rooms, key, Kind::RoomRow, &bytes)).transpose()?;
+        Ok(row.map(|row| row.num))
+    }
+
+    /// Returns the number of a room, giving it one if it has none.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, or another writer numbers rooms at the same time ([`StoreError::Conflict`]).
+    pub fn number_room(&self, room_id: &RoomId) -> Result<RoomNum, StoreError> {
+        let _numbering = self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(num) = self.room_num(room_id)? {
+            return Ok(num);
+        }
+        let key = room_id.as_bytes().to_vec();
+        self.change_format(|format, batch| {
+            let num = RoomNum(format.next_room);
+            format.next_room += 1;
+            batch.expect_absent(Table::Rooms, key.clone());
+            let value = encode_row(Table::Rooms, &key, Kind::RoomRow, &RoomRow { num })?;
+            batch.put(Table::Rooms, key.clone(), value);
+            Ok(num)
+        })
+    }
+
+    /// Returns every room that is in the store, by ID.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    pub fn rooms(&self) -> Result<Vec<(OwnedRoomId, RoomNum)>, StoreError> {
+        let rows = self.backend.snapshot()?.scan(Table::Rooms, &[], &[], usize::MAX)?;
+        rows.into_iter()
+            .map(|(key, bytes)| {
+                let row: RoomRow = decode_row(Table::Rooms, &key, Kind::RoomRow, &bytes)?;
+                let room_id = std::str::from_utf8(&key).ok().and_then(|id| OwnedRoomId::try_from(id).ok());
+                Ok((room_id.ok_or_else(|| StoreError::Missing {
+                    what: format!("a room ID in table rooms, not {}", Hex(&key)),
+                })?, row.num))
+            })
+            .collect()
+    }
+
+    /// Begins reading a room.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    pub fn snapshot(&self, room: RoomNum) -> Result<RoomSnapshot<'_>, StoreError> {
+        Ok(RoomSnapshot { store: self, room, snapshot: self.backend.snapshot()? })
+    }
+
+    /// Begins a transaction on a room.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the room's head row is damaged.
+    pub fn txn(&self, room: RoomNum) -> Result<Txn<'_>, StoreError> {
+        Txn::begin(self, room)
+    }
+
+    /// Makes everything durable that was committed before.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails; the store then accepts nothing more.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.backend.sync()?;
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns what has been written since the store was opened.
+    pub fn write_counts(&self) -> WriteCounts {
+        let shared = &*self.shared;
+        WriteCounts {
+            batches: shared.batches.load(Ordering::Relaxed),
+            rows: shared.rows.load(Ordering::Relaxed),
+            bytes: shared.bytes.load(Ordering::Relaxed),
+            syncs: shared.syncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the signing keys that are stored of a server.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    pub fn server_keys(&self, server: &ServerName) -> Result<ServerKeysRow, StoreError> {
+        let key = server.as_bytes();
+        match self.backend.snapshot()?.get(Table::ServerKeys, key)? {
+            None => Ok(ServerKeysRow::default()),
+            Some(bytes) => decode_row(Table::ServerKeys, key, Kind::ServerKeys, &bytes),
+        }
+    }
+
+    /// Stores the signing keys of a server in place of what was stored.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    pub fn put_server_keys(&self, server: &ServerName, keys: &ServerKeysRow) -> Result<(), StoreError> {
+        let key = server.as_bytes().to_vec();
+        let value = encode_row(Table::ServerKeys, &key, Kind::ServerKeys, keys)?;
+        let mut batch = Batch::new();
+        batch.put(Table::ServerKeys, key, value);
+        self.write(&batch)
+    }
+
+    /// Forgets a room: at one instant it is gone; then its rows are removed. A purge that is cut short is carried on at
+    /// the next opening.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    pub fn purge(&self, room_id: &RoomId) -> Result<(), StoreError> {
+        let _forgetting = self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(room) = self.room_num(room_id)? else { return Ok(()) };
+        self.change_format(|format, batch| {
+            format.purging.push(room);
+            batch.delete(Table::Rooms, room_id.as_bytes().to_vec());
+            batch.delete(Table::Head, room_prefix(room));
+            Ok(())
+        })?;
+        self.sync()?;
+        self.finish_purge(room)
+    }
+
+    fn finish_purge(&self, room: RoomNum) -> Result<(), StoreError> {
+        /// Keys of a batch: some 100 KiB, well below what any backend takes.
+        const ROWS_A_BATCH: usize = 1_000;
+        let prefix = room_prefix(room);
+        for table in Table::ALL.into_iter().filter(|table| table.is_by_room()) {
+            loop {
+                let rows = self.backend.snapshot()?.scan(table, &prefix, &prefix, ROWS_A_BATCH)?;
+                let mut batch = Batch::new();
+                for (key, _) in &rows {
+                    batch.delete(table, key.clone());
+                }
+                if rows.is_empty() {
+                    break;
+                }
+                self.write(&batch)?;
+            }
+        }
+        self.shared.nodes.forget(room);
+        self.change_format(|format, _| {
+            format.purging.retain(|purging| *purging != room);
+            Ok(())
+        })?;
+        self.sync()
+    }
+
+    pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.backend.commit(batch)?;
+        self.shared.batches.fetch_add(1, Ordering::Relaxed);
+        self.shared.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
+        self.shared.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn read_node(
+        &self,
+        snapshot: &dyn Snapshot,
+        room: RoomNum,
+        hash: &NodeHash,
+    ) -> Result<Option<Arc<Node>>, StoreError> {
+        if let Some(node) = self.shared.nodes.get(room, hash) {
+            return Ok(Some(node));
+        }
+        let key = room_bytes_key(room, &hash.0);
+        let Some(bytes) = snapshot.get(Table::Nodes, &key)? else { return Ok(None) };
+        let node = Node::decode(&bytes).map_err(|source| StoreError::wire(Table::Nodes, &key, source))?;
+        let node = Arc::new(node);
+        self.shared.nodes.put(room, *hash, node.clone(), bytes.len());
+        Ok(Some(node))
+    }
+
+    fn format_bytes(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.backend.snapshot()?.get(Table::Format, FORMAT_KEY)?)
+    }
+
+    fn format(&self, bytes: &[u8]) -> Result<FormatRow, StoreError> {
+        let format: FormatRow = decode_row(Table::Format, FORMAT_KEY, Kind::Format, bytes)?;
+        if format.magic != MAGIC || format.version != FORMAT_VERSION {
+            let found = format!("magic {} version {}", Hex(&format.magic), format.version);
+            return Err(StoreError::Format { expected: format!("version {FORMAT_VERSION}"), found });
+        }
+        Ok(format)
+    }
+
+    /// Changes the format row together with what `change` puts in the batch.
+    fn change_format<T>(
+        &self,
+        change: impl FnOnce(&mut FormatRow, &mut Batch) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let before = self.format_bytes()?.ok_or_else(|| StoreError::Missing { what: "the format row".to_owned() })?;
+        let mut format = self.format(&before)?;
+        let mut batch = Batch::new();
+        batch.expect_equals(Table::Format, FORMAT_KEY.to_vec(), before);
+        let result = change(&mut format, &mut batch)?;
+        batch.put(Table::Format, FORMAT_KEY.to_vec(), encode_format(&format)?);
+        self.write(&batch)?;
+        Ok(result)
+    }
+}
+
+fn encode_format(format: &FormatRow) -> Result<Vec<u8>, StoreError> {
+    encode_row(Table::Format, FORMAT_KEY, Kind::Format, format)
+}
+
+/// The rows of one room, read at one time.
+pub struct RoomSnapshot<'s> {
+    store: &'s Store,
+    room: RoomNum,
+    snapshot: Box<dyn Snapshot + 's>,
+}
+
+impl Rows for RoomSnapshot<'_> {
+    fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.snapshot.get(table, key)?)
+    }
+
+    fn rows(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        Ok(self.snapshot.scan(table, from, prefix, limit)?)
+    }
+}
+
+impl RoomRows for RoomSnapshot<'_> {
+    fn room(&self) -> RoomNum {
+        self.room
+    }
+}
+
+impl NodeSource for RoomSnapshot<'_> {
+    fn node(&self, hash: &NodeHash) -> Result<Option<Arc<Node>>, StoreError> {
+        self.store.read_node(&*self.snapshot, self.room, hash)
+    }
+}
+
+/// Decoded trie nodes, bounded in bytes and shared by all rooms and versions. Nodes never change, so none is ever stale.
+#[derive(Debug, Default)]
+struct NodeCache {
+    nodes: Mutex<CachedNodes>,
+}
+
+#[derive(Debug, Default)]
+struct CachedNodes {
+    by_hash: BTreeMap<(RoomNum, NodeHash), (u64, Arc<Node>, usize)>,
+    by_use: BTreeMap<u64, (RoomNum, NodeHash)>,
+    clock: u64,
+    bytes: usize,
+}
+
+impl NodeCache {
+    /// 32 MiB of encoded nodes: some 25,000, the inner nodes of every version of a dozen rooms of 100,000 members.
+    const BYTES_MAX: usize = 32 << 20;
+
+    fn get(&self, room: RoomNum, hash: &NodeHash) -> Option<Arc<Node>> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let CachedNodes { by_hash, by_use, clock, .. } = &mut *nodes;
+        let (used, node, _) = by_hash.get_mut(&(room, *hash))?;
+        *clock += 1;
+        by_use.remove(used);
+        by_use.insert(*clock, (room, *hash));
+        *used = *clock;
+        Some(node.clone())
+    }
+
+    fn put(&self, room: RoomNum, hash: NodeHash, node: Arc<Node>, bytes: usize) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let CachedNodes { by_hash, by_use, clock, bytes: total } = &mut *nodes;
+        *clock += 1;
+        if let Some((used, _, old)) = by_hash.insert((room, hash), (*clock, node, bytes)) {
+            by_use.remove(&used);
+            *total -= old;
+        }
+        by_use.insert(*clock, (room, hash));
+        *total += bytes;
+        while *total > Self::BYTES_MAX {
+            let Some((_, oldest)) = by_use.pop_first() else { break };
+            if let Some((_, _, bytes)) = by_hash.remove(&oldest) {
+                *total -= bytes;
+            }
+        }
+    }
+
+    fn forget(&self, room: RoomNum) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let CachedNodes { by_hash, by_use, bytes, .. } = &mut *nodes;
+        by_hash.retain(|(of, _), (used, _, size)| {
+            if *of == room {
+                by_use.remove(used);
+                *bytes -= *size;
+            }
+            *of != room
+        });
+    }
+}

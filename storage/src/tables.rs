@@ -1,0 +1,95 @@
+//! Every table of the store in one list.
+
+use std::fmt;
+
+/// A table: its number is the first byte of its keys in a backend with one key space.
+///
+/// The numbers are on disk and are never given to another table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Table {
+    /// What the store is and which version of the format it has.
+    Format = 0,
+    /// From room ID to room number and version.
+    Rooms = 1,
+    /// The head row of each room, the only row of a room that changes in place as a matter of course.
+    Head = 2,
+    /// The log of each room: the facts from which all else can be refolded.
+    Log = 3,
+    /// From event ID to event number.
+    EventIds = 4,
+    /// The verdict and states of each event.
+    Events = 5,
+    /// The nodes of state groups, by hash.
+    Nodes = 6,
+    /// What waits for the fold of check 6.
+    Unfolded = 7,
+    /// The servers of each room.
+    Servers = 8,
+    /// The signing keys of servers.
+    ServerKeys = 9,
+    /// When requests are to be tried again.
+    Retry = 10,
+}
+
+impl Table {
+    /// All tables by ascending number.
+    pub const ALL: [Self; 11] = [
+        Self::Format,
+        Self::Rooms,
+        Self::Head,
+        Self::Log,
+        Self::EventIds,
+        Self::Events,
+        Self::Nodes,
+        Self::Unfolded,
+        Self::Servers,
+        Self::ServerKeys,
+        Self::Retry,
+    ];
+
+    /// Returns the number of the table.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// Tells whether the keys of the table begin with the number of a room.
+    pub const fn is_by_room(self) -> bool {
+        !matches!(self, Self::Format | Self::Rooms | Self::ServerKeys)
+    }
+
+    /// Returns the name of the table, as messages and `gibbous check` print it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Rooms => "rooms",
+            Self::Head => "head",
+            Self::Log => "log",
+            Self::EventIds => "event_ids",
+            Self::Events => "events",
+            Self::Nodes => "nodes",
+            Self::Unfolded => "unfolded",
+            Self::Servers => "servers",
+            Self::ServerKeys => "server_keys",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_stands_at_its_number() {
+        for (number, table) in (0_u8..).zip(Table::ALL) {
+            assert_eq!(table.number(), number, "{table}");
+        }
+    }
+}

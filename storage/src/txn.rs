@@ -1,0 +1,294 @@
+//! A transaction on one room: records are staged, their rows can be read at once, and all of it is committed at one
+//! instant or not at all.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::Arc,
+};
+
+use gibbous_codec::{
+    Edge, EventId, EventNum, EventRecord, GroupRecord, Kind, LogRecord, LogSeq, NodeHash, RoomHead, RoomNum, StateGroup,
+    StateKey, entry_hash, path,
+};
+
+use crate::{
+    Batch, Snapshot, StoreError, Table,
+    apply::{self, RoomRowsMut, apply, change_of},
+    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
+    rows::{RoomRows, Rows},
+    state_group::{self, Change, Node, NodeSink, NodeSource},
+    store::Store,
+};
+
+/// Records staged for one room. They are finished by [`Txn::commit`] or [`Txn::discard`].
+#[must_use = "a transaction does nothing until it is committed: commit() or discard()"]
+pub struct Txn<'s> {
+    store: &'s Store,
+    room: RoomNum,
+    snapshot: Box<dyn Snapshot + 's>,
+    /// What the head row held when the transaction began: nobody else may have changed it at the commit.
+    head_before: Option<Vec<u8>>,
+    head: Option<RoomHead>,
+    batch: Batch,
+    nodes: BTreeMap<NodeHash, Arc<Node>>,
+    records: u64,
+}
+
+/// What a commit has made durable, or will with the next sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// How many records were appended.
+    pub records: u64,
+    /// How many rows were written or removed.
+    pub rows: u64,
+    /// How many bytes of keys and values were written.
+    pub bytes: u64,
+}
+
+impl<'s> Txn<'s> {
+    pub(crate) fn begin(store: &'s Store, room: RoomNum) -> Result<Self, StoreError> {
+        let snapshot = store.backend().snapshot()?;
+        let head_before = snapshot.get(Table::Head, &room_prefix(room))?;
+        let mut txn = Self {
+            store,
+            room,
+            snapshot,
+            head_before,
+            head: None,
+            batch: Batch::new(),
+            nodes: BTreeMap::new(),
+            records: 0,
+        };
+        let key = room_prefix(room);
+        let head = txn.head_before.as_ref();
+        txn.head = head.map(|bytes| decode_row(Table::Head, &key, Kind::Head, bytes)).transpose()?;
+        Ok(txn)
+    }
+
+    /// Returns the place in the log that the next record takes.
+    pub fn next_seq(&self) -> LogSeq {
+        LogSeq(self.head.as_ref().map_or(0, |head| head.next_seq))
+    }
+
+    /// Returns the place in the log that the first record of the transaction took, or will take.
+    pub fn first_seq(&self) -> LogSeq {
+        LogSeq(self.next_seq().0 - self.records)
+    }
+
+    /// Appends a record and applies it.
+    ///
+    /// # Errors
+    ///
+    /// If a row cannot be read or is damaged, or the record contradicts what is stored. The transaction is then to be
+    /// discarded.
+    pub fn stage(&mut self, record: &LogRecord) -> Result<LogSeq, StoreError> {
+        let seq = self.next_seq();
+        let key = room_seq_key(self.room, seq);
+        let value = encode_row(Table::Log, &key, Kind::LogEntry, record)?;
+        self.write(Table::Log, key, Some(value));
+        apply(self, seq, record)?;
+        self.records += 1;
+        Ok(seq)
+    }
+
+    /// Appends the record of a new event and returns its number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Txn::stage`].
+    pub fn stage_event(&mut self, event: EventRecord) -> Result<EventNum, StoreError> {
+        let seq = self.stage(&LogRecord::Event(Box::new(event)))?;
+        Ok(EventNum(seq.0))
+    }
+
+    /// Returns the state `before` with a state event put in, without appending a record: the event's own record will
+    /// name the result.
+    ///
+    /// `num` may be the number that the event is about to take.
+    ///
+    /// # Errors
+    ///
+    /// If a node cannot be read.
+    pub fn state_with(
+        &mut self,
+        before: StateGroup,
+        key: &StateKey,
+        event_id: &EventId,
+        num: EventNum,
+    ) -> Result<StateGroup, StoreError> {
+        state_group::update(self, &before, &[(path(key), Some((entry_hash(key, event_id), num)))])
+    }
+
+    /// Returns `base` with events put in and keys taken out, and appends the records from which it can be built again.
+    ///
+    /// Large changes become several records, in the order of the trie, so that each rewrites only its own part.
+    ///
+    /// # Errors
+    ///
+    /// As [`Txn::stage`].
+    pub fn stage_group(
+        &mut self,
+        base: StateGroup,
+        set: &[EventNum],
+        removed: &[StateKey],
+    ) -> Result<StateGroup, StoreError> {
+        /// A record names 4,096 events in 32 KiB: half of what a value may hold.
+        const EVENTS_A_RECORD: usize = 4_096;
+        let mut changes = Vec::with_capacity(set.len());
+        for num in set {
+            changes.push((change_of(&self.event_record(*num)?, *num)?, *num));
+        }
+        changes.sort_by_key(|((path, _), _): &(Change, EventNum)| *path);
+        let mut group = base;
+        if !removed.is_empty() {
+            let gone: Vec<Change> = removed.iter().map(|key| (path(key), None)).collect();
+            let result = state_group::update(self, &group, &gone)?;
+            self.stage_group_record(group, Vec::new(), removed.to_vec(), result)?;
+            group = result;
+        }
+        for chunk in changes.chunks(EVENTS_A_RECORD) {
+            let updates: Vec<_> = chunk.iter().map(|(change, _)| *change).collect();
+            let result = state_group::update(self, &group, &updates)?;
+            self.stage_group_record(group, chunk.iter().map(|(_, num)| *num).collect(), Vec::new(), result)?;
+            group = result;
+        }
+        Ok(group)
+    }
+
+    fn stage_group_record(
+        &mut self,
+        base: StateGroup,
+        set: Vec<EventNum>,
+        removed: Vec<StateKey>,
+        result: StateGroup,
+    ) -> Result<(), StoreError> {
+        if base == result {
+            return Ok(());
+        }
+        self.stage(&LogRecord::Group(GroupRecord { base, set, removed, result }))?;
+        Ok(())
+    }
+
+    /// Returns how an event's reference to another is stored.
+    ///
+    /// # Errors
+    ///
+    /// If a row cannot be read.
+    pub fn edge_to(&self, event_id: &EventId) -> Result<Edge, StoreError> {
+        apply::edge(self, event_id)
+    }
+
+    /// Returns how many bytes are staged, for callers that commit bulk facts in several batches.
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes()
+    }
+
+    /// Tells whether nothing is staged.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Writes everything that is staged, at one instant. It is durable after [`Store::sync`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] if another writer has changed the room since the transaction began; otherwise if the
+    /// backend fails. Nothing is written then.
+    pub fn commit(mut self) -> Result<Committed, StoreError> {
+        if self.is_empty() {
+            return Ok(Committed::default());
+        }
+        let key = room_prefix(self.room);
+        let mut batch = mem::take(&mut self.batch);
+        match self.head_before.take() {
+            Some(before) => batch.expect_equals(Table::Head, key.clone(), before),
+            None => batch.expect_absent(Table::Head, key.clone()),
+        }
+        for (hash, node) in mem::take(&mut self.nodes) {
+            let key = room_bytes_key(self.room, &hash.0);
+            let value = node.encode().map_err(|source| StoreError::wire(Table::Nodes, &key, source))?;
+            batch.put(Table::Nodes, key, value);
+        }
+        if let Some(head) = self.head.take() {
+            let value = encode_row(Table::Head, &key, Kind::Head, &head)?;
+            batch.put(Table::Head, key, value);
+        }
+        self.store.write(&batch)?;
+        Ok(Committed { records: self.records, rows: batch.rows() as u64, bytes: batch.bytes() as u64 })
+    }
+
+    /// Drops everything that is staged.
+    pub fn discard(self) {}
+}
+
+impl Rows for Txn<'_> {
+    fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.batch.staged(table, key) {
+            Some(value) => Ok(value.map(<[u8]>::to_vec)),
+            None => Ok(self.snapshot.get(table, key)?),
+        }
+    }
+
+    fn rows(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        // What is staged may hide rows, so as many more are read as there are staged ones under the prefix.
+        let staged: Vec<_> = self
+            .batch
+            .writes()
+            .filter(|(staged, key, _)| *staged == table && key.starts_with(prefix) && *key >= from)
+            .collect();
+        let stored = self.snapshot.scan(table, from, prefix, limit.saturating_add(staged.len()))?;
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
+        for (_, key, value) in staged {
+            match value {
+                Some(value) => drop(rows.insert(key.to_vec(), value.to_vec())),
+                None => drop(rows.remove(key)),
+            }
+        }
+        Ok(rows.into_iter().take(limit).collect())
+    }
+}
+
+impl RoomRows for Txn<'_> {
+    fn room(&self) -> RoomNum {
+        self.room
+    }
+
+    fn head(&self) -> Result<Option<RoomHead>, StoreError> {
+        Ok(self.head.clone())
+    }
+}
+
+impl RoomRowsMut for Txn<'_> {
+    fn write(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
+        match value {
+            Some(value) => self.batch.put(table, key, value),
+            None => self.batch.delete(table, key),
+        }
+    }
+
+    fn set_head(&mut self, head: RoomHead) {
+        self.head = Some(head);
+    }
+}
+
+impl NodeSource for Txn<'_> {
+    fn node(&self, hash: &NodeHash) -> Result<Option<Arc<Node>>, StoreError> {
+        if let Some(node) = self.nodes.get(hash) {
+            return Ok(Some(node.clone()));
+        }
+        self.store.read_node(&*self.snapshot, self.room, hash)
+    }
+}
+
+impl NodeSink for Txn<'_> {
+    fn put_node(&mut self, hash: NodeHash, node: Node) {
+        self.nodes.insert(hash, Arc::new(node));
+    }
+}
