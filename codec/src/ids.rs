@@ -5,36 +5,28 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
-    ServerName, ServerSigningKeyId, UserId,
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName,
+    ServerSigningKeyId, UserId,
 };
 
 /// The number under which a store keeps a room; it never leaves that store.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RoomNum(pub u64);
 
 /// The position of a record in a room's log, given when it is appended.
 ///
 /// For an event that was handed to the engine it is the place in the room's canonical order.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogSeq(pub u64);
 
 /// The number of an event within its room: the [`LogSeq`] of the record that stored it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventNum(pub u64);
 
 /// The content hash that identifies a state group: equal state has an equal ID, on any machine.
 ///
 /// Shown in lower-case hex.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StateGroupId(pub [u8; 32]);
 
 impl From<LogSeq> for EventNum {

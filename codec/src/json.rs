@@ -170,14 +170,22 @@ mod tests {
 
     #[test]
     fn keys_are_sorted_and_white_space_goes() {
-        check(" { \"b\" : [ 1 , null ], \"a\": {\"z\":true,\"y\":false} }\n", true, r#"{"a":{"y":false,"z":true},"b":[1,null]}"#);
+        check(
+            " { \"b\" : [ 1 , null ], \"a\": {\"z\":true,\"y\":false} }\n",
+            true,
+            r#"{"a":{"y":false,"z":true},"b":[1,null]}"#,
+        );
         // By code point, not by UTF-16 unit: U+FF5E stands before U+1F600.
         check("{\"\u{1f600}\":1,\"\u{ff5e}\":2,\"é\":3}", true, "{\"é\":3,\"\u{ff5e}\":2,\"\u{1f600}\":1}");
     }
 
     #[test]
     fn strings_are_escaped_in_the_shortest_form() {
-        check(r#""\u0041\u00e9\/\u0000\u001f\u007f\ud83d\ude00\b\f\n\r\t\"\\""#, true, "\"Aé/\\u0000\\u001f\u{7f}\u{1f600}\\b\\f\\n\\r\\t\\\"\\\\\"");
+        check(
+            r#""\u0041\u00e9\/\u0000\u001f\u007f\ud83d\ude00\b\f\n\r\t\"\\""#,
+            true,
+            "\"Aé/\\u0000\\u001f\u{7f}\u{1f600}\\b\\f\\n\\r\\t\\\"\\\\\"",
+        );
     }
 
     #[test]
@@ -187,6 +195,10 @@ mod tests {
             let value = Value::parse(json.as_bytes()).expect("a JSON text");
             assert!(value.to_canonical(true).is_err(), "{json}");
         }
-        check("[9007199254740992,123456789012345678901234567890,1.0,1e3]", false, "[9007199254740992,123456789012345678901234567890,1.0,1000.0]");
+        check(
+            "[9007199254740992,123456789012345678901234567890,1.0,1e3]",
+            false,
+            "[9007199254740992,123456789012345678901234567890,1.0,1000.0]",
+        );
     }
 }

@@ -148,7 +148,9 @@ impl Pdu {
         if serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
             return Err(JsonError::Syntax { at: 0, expected: "canonical JSON as it was stored" }.into());
         }
-        fields::Reader { rules, limits: false }.read(Some(event_id), json.to_owned()).map(|fields| Self(Arc::new(fields)))
+        fields::Reader { rules, limits: false }
+            .read(Some(event_id), json.to_owned())
+            .map(|fields| Self(Arc::new(fields)))
     }
 
     /// Returns the event's ID.
@@ -186,6 +188,7 @@ impl Pdu {
 
     /// Returns the value of a top-level key, in canonical JSON.
     pub fn field(&self, key: &str) -> Option<&RawValue> {
+        // Parts of JSON are JSON; there is nothing to tell apart from a key that is not there.
         member(&self.0.json, key).and_then(|value| serde_json::from_str(value).ok())
     }
 

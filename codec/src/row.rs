@@ -26,6 +26,8 @@ pub struct RoomHead {
     pub our_users: Vec<OwnedUserId>,
     /// Joins that begin the room anew for us when the fold of check 6 comes to them.
     pub anew: Vec<EventNum>,
+    /// The depth of the join with which the room began for us: what lies before it is not fetched event by event.
+    pub min_depth: u64,
     /// How many rows of servers there are.
     pub server_rows: u64,
     /// The resync's schedule, if it had to back off.

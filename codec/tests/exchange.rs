@@ -152,13 +152,9 @@ fn compression_is_told_by_the_first_bytes() {
     let gzip = gzip.finish().expect("gzip");
     // Files put end to end are one file, in either compression.
     let twice = |bytes: &[u8]| [bytes, bytes].concat();
-    for (bytes, times) in [
-        (RECORDING.as_bytes().to_vec(), 1),
-        (zstd.clone(), 1),
-        (gzip.clone(), 1),
-        (twice(&zstd), 2),
-        (twice(&gzip), 2),
-    ] {
+    for (bytes, times) in
+        [(RECORDING.as_bytes().to_vec(), 1), (zstd.clone(), 1), (gzip.clone(), 1), (twice(&zstd), 2), (twice(&gzip), 2)]
+    {
         let mut read = String::new();
         reader(Trickle(io::Cursor::new(bytes))).and_then(|mut input| input.read_to_string(&mut read)).expect("a text");
         assert_eq!(read, RECORDING.repeat(times));
@@ -252,7 +248,9 @@ fn events_of_vector_files_are_read() {
                 .flat_map(|vector| {
                     let judged = (vector.event, vector.expected == Decision::Allow);
                     let events = vector.events.into_iter().map(|event| (event, false)).chain([judged]);
-                    events.map(move |(event, allow)| (vector.room_version.clone(), event, allow, vector.name.clone())).collect::<Vec<_>>()
+                    events
+                        .map(move |(event, allow)| (vector.room_version.clone(), event, allow, vector.name.clone()))
+                        .collect::<Vec<_>>()
                 })
                 .collect()
         } else {
@@ -281,7 +279,10 @@ fn events_of_vector_files_are_read() {
                 }
             }
         }
-        eprintln!("{path}: {} events, {same_id} with their ID, {other_id} with another, {refused} refused", events.len());
+        eprintln!(
+            "{path}: {} events, {same_id} with their ID, {other_id} with another, {refused} refused",
+            events.len()
+        );
     }
 }
 

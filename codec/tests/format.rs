@@ -131,7 +131,9 @@ fn what_is_no_object_is_no_event() {
 #[test]
 fn numbers_outside_canonical_json_are_refused_from_version_6_on() {
     for (version, _) in versions() {
-        for number in ["1.5", "1.0", "1e3", "-0.0", "9007199254740992", "-9007199254740992", "123456789012345678901234567890"] {
+        for number in
+            ["1.5", "1.0", "1e3", "-0.0", "9007199254740992", "-9007199254740992", "123456789012345678901234567890"]
+        {
             let result = parse_with(version, "content", &format!(r#"{{"a":[{number}]}}"#));
             if version < 6 {
                 assert!(result.is_ok(), "v{version}: {number}");
@@ -238,7 +240,9 @@ fn cited_events_are_bounded_in_number() {
             assert!(parse_with(version, key, "[]").is_ok());
             assert_eq!(parse_with(version, key, &cited(max)).map(|_| ()), Ok(()));
             let error = parse_with(version, key, &cited(max + 1)).expect_err(key);
-            assert!(matches!(error, FormatError::TooMany { found, max: limit, .. } if found == max + 1 && limit == max));
+            assert!(
+                matches!(error, FormatError::TooMany { found, max: limit, .. } if found == max + 1 && limit == max)
+            );
             // What was stored is not judged again.
             let mut stored = event(version);
             stored[key] = serde_json::from_str(&cited(max + 1)).expect("JSON");
@@ -319,7 +323,9 @@ fn events_are_cited_with_hashes_up_to_version_2() {
         assert_eq!(parse_with(version, "prev_events", with).is_ok(), version < 3);
         assert_eq!(parse_with(version, "auth_events", without).is_ok(), version >= 3);
     }
-    for cited in [r#"[["$c:a.example"]]"#, r#"[["$c:a.example",{},{}]]"#, r#"[["$c:a.example","x"]]"#, r#"[[{},"$c"]]"#, "[[]]"] {
+    for cited in
+        [r#"[["$c:a.example"]]"#, r#"[["$c:a.example",{},{}]]"#, r#"[["$c:a.example","x"]]"#, r#"[[{},"$c"]]"#, "[[]]"]
+    {
         assert_eq!(invalid(parse_with(1, "prev_events", cited)), "prev_events");
     }
     for cited in [r#"["c"]"#, "[1]", "[null]", r#"[""]"#, r#"["$c:a b"]"#] {
@@ -341,7 +347,8 @@ fn an_event_id_key_from_version_3_on_is_hashed_and_not_trusted() {
 #[test]
 fn numbers_of_old_rooms_are_hashed_as_python_writes_them() {
     // The ID was computed by Python 3.11: json.dumps with sorted keys over the redacted event, SHA-256.
-    let content = r#"{"users_default":10.7,"events":{"a":1e22,"b":123456789012345678901234567890,"c":1E-5,"d":-0.0,"e":100.0}}"#;
+    let content =
+        r#"{"users_default":10.7,"events":{"a":1e22,"b":123456789012345678901234567890,"c":1E-5,"d":-0.0,"e":100.0}}"#;
     let mut event = event(5);
     event["type"] = json!("m.room.power_levels");
     event["state_key"] = json!("");
@@ -523,6 +530,8 @@ proptest! {
             event["extra"] = extra.clone();
             let pdu = Pdu::parse(&rules, event.to_string().as_bytes()).expect("an event");
             prop_assert_eq!(pdu.canonical_json(), event.to_string());
+            prop_assert_eq!(pdu.content().get(), content.to_string());
+            prop_assert_eq!(pdu.field("extra").map(|extra| extra.get().to_owned()), Some(extra.to_string()));
             let stored = Pdu::from_stored(&rules, pdu.event_id().to_owned(), pdu.canonical_json().as_bytes());
             prop_assert_eq!(stored.as_ref(), Ok(&pdu));
             let redacted = pdu.redacted(&rules);

@@ -62,8 +62,11 @@ struct Counts {
     bad_signature: usize,
 }
 
-/// Returns the room's rules, the keys, and the events with their IDs where the recording gives them.
-fn read(path: &Path) -> (RoomRules, Keys, Vec<(Option<String>, Box<RawValue>)>) {
+/// An event, and its ID where the recording gives it.
+type Recorded = (Option<String>, Box<RawValue>);
+
+/// Returns the room's rules, the keys and the events.
+fn read(path: &Path) -> (RoomRules, Keys, Vec<Recorded>) {
     let input = gibbous_codec::exchange::open(path.to_str().expect("a path in UTF-8")).expect("a recording");
     let mut rules = None;
     let mut keys = Keys::default();

@@ -138,20 +138,29 @@ fn an_event_that_its_senders_server_did_not_sign_is_dropped() {
     let forged = changed("10", &signed("10", json!({}), &[A]), "\"depth\":3", "\"depth\":4");
     let why = BadSignature::Invalid { key_id: A.1.to_owned() };
     assert_eq!(verify(&rules, forged, &keys()), Err(bad("a.example", why.clone())));
-    for signature in ["", "!", "AA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+    for signature in
+        ["", "!", "AA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]
+    {
         let signatures = json!({"a.example": {"ed25519:1": signature}}).to_string();
         let pdu = changed_signatures(&signatures);
         assert_eq!(verify(&rules, pdu, &keys()), Err(bad("a.example", why.clone())), "{signature}");
     }
-    for signatures in [r#"{"a.example":[]}"#, r#"{"a.example":{"ed25519:1":1}}"#, r#"{"a.example":{"rsa:1":"AA"}}"#, r#"{"A.example":{}}"#] {
-        assert_eq!(verify(&rules, changed_signatures(signatures), &keys()), Err(bad("a.example", BadSignature::Missing)));
+    for signatures in [
+        r#"{"a.example":[]}"#,
+        r#"{"a.example":{"ed25519:1":1}}"#,
+        r#"{"a.example":{"rsa:1":"AA"}}"#,
+        r#"{"A.example":{}}"#,
+    ] {
+        assert_eq!(
+            verify(&rules, changed_signatures(signatures), &keys()),
+            Err(bad("a.example", BadSignature::Missing))
+        );
     }
 }
 
 /// Returns a v10 event with these signatures.
 fn changed_signatures(signatures: &str) -> Pdu {
-    let mut event: Value =
-        serde_json::from_str(signed("10", json!({}), &[A]).canonical_json()).expect("JSON");
+    let mut event: Value = serde_json::from_str(signed("10", json!({}), &[A]).canonical_json()).expect("JSON");
     event["signatures"] = serde_json::from_str(signatures).expect("JSON");
     Pdu::parse(&rules("10"), event.to_string().as_bytes()).expect("an event")
 }
@@ -247,7 +256,8 @@ fn the_authorising_server_of_a_restricted_join_signs_from_version_8_on() {
         assert_eq!(verify(&rules(version), both.clone(), &one), Err(missing(&["b.example"])));
         assert_eq!(verify(&rules(version), both, &Keys::default()), Err(missing(&["a.example", "b.example"])));
         // A bad signature outweighs a missing key: the event is dropped whatever that key would say.
-        let forged = changed(version, &signed(version, member("join", by.clone()), &[A, B]), "\"depth\":3", "\"depth\":4");
+        let forged =
+            changed(version, &signed(version, member("join", by.clone()), &[A, B]), "\"depth\":3", "\"depth\":4");
         assert!(matches!(verify(&rules(version), forged, &one), Err(VerifyError::BadSignature { .. })));
         assert_eq!(required(version, &signed(version, member("leave", by.clone()), &[A])), ["a.example"]);
         for user in [json!(1), json!("v"), Value::Null] {
@@ -279,7 +289,8 @@ fn a_content_hash_holds_in_any_base64() {
     // Every other event has a hash with a character that the alphabets differ in.
     for body in (0..20).map(|n| format!("hello {n}")) {
         let mut event: Value =
-            serde_json::from_str(signed("10", json!({"content": {"body": body}}), &[A]).canonical_json()).expect("JSON");
+            serde_json::from_str(signed("10", json!({"content": {"body": body}}), &[A]).canonical_json())
+                .expect("JSON");
         let hash = event["hashes"]["sha256"].as_str().expect("a hash").to_owned();
         for (stated, holds) in [
             (format!("{hash}="), true),

@@ -37,6 +37,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             partial: None,
             our_users: Vec::new(),
             anew: Vec::new(),
+            min_depth: 0,
             server_rows: 0,
             backoff: Default::default(),
             holes: 0,
@@ -67,6 +68,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             }
             if joined.begins_anew {
                 head.anew.push(joined.join);
+                head.min_depth = rows.event_record(joined.join)?.depth;
             }
             if joined.opens_partial {
                 head.partial = Some(PartialJoin { join: joined.join, via: joined.via.clone() });

@@ -381,9 +381,43 @@ mod tests {
     #[test]
     fn what_is_not_json_is_refused() {
         for json in [
-            "", " ", "{", "}", "[1,]", "[1 2]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{'a':1}", "01", "-", "1.", ".5", "+1",
-            "1e", "1e+", "nul", "True", "NaN", "Infinity", "-Infinity", "\"", "\"\\\"", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"",
-            "\"\n\"", "\"\0\"", "1 1", "[]]", "\u{feff}1", "--1", "0x10", "1_0", "//\n1",
+            "",
+            " ",
+            "{",
+            "}",
+            "[1,]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{'a':1}",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "1e+",
+            "nul",
+            "True",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "\"",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "\"\0\"",
+            "1 1",
+            "[]]",
+            "\u{feff}1",
+            "--1",
+            "0x10",
+            "1_0",
+            "//\n1",
         ] {
             assert!(matches!(refused(json), JsonError::Syntax { .. }), "{json:?}");
         }
@@ -399,7 +433,9 @@ mod tests {
 
     #[test]
     fn unpaired_surrogates_are_refused() {
-        for json in [r#""\ud800""#, r#""\udc00""#, r#""\ud800a""#, r#""\ud800\n""#, r#""\ud800\ud800""#, r#""\udc00\ud800""#] {
+        for json in
+            [r#""\ud800""#, r#""\udc00""#, r#""\ud800a""#, r#""\ud800\n""#, r#""\ud800\ud800""#, r#""\udc00\ud800""#]
+        {
             assert!(matches!(refused(json), JsonError::UnpairedSurrogate { .. }), "{json}");
         }
         assert_eq!(Value::parse(br#""\ud834\udd1e""#), Ok(Value::String("\u{1d11e}".to_owned())));
@@ -426,7 +462,9 @@ mod tests {
         let members = Parser::new(json, 20).and_then(|parser| parser.object_without("unsigned"));
         let members = members.expect("JSON").expect("an object");
         assert_eq!(Value::Object(members).to_canonical(true).as_deref(), Ok(r#"{"kept":{"unsigned":1}}"#));
-        assert!(Parser::new(br#"{"unsigned":{"a":}}"#, 20).and_then(|parser| parser.object_without("unsigned")).is_err());
+        assert!(
+            Parser::new(br#"{"unsigned":{"a":}}"#, 20).and_then(|parser| parser.object_without("unsigned")).is_err()
+        );
     }
 
     #[test]

@@ -142,7 +142,10 @@ mod tests {
             members,
             [("a", r#"{"b":["}",1]}"#), (r#"c\""#, r#""x\\""#), ("d", "-1"), ("e", "[]"), ("f", "null")]
         );
-        assert_eq!(Elements::of(r#"["a,",[1,2],{"a":1},3]"#).collect::<Vec<_>>(), ["\"a,\"", "[1,2]", "{\"a\":1}", "3"]);
+        assert_eq!(
+            Elements::of(r#"["a,",[1,2],{"a":1},3]"#).collect::<Vec<_>>(),
+            ["\"a,\"", "[1,2]", "{\"a\":1}", "3"]
+        );
         assert_eq!(Members::of("{}").count(), 0);
         assert_eq!(Elements::of("[]").count(), 0);
         assert_eq!(member(object, "d"), Some("-1"));

@@ -80,7 +80,8 @@ impl Reader<'_> {
             None => self.event_id(raw.event_id, &event_type, &json)?,
         };
         let room_id = self.room_id(raw.room_id, &event_type, &event_id)?;
-        let membership = (event_type == "m.room.member").then(|| member(content, "membership").and_then(string)).flatten();
+        let membership =
+            (event_type == "m.room.member").then(|| member(content, "membership").and_then(string)).flatten();
         let redacts = match event_type.as_str() {
             "m.room.redaction" if self.rules.ruma().redaction.content_field_redacts => member(content, "redacts"),
             "m.room.redaction" => raw.redacts,
@@ -94,7 +95,10 @@ impl Reader<'_> {
             prev_events,
             auth_events,
             // What is no event ID names no event: the rules for redactions see to that, not the format.
-            redacts: redacts.and_then(string).filter(|id| id.len() <= ID_BYTES_MAX).and_then(|id| id.as_ref().try_into().ok()),
+            redacts: redacts
+                .and_then(string)
+                .filter(|id| id.len() <= ID_BYTES_MAX)
+                .and_then(|id| id.as_ref().try_into().ok()),
             depth: integer("depth", raw.depth, self.rules.depth_max)?,
             origin_server_ts: integer("origin_server_ts", raw.origin_server_ts, i64::MAX.unsigned_abs())?,
             content: range(&json, content),

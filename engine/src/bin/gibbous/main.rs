@@ -1,0 +1,29 @@
+//! The command line `gibbous`.
+
+mod replay;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A room-state engine for Matrix homeservers.
+///
+/// Results go to stdout, progress and errors to stderr. Exit status: 0 when everything held, 1 when an expectation did
+/// not, 2 when an input or a directory could not be used.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Replay(replay::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Replay(args) => replay::run(&args),
+    }
+}

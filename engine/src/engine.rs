@@ -1,0 +1,635 @@
+//! The engine: every room's writer behind its own lock, and the questions and updates of all of them.
+//!
+//! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with another.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use gibbous_codec::{
+    Failure, FailureCode, LogSeq, OwnedRoomId, OwnedServerName, Pdu, RoomId, RoomRules, ServerName, Severity,
+};
+use gibbous_storage::{Backend, RoomRows, Store};
+use serde::Deserialize;
+
+use crate::{
+    Error, JoinError, Limits, Outcome, Receipt, Request, RequestError, RequestId, Response, RoomView, SendJoin, Update,
+    intake,
+    keys::KeyRing,
+    notify::{UpdatePosition, updates_of},
+    parked::Batch,
+    partial_join::ParsedJoin,
+    requests::{InFlight, Requests},
+    room::{Context, Question, Room},
+};
+
+/// What an engine is given when it is opened.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of the homeserver that the engine is part of.
+    pub our_server: OwnedServerName,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Takes the homeserver's name, and the default for everything else.
+    pub fn new(our_server: OwnedServerName) -> Self {
+        Self { our_server, limits: Limits::default() }
+    }
+}
+
+/// The name of a join that was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JoinTicket(u64);
+
+/// How a join stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JoinStatus {
+    /// The keys of some servers are being asked for, to check the response's signatures.
+    AwaitingKeys,
+    /// The room can be used.
+    Joined {
+        /// The join event.
+        event_id: gibbous_codec::OwnedEventId,
+        /// Whether the state is partial, and a resync will fetch the rest.
+        partial: bool,
+    },
+    /// The join came to nothing; the room is as it was before.
+    Failed(JoinError),
+    /// There is no such join, or it is long past.
+    Unknown,
+}
+
+/// What an engine has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Rows put or removed.
+    pub rows_written: u64,
+    /// Bytes of keys and values written.
+    pub bytes_written: u64,
+    /// Atomic batches.
+    pub batches: u64,
+    /// Syncs.
+    pub syncs: u64,
+    /// Events that were re-pointed from partial to full state.
+    pub events_flipped: u64,
+    /// Events whose verdict changed by it.
+    pub verdicts_changed: u64,
+}
+
+/// A room-state engine. Cheap to clone; every clone is the same engine, and may be used from any thread.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    config: Config,
+    keys: KeyRing,
+    rooms: Mutex<BTreeMap<OwnedRoomId, Arc<Mutex<Slot>>>>,
+    requests: Mutex<Requests>,
+    updates: Mutex<Updates>,
+    joins: Mutex<BTreeMap<JoinTicket, JoinStatus>>,
+    next_join: AtomicU64,
+    flipped: AtomicU64,
+    verdicts_changed: AtomicU64,
+}
+
+/// A room's place in the engine.
+#[derive(Debug, Default)]
+struct Slot {
+    room: Option<Room>,
+    joining: Option<Joining>,
+}
+
+/// A join whose signatures are being checked. PDUs that arrive meanwhile wait for it.
+#[derive(Debug)]
+struct Joining {
+    ticket: JoinTicket,
+    parsed: ParsedJoin,
+    batch: Batch,
+    queued: Vec<(OwnedServerName, Vec<Vec<u8>>)>,
+}
+
+#[derive(Debug, Default)]
+struct Updates {
+    records: VecDeque<(OwnedRoomId, LogSeq)>,
+    ready: VecDeque<Update>,
+}
+
+/// What tells the room of a PDU.
+#[derive(Deserialize)]
+struct RoomOfPdu {
+    room_id: Option<OwnedRoomId>,
+}
+
+impl Engine {
+    /// Opens an engine on a backend. Resyncs that were cut short go on: ask [`Engine::poll_request`].
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be opened or is damaged.
+    pub fn open(backend: Arc<dyn Backend>, config: Config) -> Result<Self, Error> {
+        let store = Store::open(backend)?;
+        let inner = Inner {
+            keys: KeyRing::new(store.clone()),
+            store,
+            config,
+            rooms: Mutex::default(),
+            requests: Mutex::default(),
+            updates: Mutex::default(),
+            joins: Mutex::default(),
+            next_join: AtomicU64::new(0),
+            flipped: AtomicU64::new(0),
+            verdicts_changed: AtomicU64::new(0),
+        };
+        let engine = Self { inner: Arc::new(inner) };
+        for (room_id, num) in engine.inner.store.rooms()? {
+            if let Some(room) = Room::open(engine.context(0), num)? {
+                let slot = engine.slot(&room_id);
+                let mut slot = lock(&slot);
+                slot.room = Some(room);
+                engine.publish(&room_id, &mut slot);
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Begins a join that another server has answered. The response's signatures are checked first, for which servers'
+    /// keys may have to be asked for: see [`Engine::join_status`]. The signature of the join event itself is checked like
+    /// any, so the host is asked for its own server's keys too.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails. What is wrong with the response is told by [`Engine::join_status`].
+    pub fn begin_join(&self, send_join: SendJoin<'_>, now_ms: u64) -> Result<JoinTicket, Error> {
+        let ticket = JoinTicket(self.inner.next_join.fetch_add(1, Ordering::Relaxed));
+        let slot = self.slot(send_join.room_id);
+        let mut slot = lock(&slot);
+        if slot.joining.is_some() {
+            self.set_join_status(ticket, JoinStatus::Failed(JoinError::JoinInProgress));
+            return Ok(ticket);
+        }
+        let parsed = match ParsedJoin::parse(send_join, &self.inner.config.limits) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.set_join_status(ticket, JoinStatus::Failed(error));
+                return Ok(ticket);
+            }
+        };
+        if slot.room.is_none() {
+            let num = self.inner.store.number_room(send_join.room_id)?;
+            let room_id = send_join.room_id.to_owned();
+            slot.room = Some(Room::new(num, room_id, parsed.rules.clone(), &self.inner.config.limits));
+        }
+        let cx = self.context(now_ms);
+        let mut pdus = parsed.pdus.clone();
+        pdus.push(parsed.join.clone());
+        // The question is for the keys alone; the batch never goes to the room.
+        let question = Question::Keys { server: self.inner.config.our_server.clone() };
+        let batch = Batch::verify(cx, &parsed.rules, question, send_join.via, None, pdus)?;
+        if let Some(room) = &mut slot.room {
+            for server in batch.awaited() {
+                room.ask_keys(server.clone());
+            }
+        }
+        self.set_join_status(ticket, JoinStatus::AwaitingKeys);
+        slot.joining = Some(Joining { ticket, parsed, batch, queued: Vec::new() });
+        self.finish_join(cx, send_join.room_id, &mut slot)?;
+        self.publish(send_join.room_id, &mut slot);
+        Ok(ticket)
+    }
+
+    /// Returns how a join stands.
+    pub fn join_status(&self, ticket: JoinTicket) -> JoinStatus {
+        lock(&self.inner.joins).get(&ticket).cloned().unwrap_or(JoinStatus::Unknown)
+    }
+
+    /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each; it
+    /// is durable by then.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn receive(&self, origin: &ServerName, pdus: &[&[u8]], now_ms: u64) -> Result<Vec<Receipt>, Error> {
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<(usize, &[u8])>> = BTreeMap::new();
+        let mut receipts: Vec<Option<Receipt>> = vec![None; pdus.len()];
+        for (index, (json, receipt)) in pdus.iter().zip(&mut receipts).enumerate() {
+            match serde_json::from_slice(json) {
+                Ok(RoomOfPdu { room_id: Some(room_id) }) => by_room.entry(room_id).or_default().push((index, json)),
+                Ok(RoomOfPdu { room_id: None }) => *receipt = Some(refused(bad_format("it names no room"))),
+                Err(error) => *receipt = Some(refused(bad_format(&error.to_string()))),
+            }
+        }
+        for (room_id, of_room) in by_room {
+            let json: Vec<&[u8]> = of_room.iter().map(|(_, json)| *json).collect();
+            let answers = self.receive_in_room(origin, &room_id, &json, now_ms)?;
+            for ((index, _), answer) in of_room.into_iter().zip(answers) {
+                if let Some(receipt) = receipts.get_mut(index) {
+                    *receipt = Some(answer);
+                }
+            }
+        }
+        // Every PDU has its receipt by now, from its room or for naming none.
+        Ok(receipts.into_iter().flatten().collect())
+    }
+
+    fn receive_in_room(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdus: &[&[u8]],
+        now_ms: u64,
+    ) -> Result<Vec<Receipt>, Error> {
+        let Some(slot) = self.known_slot(room_id) else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
+        let mut slot = lock(&slot);
+        if let Some(joining) = &mut slot.joining {
+            let queued = pdus.iter().map(|pdu| pdu.to_vec()).collect();
+            joining.queued.push((origin.to_owned(), queued));
+            return Ok(pdus.iter().map(|_| Receipt { event_id: None, outcome: Outcome::Waiting }).collect());
+        }
+        let Some(room) = &mut slot.room else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
+        let cx = self.context(now_ms);
+        let rules = &room.memory.rules;
+        let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
+        let receipts = room.receive(cx, origin, parsed)?;
+        self.inner.store.sync()?;
+        self.publish(room_id, &mut slot);
+        Ok(receipts)
+    }
+
+    /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state is
+    /// partial.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, the room is not known, or the bytes are no event.
+    pub fn submit(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
+        let peek: RoomOfPdu =
+            serde_json::from_slice(pdu).map_err(|error| Error::BadLocalEvent(error.to_string()))?;
+        let room_id = peek.room_id.ok_or_else(|| Error::BadLocalEvent("it names no room".to_owned()))?;
+        let our_server = self.inner.config.our_server.clone();
+        let receipts = self.receive_in_room(&our_server, &room_id, &[pdu], now_ms)?;
+        match receipts.into_iter().next() {
+            Some(Receipt { outcome: Outcome::Refused(failure), .. }) if failure.code == FailureCode::UnknownRoom => {
+                Err(Error::UnknownRoom(room_id))
+            }
+            Some(Receipt { outcome: Outcome::Refused(failure), .. }) if failure.code == FailureCode::BadFormat => {
+                Err(Error::BadLocalEvent(failure.reason))
+            }
+            Some(receipt) => Ok(receipt),
+            None => Err(Error::UnknownRoom(room_id)),
+        }
+    }
+
+    /// Takes in an event by which one of our users leaves, complete and signed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::submit`], and if the event is no such event.
+    pub fn leave(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
+        #[derive(Deserialize)]
+        struct Leave {
+            #[serde(rename = "type")]
+            event_type: String,
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            membership: String,
+        }
+        match serde_json::from_slice::<Leave>(pdu) {
+            Ok(leave) if leave.event_type == "m.room.member" && leave.content.membership == "leave" => {}
+            _ => return Err(Error::BadLocalEvent("it is no membership `leave`".to_owned())),
+        }
+        self.submit(pdu, now_ms)
+    }
+
+    /// Forgets a room and everything that is stored of it. Answers that are still on their way find nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn purge(&self, room_id: &RoomId) -> Result<(), Error> {
+        let Some(slot) = self.known_slot(room_id) else { return Ok(()) };
+        let mut slot = lock(&slot);
+        if let Some(joining) = slot.joining.take() {
+            self.set_join_status(joining.ticket, JoinStatus::Unknown);
+        }
+        slot.room = None;
+        lock(&self.inner.requests).forget(room_id);
+        lock(&self.inner.updates).forget(room_id);
+        self.inner.store.purge(room_id)?;
+        Ok(())
+    }
+
+    /// Returns the next question to another server, to be asked by the host before its deadline.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn poll_request(&self, now_ms: u64) -> Result<Option<Request>, Error> {
+        Ok(lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms))
+    }
+
+    /// Takes the answer to a question. Late and repeated answers are harmless.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn handle_response(&self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
+        let in_flight = lock(&self.inner.requests).answered(id);
+        match in_flight {
+            Some(in_flight) => self.answer(in_flight, response, now_ms),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(&self, in_flight: InFlight, response: Response, now_ms: u64) -> Result<(), Error> {
+        let cx = self.context(now_ms);
+        let InFlight { room_id, destination, kind, question, .. } = in_flight;
+        if let Question::Keys { server } = &question {
+            return self.answer_keys(cx, server, response);
+        }
+        let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
+        let mut slot = lock(&slot);
+        if let Some(room) = &mut slot.room {
+            room.handle_answer(cx, question, &destination, kind, response)?;
+            self.inner.store.sync()?;
+        }
+        self.publish(&room_id, &mut slot);
+        Ok(())
+    }
+
+    fn answer_keys(&self, cx: Context<'_>, server: &ServerName, response: Response) -> Result<(), Error> {
+        let taken = match response {
+            Response::Body(body) => cx.keys.handle_answer(server, &body)?,
+            Response::Failed(error) => Err(error.to_string()),
+            Response::Events(_) => Err("an answer to another question".to_owned()),
+        };
+        if let Err(reason) = taken {
+            tracing::warn!(%server, reason, "the keys of this server cannot be had: its events cannot be verified");
+            cx.keys.failed(server, cx.limits, cx.now_ms);
+        }
+        let rooms = lock(&self.inner.requests).keys_answered(server);
+        for room_id in rooms {
+            let Some(slot) = self.known_slot(&room_id) else { continue };
+            let mut slot = lock(&slot);
+            if let Some(joining) = &mut slot.joining {
+                joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
+                for server in joining.batch.awaited().clone() {
+                    slot.room.as_mut().map(|room| room.ask_keys(server));
+                }
+            }
+            self.finish_join(cx, &room_id, &mut slot)?;
+            if let Some(room) = &mut slot.room {
+                room.keys_answered(cx, server)?;
+            }
+            self.inner.store.sync()?;
+            self.publish(&room_id, &mut slot);
+        }
+        Ok(())
+    }
+
+    /// Finishes the join of a slot if its signatures have been checked.
+    fn finish_join(&self, cx: Context<'_>, room_id: &RoomId, slot: &mut Slot) -> Result<(), Error> {
+        let Some(joining) = slot.joining.take_if(|joining| joining.batch.is_done()) else { return Ok(()) };
+        let Joining { ticket, parsed, batch, queued } = joining;
+        let Some(room) = &mut slot.room else { return Ok(()) };
+        let mut verified = batch.verified;
+        let join_at = verified.iter().position(|pdu| pdu.event_id() == parsed.join.event_id());
+        let result = match join_at {
+            None => Err(JoinError::Unverifiable("its signature does not hold, or the keys cannot be had".to_owned())),
+            Some(at) => {
+                verified.swap_remove(at);
+                match parsed.check_create(&verified) {
+                    Err(error) => Err(error),
+                    Ok(()) => room.finish_join(cx, &parsed, verified)?,
+                }
+            }
+        };
+        let is_stored = cx.store.snapshot(room.num)?.head()?.is_some();
+        if !is_stored {
+            slot.room = None;
+            cx.store.purge(room_id)?;
+        }
+        self.inner.store.sync()?;
+        let status = match result {
+            Ok(joined) => JoinStatus::Joined { event_id: joined.event_id, partial: joined.partial },
+            Err(error) => JoinStatus::Failed(error),
+        };
+        self.set_join_status(ticket, status);
+        if let Some(room) = &mut slot.room {
+            for (origin, pdus) in queued {
+                let rules = &room.memory.rules;
+                let parsed = pdus.iter().map(|json| intake::parse(rules, json)).collect();
+                room.receive(cx, &origin, parsed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
+    /// before.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let mut next = lock(&self.inner.requests).next_deadline();
+        let mut is_unverified = false;
+        for (_, slot) in self.slots() {
+            if let Some(room) = &lock(&slot).room {
+                next = [next, room.next_timeout()].into_iter().flatten().min();
+                is_unverified |= room.has_unverified();
+            }
+        }
+        if is_unverified {
+            next = [next, self.inner.keys.next_try()].into_iter().flatten().min();
+        }
+        next
+    }
+
+    /// Does what is due: questions that took too long have failed, pauses are over.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
+        let overdue = lock(&self.inner.requests).overdue(now_ms);
+        for in_flight in overdue {
+            self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms)?;
+        }
+        for (room_id, slot) in self.slots() {
+            let mut slot = lock(&slot);
+            if let Some(room) = &mut slot.room {
+                room.handle_timeout(self.context(now_ms))?;
+            }
+            self.publish(&room_id, &mut slot);
+        }
+        self.inner.store.sync()?;
+        Ok(())
+    }
+
+    /// Returns the next change in any room since the engine was opened. It is durable.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn poll_update(&self) -> Result<Option<Update>, Error> {
+        let mut updates = lock(&self.inner.updates);
+        while updates.ready.is_empty() {
+            let Some((room_id, seq)) = updates.records.pop_front() else { return Ok(None) };
+            let Some(num) = self.inner.store.room_num(&room_id)? else { continue };
+            let rows = self.inner.store.snapshot(num)?;
+            if let Some(record) = rows.record(seq)? {
+                updates.ready.extend(updates_of(&rows, &room_id, seq, &record)?);
+            }
+        }
+        Ok(updates.ready.pop_front())
+    }
+
+    /// Returns the changes of a room from behind a position on, or from its beginning; those of at most `records` records
+    /// of its log.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is not known.
+    pub fn updates_since(
+        &self,
+        room_id: &RoomId,
+        after: Option<UpdatePosition>,
+        records: usize,
+    ) -> Result<Vec<Update>, Error> {
+        let num =
+            self.inner.store.room_num(room_id)?.ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
+        let rows = self.inner.store.snapshot(num)?;
+        let from = after.map_or(LogSeq(0), |position| position.seq);
+        let mut updates = Vec::new();
+        for (seq, record) in rows.records_from(from, records)? {
+            updates.extend(updates_of(&rows, room_id, seq, &record)?);
+        }
+        updates.retain(|update| after.is_none_or(|after| update.position > after));
+        Ok(updates)
+    }
+
+    /// Returns a room as it stands now, or `None` for one that is not known.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
+        let Some(slot) = self.known_slot(room_id) else { return Ok(None) };
+        let mut slot = lock(&slot);
+        let view = match &mut slot.room {
+            Some(room) => room.view(self.context(0))?,
+            None => None,
+        };
+        self.publish(room_id, &mut slot);
+        Ok(view)
+    }
+
+    /// Returns what the engine has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        let written = self.inner.store.write_counts();
+        Stats {
+            rows_written: written.rows,
+            bytes_written: written.bytes,
+            batches: written.batches,
+            syncs: written.syncs,
+            events_flipped: self.inner.flipped.load(Ordering::Relaxed),
+            verdicts_changed: self.inner.verdicts_changed.load(Ordering::Relaxed),
+        }
+    }
+
+    fn context(&self, now_ms: u64) -> Context<'_> {
+        let Inner { store, keys, config, .. } = &*self.inner;
+        Context { store, keys, limits: &config.limits, our_server: &config.our_server, now_ms }
+    }
+
+    /// Hands on what a room wants to have asked and told.
+    fn publish(&self, room_id: &RoomId, slot: &mut Slot) {
+        let Some(room) = &mut slot.room else { return };
+        lock(&self.inner.requests).add(room_id, std::mem::take(&mut room.asks));
+        lock(&self.inner.updates).add(room_id, std::mem::take(&mut room.news), &self.inner.config.limits);
+        let counts = std::mem::take(&mut room.counts);
+        self.inner.flipped.fetch_add(counts.flipped, Ordering::Relaxed);
+        self.inner.verdicts_changed.fetch_add(counts.verdicts_changed, Ordering::Relaxed);
+    }
+
+    fn slot(&self, room_id: &RoomId) -> Arc<Mutex<Slot>> {
+        lock(&self.inner.rooms).entry(room_id.to_owned()).or_default().clone()
+    }
+
+    fn known_slot(&self, room_id: &RoomId) -> Option<Arc<Mutex<Slot>>> {
+        lock(&self.inner.rooms).get(room_id).cloned()
+    }
+
+    fn slots(&self) -> Vec<(OwnedRoomId, Arc<Mutex<Slot>>)> {
+        lock(&self.inner.rooms).iter().map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect()
+    }
+
+    fn set_join_status(&self, ticket: JoinTicket, status: JoinStatus) {
+        /// A host asks soon or not at all.
+        const JOINS_MAX: usize = 1_000;
+        let mut joins = lock(&self.inner.joins);
+        joins.insert(ticket, status);
+        while joins.len() > JOINS_MAX {
+            joins.pop_first();
+        }
+    }
+}
+
+impl Updates {
+    fn add(&mut self, room_id: &RoomId, news: Vec<(LogSeq, u64)>, limits: &Limits) {
+        for (from, records) in news {
+            self.records.extend((from.0..from.0 + records).map(|seq| (room_id.to_owned(), LogSeq(seq))));
+        }
+        // The host lags: it finds what was dropped here by `updates_since`.
+        while self.records.len() > limits.updates_max {
+            self.records.pop_front();
+        }
+    }
+
+    fn forget(&mut self, room_id: &RoomId) {
+        self.records.retain(|(of, _)| of != room_id);
+        self.ready.retain(|update| update.room_id != room_id);
+    }
+}
+
+/// A panic while a lock was held left nothing half done that the store does not know better.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refused(failure: Failure) -> Receipt {
+    Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
+}
+
+fn bad_format(reason: &str) -> Failure {
+    Failure {
+        severity: Severity::Fatal,
+        code: FailureCode::BadFormat,
+        reason: reason.to_owned(),
+        affected: None,
+        source: None,
+    }
+}
+
+fn unknown_room() -> Receipt {
+    refused(Failure {
+        severity: Severity::Error,
+        code: FailureCode::UnknownRoom,
+        reason: "the room is not known here".to_owned(),
+        affected: None,
+        source: None,
+    })
+}
+
+/// Tells whether the engine knows the rules of a room version.
+pub fn supports(version: &gibbous_codec::RoomVersionId) -> bool {
+    RoomRules::of(version).is_some()
+}

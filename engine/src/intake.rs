@@ -1,0 +1,373 @@
+//! PDUs that are handed to the engine: checks 1 to 3, a place in the canonical order, and then as far as they go.
+
+pub(crate) mod gap;
+pub(crate) mod place;
+
+use gibbous_codec::{
+    EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, LogSeq, OwnedEventId, OwnedServerName, Pdu,
+    Position, ServerName, Severity, Stage, StateKey, VerifyError,
+};
+use gibbous_storage::{RoomRows, Txn};
+
+use crate::{
+    Error,
+    lookup::status_of,
+    room::{Context, Room},
+    state::stage_of,
+    verify_pool::{servers_of, verify_all},
+};
+
+/// What became of a PDU that was handed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The event's ID, where it could be told.
+    pub event_id: Option<OwnedEventId>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a PDU that was handed in, at the time of the answer; later changes come as [`crate::Update`]s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored and has a verdict.
+    Judged {
+        /// The verdict.
+        status: EventStatus,
+        /// Whether the verdict rests on partial state and may change.
+        partial: bool,
+    },
+    /// It is stored and waits for keys, prev events or auth events, which have been asked for.
+    Waiting,
+    /// It was stored before.
+    Known,
+    /// It was dropped, or refused without a verdict; nothing is stored of it.
+    Refused(Failure),
+}
+
+/// Where an event stands in the canonical order when it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It was handed to the engine.
+    Pushed,
+    /// It was pulled to fill the gap before what was handed in at a place in the log.
+    Pulled(LogSeq),
+}
+
+impl Room {
+    /// Takes in PDUs from a server, in their order, as one commit.
+    pub(crate) fn receive(
+        &mut self,
+        cx: Context<'_>,
+        origin: &ServerName,
+        pdus: Vec<Result<Pdu, Failure>>,
+    ) -> Result<Vec<Receipt>, Error> {
+        // PDUs of rooms that nobody of ours is in are ignored.
+        if !self.is_present(cx)? {
+            return Ok(pdus.into_iter().map(|pdu| self.refuse_absent(pdu)).collect());
+        }
+        let parsed: Vec<Pdu> = pdus.iter().filter_map(|pdu| pdu.as_ref().ok().cloned()).collect();
+        let keys = cx.keys.of(&servers_of(&self.memory.rules, &parsed))?;
+        let mut verified = verify_all(&self.memory.rules, &parsed, &keys).into_iter();
+
+        let mut txn = cx.store.txn(self.num)?;
+        let mut receipts = Vec::with_capacity(pdus.len());
+        let mut is_unverified = false;
+        for pdu in pdus {
+            let pdu = match pdu {
+                Ok(pdu) => pdu,
+                Err(failure) => {
+                    receipts.push(Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) });
+                    continue;
+                }
+            };
+            let event_id = pdu.event_id().to_owned();
+            let outcome = match verified.next() {
+                Some(Ok(pdu)) => self.take_in(cx, &mut txn, pdu.into_pdu(), origin, Arrival::Pushed)?,
+                Some(Err(VerifyError::MissingKeys { .. })) | None => {
+                    is_unverified = true;
+                    self.take_in_unverified(cx, &mut txn, &pdu, origin)?
+                }
+                Some(Err(error)) => Outcome::Refused(bad_signature(&event_id, &error)),
+            };
+            receipts.push(Receipt { event_id: Some(event_id), outcome });
+        }
+        self.commit(txn)?;
+        if is_unverified {
+            self.reverify(cx)?;
+        }
+        self.advance(cx)?;
+        self.update_receipts(cx, &mut receipts)?;
+        Ok(receipts)
+    }
+
+    /// Says of those that waited a moment ago how far they have come.
+    fn update_receipts(&self, cx: Context<'_>, receipts: &mut [Receipt]) -> Result<(), Error> {
+        let rows = cx.store.snapshot(self.num)?;
+        for receipt in receipts.iter_mut().filter(|receipt| !matches!(receipt.outcome, Outcome::Refused(_))) {
+            let Some(event_id) = &receipt.event_id else { continue };
+            if let (Some((_, stage)), false) = (stage_of(&rows, event_id)?, receipt.outcome == Outcome::Known) {
+                receipt.outcome = outcome_of(event_id, &stage);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_absent(&self, pdu: Result<Pdu, Failure>) -> Receipt {
+        let failure = pdu.map_or_else(
+            |failure| failure,
+            |pdu| Failure {
+                severity: Severity::Error,
+                code: FailureCode::UnknownRoom,
+                reason: "nobody of ours is in the room".to_owned(),
+                affected: Some(pdu.event_id().to_owned()),
+                source: None,
+            },
+        );
+        Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
+    }
+
+    /// Takes in an event that passed checks 1 to 3.
+    pub(crate) fn take_in(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        pdu: Pdu,
+        origin: &ServerName,
+        arrival: Arrival,
+    ) -> Result<Outcome, Error> {
+        if let Some((num, stage)) = stage_of(txn, pdu.event_id())? {
+            return self.take_in_known(txn, num, stage, origin, arrival);
+        }
+        if self.is_full_of_waiting(cx) {
+            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+        }
+        let next = txn.next_seq();
+        let position = self.position_of(&pdu, next, arrival);
+        if let Some(num) = self.place_new(cx, txn, &pdu, position)? {
+            let (_, state) = (num, txn.event(num)?.state);
+            return Ok(outcome_of(pdu.event_id(), &state.stage));
+        }
+        // The place in the log may have moved on while the event was being judged.
+        let position = self.waiting_position(txn, self.position_of(&pdu, txn.next_seq(), arrival))?;
+        let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
+        let num = self.stage_new(txn, &pdu, state, None)?;
+        self.gaps.came_from(self.open.root_of(num), origin);
+        self.open.look_again(num);
+        Ok(Outcome::Waiting)
+    }
+
+    /// An event that is stored comes again: an outlier begins its way, all else is known.
+    fn take_in_known(
+        &mut self,
+        txn: &mut Txn<'_>,
+        num: EventNum,
+        stage: Stage,
+        origin: &ServerName,
+        arrival: Arrival,
+    ) -> Result<Outcome, Error> {
+        // A dropped event's signature did not hold under any key known then; this copy's does.
+        if !matches!(stage, Stage::Outlier { .. } | Stage::Dropped) {
+            return Ok(Outcome::Known);
+        }
+        let event = txn.event(num)?;
+        let position = match arrival {
+            Arrival::Pushed => self.gap_before(&event.record.event_id, txn.next_seq()),
+            Arrival::Pulled(root) => Position { root, is_root: false },
+        };
+        let known_states = match &stage {
+            Stage::Outlier { states, .. } => *states,
+            _ => None,
+        };
+        if let Some(states) = known_states {
+            // Another server has told the state before it: nothing is missing.
+            self.place_with_state(txn, num, position, states.before)?;
+            return Ok(Outcome::Waiting);
+        }
+        let was = status_of(&stage).cloned();
+        let position = self.waiting_position(txn, position)?;
+        let state = EventState { stage: Stage::Waiting, position, replaced_json: event.state.replaced_json };
+        self.judge(txn, num, was, state)?;
+        self.gaps.came_from(self.open.root_of(num), origin);
+        self.open.look_again(num);
+        Ok(Outcome::Waiting)
+    }
+
+    /// Stores an event whose servers' keys are not known, so that it has its place and is not lost, and asks for them.
+    fn take_in_unverified(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        origin: &ServerName,
+    ) -> Result<Outcome, Error> {
+        if stage_of(txn, pdu.event_id())?.is_some() {
+            return Ok(Outcome::Known);
+        }
+        if self.is_full_of_waiting(cx) {
+            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+        }
+        let position = self.position_of(pdu, txn.next_seq(), Arrival::Pushed);
+        let position = self.waiting_position(txn, position)?;
+        let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
+        let num = self.stage_new(txn, pdu, state, None)?;
+        self.gaps.came_from(self.open.root_of(num), origin);
+        Ok(Outcome::Waiting)
+    }
+
+    /// Does checks 2 and 3 of the events that waited for keys.
+    pub(crate) fn reverify(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        use crate::open_events::OpenKind;
+        let mut txn = cx.store.txn(self.num)?;
+        let unverified: Vec<EventNum> =
+            self.open.iter().filter(|(_, event)| event.kind == OpenKind::Unverified).map(|(num, _)| num).collect();
+        for num in unverified {
+            let event = txn.event(num)?;
+            let pdu = crate::lookup::parse_stored(&self.memory.rules, &event)?;
+            let keys = cx.keys.of(&servers_of(&self.memory.rules, std::slice::from_ref(&pdu)))?;
+            let mut state = event.state;
+            match gibbous_codec::verify(&self.memory.rules, pdu, &keys) {
+                Ok(verified) => {
+                    if verified.was_redacted() {
+                        state.replaced_json = Some(verified.pdu().canonical_json().as_bytes().to_vec());
+                        self.memory.pdus.forget(num);
+                    }
+                    state.stage = Stage::Waiting;
+                    self.judge(&mut txn, num, None, state)?;
+                    self.open.look_again(num);
+                }
+                Err(VerifyError::MissingKeys { servers }) => {
+                    for server in servers {
+                        if cx.keys.may_ask(&server, cx.now_ms) {
+                            self.ask_keys(server);
+                        } else if state.position.is_some() {
+                            // It waits on, but no longer holds up the room: it takes its place when it is placed.
+                            state.position = None;
+                            self.judge(&mut txn, num, None, state.clone())?;
+                        }
+                    }
+                }
+                Err(_) => {
+                    state.stage = Stage::Dropped;
+                    state.position = None;
+                    self.judge(&mut txn, num, None, state)?;
+                }
+            }
+        }
+        self.commit(txn)
+    }
+
+    /// Asks for a server's keys: the server itself first, then the one that we joined by, as a notary.
+    pub(crate) fn ask_keys(&mut self, server: OwnedServerName) {
+        self.asks.push(crate::room::Ask {
+            destination: server.clone(),
+            kind: crate::RequestKind::ServerKeys { server: server.clone() },
+            question: crate::room::Question::Keys { server },
+        });
+    }
+
+    /// Stores a new event and keeps the memory beside it.
+    pub(crate) fn stage_new(
+        &mut self,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        state: EventState,
+        folded: Option<gibbous_codec::Folded>,
+    ) -> Result<EventNum, Error> {
+        let is_folded = folded.is_some();
+        let record = EventRecord {
+            event_id: pdu.event_id().to_owned(),
+            state_key: pdu.state_key().map(|state_key| StateKey::new(pdu.event_type(), state_key)),
+            depth: pdu.depth(),
+            prev_events: pdu.prev_events().iter().map(|id| txn.edge_to(id)).collect::<Result<_, _>>()?,
+            auth_events: pdu.auth_events().iter().map(|id| txn.edge_to(id)).collect::<Result<_, _>>()?,
+            state: state.clone(),
+            folded,
+            json: pdu.canonical_json().as_bytes().to_vec(),
+        };
+        let state_key = record.state_key.clone();
+        let num = txn.stage_event(record)?;
+        self.note(num, pdu.event_id(), pdu.depth(), state_key.as_ref(), &state);
+        if is_folded {
+            self.open.remove(num);
+        }
+        Ok(num)
+    }
+
+    fn is_full_of_waiting(&self, cx: Context<'_>) -> bool {
+        self.open.waiting() >= cx.limits.waiting_events_max
+    }
+
+    fn position_of(&self, pdu: &Pdu, next: LogSeq, arrival: Arrival) -> Position {
+        match arrival {
+            Arrival::Pushed => self.gap_before(pdu.event_id(), next),
+            Arrival::Pulled(root) => Position { root, is_root: false },
+        }
+    }
+
+    /// Where the room is partial an event that waits has its place in the canonical order from its receipt; in a room with
+    /// full state it takes its place when it is placed.
+    fn waiting_position(&self, txn: &Txn<'_>, position: Position) -> Result<Option<Position>, Error> {
+        Ok(txn.head()?.is_some_and(|head| head.partial.is_some()).then_some(position))
+    }
+
+    /// An event that an earlier one waits for stands directly before that one, whether it was pulled or came by itself:
+    /// else the canonical order would depend on which answer was first.
+    fn gap_before(&self, event_id: &gibbous_codec::EventId, next: LogSeq) -> Position {
+        let roots = self.open.waiters(event_id).filter_map(|num| {
+            let (position, ..) = self.open.get(num)?.order.as_ref()?;
+            Some(position.root)
+        });
+        match roots.min() {
+            Some(root) => Position { root, is_root: false },
+            None => Position { root: next, is_root: true },
+        }
+    }
+}
+
+/// Parses a PDU that was handed in (check 1).
+pub(crate) fn parse(rules: &gibbous_codec::RoomRules, json: &[u8]) -> Result<Pdu, Failure> {
+    Pdu::parse(rules, json).map_err(|error| Failure {
+        severity: Severity::Fatal,
+        code: FailureCode::BadFormat,
+        reason: error.to_string(),
+        affected: None,
+        source: None,
+    })
+}
+
+fn outcome_of(event_id: &gibbous_codec::EventId, stage: &Stage) -> Outcome {
+    match stage {
+        Stage::Unverified | Stage::Waiting => Outcome::Waiting,
+        Stage::Outlier { status, provisional, .. } => {
+            Outcome::Judged { status: status.clone(), partial: *provisional }
+        }
+        Stage::Placed { status, partial, .. } => Outcome::Judged { status: status.clone(), partial: *partial },
+        Stage::Dropped => Outcome::Refused(Failure {
+            severity: Severity::Fatal,
+            code: FailureCode::BadSignature,
+            reason: "its signature does not hold".to_owned(),
+            affected: Some(event_id.to_owned()),
+            source: None,
+        }),
+    }
+}
+
+fn bad_signature(event_id: &gibbous_codec::EventId, error: &VerifyError) -> Failure {
+    Failure {
+        severity: Severity::Fatal,
+        code: FailureCode::BadSignature,
+        reason: error.to_string(),
+        affected: Some(event_id.to_owned()),
+        source: None,
+    }
+}
+
+fn too_many_waiting(event_id: &gibbous_codec::EventId) -> Failure {
+    Failure {
+        severity: Severity::Error,
+        code: FailureCode::TooManyWaiting,
+        reason: "too many events of the room wait for something missing".to_owned(),
+        affected: Some(event_id.to_owned()),
+        source: None,
+    }
+}

@@ -1,0 +1,328 @@
+//! Checks 4 and 5: a verdict for an event whose prev and auth events are at hand, and what is missing otherwise.
+
+use std::sync::Arc;
+
+use gibbous_codec::{
+    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Pdu, Position, Rejection, Stage, StateGroup,
+    StateKey, States, path,
+};
+use gibbous_storage::{RoomRows, Txn};
+
+use crate::{
+    Error,
+    auth::{check_auth_events, check_state, rests_on},
+    lookup::{AuthEvent, EventSource, Events, status_of},
+    resolve::Resolver,
+    resync::finish::Tips,
+    room::{Context, Room},
+    state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
+};
+
+/// What can be said of an event: a value, nothing is written yet.
+#[derive(Debug)]
+pub(crate) enum Assessment {
+    /// A verdict, and the state it rests on.
+    Verdict(Verdict),
+    /// Something is missing.
+    Blocked(Blocked),
+}
+
+/// The verdict of checks 4 and 5.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) status: EventStatus,
+    /// Whether the states or auth events that it rests on may change.
+    pub(crate) partial: bool,
+    pub(crate) before: StateGroup,
+}
+
+/// What an event lacks for a verdict.
+#[derive(Debug, Default)]
+pub(crate) struct Blocked {
+    /// Auth events that are not stored.
+    pub(crate) auth_events: Vec<OwnedEventId>,
+    /// Prev events after which no state is known and that are not on their way to one.
+    pub(crate) prev_events: Vec<OwnedEventId>,
+    /// Events that are stored and on their way.
+    pub(crate) on_their_way: Vec<OwnedEventId>,
+    /// The states after those prev events after which one is known.
+    pub(crate) known: Vec<StateGroup>,
+}
+
+impl Blocked {
+    fn is_empty(&self) -> bool {
+        self.auth_events.is_empty() && self.prev_events.is_empty() && self.on_their_way.is_empty()
+    }
+}
+
+/// Which states are good enough for a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// Whatever is known.
+    Any,
+    /// Only what no longer changes: the verdict is to be final.
+    Full,
+}
+
+impl Room {
+    /// Judges an event that is not stored yet, and stores it where that needs nothing more; so an ordinary event costs
+    /// one record. Returns its number, or `None` if something is missing.
+    pub(crate) fn place_new(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        position: Position,
+    ) -> Result<Option<EventNum>, Error> {
+        let Assessment::Verdict(verdict) = self.assess(txn, pdu, Demand::Any, None)? else { return Ok(None) };
+        let num = EventNum(txn.next_seq().0);
+        let root = if position.is_root { LogSeq(num.0) } else { position.root };
+        let position = Position { root, ..position };
+        let accepted = !verdict.status.is_rejected();
+        let after = with_event(txn, verdict.before, pdu, num, accepted)?;
+        let states = States { before: verdict.before, after };
+        self.pull_before(txn, pdu, position.root)?;
+        let mut status = verdict.status;
+        let mut folded = None;
+        if !verdict.partial && position.is_root && self.open.is_folded() {
+            folded = self.fold_at_once(cx, txn, pdu, num, &mut status, states)?;
+        }
+        let stage = Stage::Placed { status, partial: verdict.partial, states };
+        let state = EventState { stage, position: Some(position), replaced_json: None };
+        let num = self.stage_new(txn, pdu, state, folded)?;
+        if verdict.partial {
+            self.open.look_again(num);
+        }
+        Ok(Some(num))
+    }
+
+    /// Takes the step of check 6 together with the verdict, where nothing stands before the event and it becomes the only
+    /// forward extremity, as in a room with full state it mostly does.
+    fn fold_at_once(
+        &mut self,
+        _cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        num: EventNum,
+        status: &mut EventStatus,
+        states: States,
+    ) -> Result<Option<gibbous_codec::Folded>, Error> {
+        let Some(head) = txn.head()? else { return Ok(None) };
+        let mut tips = Tips::of(&head);
+        *status = self.check_current(txn, &mut tips, pdu, status.clone())?;
+        if *status == EventStatus::Accepted {
+            tips.add_new(txn, pdu, num, states)?;
+            if tips.single_state().is_none() {
+                // A fork: the current state is to be resolved, which needs the event stored.
+                return Ok(None);
+            }
+        }
+        let soft_failed = if *status == EventStatus::SoftFailed { vec![num] } else { Vec::new() };
+        tips.into_folded(&self.memory, txn, vec![num], soft_failed).map(Some)
+    }
+
+    /// Lets a waiting event look whether everything is there now.
+    pub(crate) fn place_waiting(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+        match self.assess(txn, &pdu, Demand::Any, None)? {
+            Assessment::Verdict(verdict) => {
+                self.auth_questions.done(num);
+                self.place(txn, num, &pdu, event.state, verdict)
+            }
+            Assessment::Blocked(blocked) => self.block(cx, txn, num, &pdu, blocked),
+        }
+    }
+
+    /// Places a stored event before which another server has told the state.
+    pub(crate) fn place_with_state(
+        &mut self,
+        txn: &mut Txn<'_>,
+        num: EventNum,
+        position: Position,
+        before: StateGroup,
+    ) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+        let state = EventState { position: Some(position), ..event.state };
+        match self.assess(txn, &pdu, Demand::Any, Some(before))? {
+            Assessment::Verdict(verdict) => self.place(txn, num, &pdu, state, verdict),
+            Assessment::Blocked(_) => {
+                let was = status_of(&state.stage).cloned();
+                self.judge(txn, num, was, EventState { stage: Stage::Waiting, ..state })?;
+                self.open.look_again(num);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn place(
+        &mut self,
+        txn: &mut Txn<'_>,
+        num: EventNum,
+        pdu: &Pdu,
+        state: EventState,
+        verdict: Verdict,
+    ) -> Result<(), Error> {
+        // What was set aside takes its place in the canonical order now.
+        let position = state.position.unwrap_or(Position { root: txn.next_seq(), is_root: true });
+        self.pull_before(txn, pdu, position.root)?;
+        let accepted = !verdict.status.is_rejected();
+        let after = with_event(txn, verdict.before, pdu, num, accepted)?;
+        let states = States { before: verdict.before, after };
+        let was = status_of(&state.stage).cloned();
+        let stage = Stage::Placed { status: verdict.status, partial: verdict.partial, states };
+        self.judge(txn, num, was, EventState { stage, position: Some(position), ..state })?;
+        if verdict.partial {
+            self.open.look_again(num);
+        }
+        Ok(())
+    }
+
+    /// An event's open prev events stand before it: where they came later, they are moved.
+    fn pull_before(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, root: LogSeq) -> Result<(), Error> {
+        let mut next: Vec<OwnedEventId> = pdu.prev_events().to_vec();
+        while let Some(event_id) = next.pop() {
+            let Some(num) = txn.event_num(&event_id)? else { continue };
+            let Some((position, ..)) = self.open.get(num).and_then(|event| event.order.clone()) else { continue };
+            if position.root <= root {
+                continue;
+            }
+            let event = txn.event(num)?;
+            let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+            next.extend(pdu.prev_events().iter().cloned());
+            let was = status_of(&event.state.stage).cloned();
+            let position = Some(Position { root, is_root: false });
+            self.judge(txn, num, was, EventState { position, ..event.state })?;
+            self.open.look_again(num);
+        }
+        Ok(())
+    }
+
+    /// Judges an event by checks 4 and 5, or says what is missing for it. `before` is the state before it where that was
+    /// told by another server.
+    pub(crate) fn assess(
+        &self,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        demand: Demand,
+        before: Option<StateGroup>,
+    ) -> Result<Assessment, Error> {
+        let mut blocked = Blocked::default();
+        let mut partial = self.auth_events_at_hand(txn, pdu, demand, &mut blocked)?;
+        match before {
+            Some(before) => blocked.known.push(before),
+            None => self.states_after_prevs(txn, pdu, demand, &mut partial, &mut blocked)?,
+        }
+        if !blocked.is_empty() {
+            return Ok(Assessment::Blocked(blocked));
+        }
+        self.verdict(txn, pdu, &blocked.known, partial).map(Assessment::Verdict)
+    }
+
+    /// Judges an event by checks 4 and 5 against the states after its prev events.
+    pub(crate) fn verdict(
+        &self,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        states_after_prevs: &[StateGroup],
+        partial: bool,
+    ) -> Result<Verdict, Error> {
+        let before = resolve_groups(&self.memory, txn, states_after_prevs)?;
+        let event = AuthEvent::new(pdu.clone(), false);
+        let decision = self.decide(txn, &event, before, partial)?;
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        Ok(Verdict { status, partial, before })
+    }
+
+    /// Checks 4 and 5.
+    pub(crate) fn decide(
+        &self,
+        txn: &Txn<'_>,
+        event: &AuthEvent,
+        before: StateGroup,
+        partial: bool,
+    ) -> Result<Result<(), Rejection>, Error> {
+        let rules = &self.memory.rules;
+        let events = Events::new(txn, rules, &self.memory.pdus);
+        if let Err(rejection) = check_auth_events(rules, event, &events)? {
+            return Ok(Err(rejection));
+        }
+        if !partial {
+            return check_state(rules, event, Check::StateBefore, |key| find(&events, txn, before, key));
+        }
+        // unknown memberships are taken from the event's own auth events, by resolution, so that bans that are
+        // known here still bite.
+        let resolver = Resolver { events: Events::new(txn, rules, &self.memory.pdus), edges: &self.memory.edges };
+        let resolved = resolver.resolve_with_auth_events(before, event)?;
+        check_state(rules, event, Check::StateBefore, |key| {
+            resolved.get(key).map(|num| events.by_num(*num)).transpose()
+        })
+    }
+
+    /// Tells whether an auth event's verdict may still change; notes those that are missing.
+    fn auth_events_at_hand(
+        &self,
+        txn: &Txn<'_>,
+        pdu: &Pdu,
+        demand: Demand,
+        blocked: &mut Blocked,
+    ) -> Result<bool, Error> {
+        let mut partial = false;
+        for event_id in rests_on(&self.memory.rules, pdu) {
+            let may_change = match stage_of(txn, &event_id)? {
+                None | Some((_, Stage::Dropped)) => {
+                    blocked.auth_events.push(event_id);
+                    continue;
+                }
+                Some((_, Stage::Unverified | Stage::Waiting)) => {
+                    blocked.on_their_way.push(event_id);
+                    continue;
+                }
+                Some((_, Stage::Placed { partial, .. })) => partial,
+                Some((_, Stage::Outlier { provisional, .. })) => provisional,
+            };
+            partial |= may_change;
+            if may_change && demand == Demand::Full {
+                blocked.on_their_way.push(event_id);
+            }
+        }
+        Ok(partial)
+    }
+
+    fn states_after_prevs(
+        &self,
+        txn: &Txn<'_>,
+        pdu: &Pdu,
+        demand: Demand,
+        partial: &mut bool,
+        blocked: &mut Blocked,
+    ) -> Result<(), Error> {
+        for event_id in pdu.prev_events() {
+            let stage = stage_of(txn, event_id)?.map(|(_, stage)| stage);
+            match stage.as_ref().map_or(StateAfter::Unknown, state_after) {
+                StateAfter::Full(group) => blocked.known.push(group),
+                StateAfter::Partial(group) if demand == Demand::Any => {
+                    *partial = true;
+                    blocked.known.push(group);
+                }
+                StateAfter::Partial(_) => blocked.on_their_way.push(event_id.clone()),
+                StateAfter::Unknown => match stage {
+                    Some(Stage::Waiting | Stage::Unverified) => blocked.on_their_way.push(event_id.clone()),
+                    _ => blocked.prev_events.push(event_id.clone()),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds the event of a state at a key.
+pub(crate) fn find(
+    events: &Events<'_, Txn<'_>>,
+    txn: &Txn<'_>,
+    group: StateGroup,
+    key: &StateKey,
+) -> Result<Option<Arc<AuthEvent>>, Error> {
+    txn.state_event(group, &path(key))?.map(|num| events.by_num(num)).transpose()
+}

@@ -1,0 +1,144 @@
+//! Signing keys of other servers: decoded once, kept in the store, asked for when one is missing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use gibbous_codec::{
+    KeySource, OwnedServerName, ServerKeyRow, ServerKeysRow, ServerName, VerifyKey,
+};
+use gibbous_storage::Store;
+use serde::Deserialize;
+
+use crate::{Error, Limits};
+
+/// The decoded keys of one server, by key ID.
+type ServerKeys = Arc<BTreeMap<String, VerifyKey>>;
+
+/// The keys of every server that has been heard of.
+#[derive(Debug)]
+pub(crate) struct KeyRing {
+    store: Store,
+    known: Mutex<BTreeMap<OwnedServerName, ServerKeys>>,
+    /// Servers whose keys could not be had, how often in a row, and when they may be asked for again.
+    unavailable: Mutex<BTreeMap<OwnedServerName, (u32, u64)>>,
+}
+
+/// The keys of some servers as they were at one time, to be used without a lock on any thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keys(BTreeMap<OwnedServerName, ServerKeys>);
+
+impl KeySource for Keys {
+    fn key(&self, server: &ServerName, key_id: &str) -> Option<VerifyKey> {
+        self.0.get(server)?.get(key_id).cloned()
+    }
+}
+
+impl KeyRing {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, known: Mutex::default(), unavailable: Mutex::default() }
+    }
+
+    /// Returns the keys of some servers.
+    pub(crate) fn of(&self, servers: &BTreeSet<OwnedServerName>) -> Result<Keys, Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = Keys::default();
+        for server in servers {
+            let of_server = match known.get(server) {
+                Some(of_server) => of_server.clone(),
+                None => {
+                    let of_server = decode(&self.store.server_keys(server)?);
+                    known.insert(server.clone(), of_server.clone());
+                    of_server
+                }
+            };
+            keys.0.insert(server.clone(), of_server);
+        }
+        Ok(keys)
+    }
+
+    /// Tells whether a server's keys may be asked for, rather than having just been asked for in vain.
+    pub(crate) fn may_ask(&self, server: &ServerName, now_ms: u64) -> bool {
+        let unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        unavailable.get(server).is_none_or(|(_, until_ms)| *until_ms <= now_ms)
+    }
+
+    /// Notes that a server's keys could not be had.
+    pub(crate) fn failed(&self, server: &ServerName, limits: &Limits, now_ms: u64) {
+        let mut unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rounds, until_ms) = unavailable.entry(server.to_owned()).or_default();
+        *rounds = rounds.saturating_add(1);
+        *until_ms = now_ms.saturating_add(limits.backoff_ms(*rounds));
+    }
+
+    /// Returns when keys that could not be had may be asked for again.
+    pub(crate) fn next_try(&self) -> Option<u64> {
+        let unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        unavailable.values().map(|(_, until_ms)| *until_ms).min()
+    }
+
+    /// Takes the body of a key answer and stores what it says, beside what was known. The host has checked that the
+    /// answer is the server's own, or a notary's that it trusts.
+    ///
+    /// Returns why the body cannot be used, if so.
+    pub(crate) fn handle_answer(&self, server: &ServerName, body: &[u8]) -> Result<Result<(), String>, Error> {
+        let answer: KeyAnswer = match serde_json::from_slice(body) {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        if answer.server_name.as_ref().is_some_and(|name| name.as_str() != server.as_str()) {
+            return Ok(Err("the keys are another server's".to_owned()));
+        }
+        let mut row = self.store.server_keys(server)?;
+        let current = answer.verify_keys.iter().map(|(id, key)| (id, &key.key, answer.valid_until_ts));
+        let old = answer.old_verify_keys.iter().map(|(id, key)| (id, &key.key, key.expired_ts));
+        for (key_id, key, valid_until_ts) in current.chain(old) {
+            let Ok(key) = VerifyKey::from_base64(key, valid_until_ts) else { continue };
+            let new = ServerKeyRow { key_id: key_id.clone(), key: key.to_bytes(), valid_until_ts };
+            match row.keys.iter_mut().find(|known| known.key_id == *key_id) {
+                // A key that was known as current may have been retired since, never the other way round.
+                Some(known) if known.key == new.key => known.valid_until_ts = known.valid_until_ts.max(valid_until_ts),
+                Some(known) => *known = new,
+                None => row.keys.push(new),
+            }
+        }
+        if row.keys.is_empty() {
+            return Ok(Err("no key that can be used".to_owned()));
+        }
+        self.store.put_server_keys(server, &row)?;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), decode(&row));
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+        Ok(Ok(()))
+    }
+}
+
+fn decode(row: &ServerKeysRow) -> ServerKeys {
+    let keys = row.keys.iter().filter_map(|key| {
+        // A stored key was decoded before it was stored; one that no longer decodes is as good as unknown.
+        let decoded = VerifyKey::from_bytes(&key.key, key.valid_until_ts).ok()?;
+        Some((key.key_id.clone(), decoded))
+    });
+    Arc::new(keys.collect())
+}
+
+#[derive(Deserialize)]
+struct KeyAnswer {
+    server_name: Option<String>,
+    #[serde(default)]
+    verify_keys: BTreeMap<String, Key>,
+    #[serde(default)]
+    old_verify_keys: BTreeMap<String, OldKey>,
+    valid_until_ts: u64,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct OldKey {
+    key: String,
+    expired_ts: u64,
+}

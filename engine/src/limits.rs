@@ -1,0 +1,70 @@
+//! Every bound of the engine, with the arithmetic that gave it.
+
+/// Bounds. Beyond one stands a named outcome, never a hang; see each field.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// How many events of a room may wait for something missing: 1,000. A waiting event is at most 64 KiB, so a hostile
+    /// server can make a room hold 64 MiB. Beyond it: [`crate::FailureCode::TooManyWaiting`].
+    pub waiting_events_max: usize,
+    /// How many events one `get_missing_events` question asks for: 20, the most that Synapse answers.
+    pub missing_events_limit: u32,
+    /// How many such questions are asked for one event in a row: 10, so a gap of 200 events is filled event by event. A
+    /// larger one is bridged by asking for the state.
+    pub missing_events_rounds_max: u32,
+    /// How many events one [`crate::RequestKind::Events`] names: 50.
+    pub events_a_request_max: usize,
+    /// How many event IDs may be unknown before the whole state is asked for instead of single events: 500.
+    pub single_events_max: usize,
+    /// How long a question may take, in milliseconds: 60 s, as in Synapse.
+    pub request_ms_max: u64,
+    /// How long the answer to a `state` question may take: 600 s; `/state` of the largest rooms takes 90 s.
+    pub state_request_ms_max: u64,
+    /// The pause after the first round in which every server refused: 1 s; it doubles with every further round.
+    pub backoff_ms_min: u64,
+    /// The longest such pause: 1 h.
+    pub backoff_ms_max: u64,
+    /// After how many rounds in which every server refused an event that waits no longer holds up its room: 3. It goes
+    /// on waiting, and is asked for as before.
+    pub rounds_before_set_aside: u32,
+    /// How many event IDs a `state_ids` answer may name: 1,000,000, five times Matrix HQ's.
+    pub state_ids_max: usize,
+    /// How many servers of a `send_join` response are kept: 100,000; at 40 bytes a name, 4 MB.
+    pub servers_max: usize,
+    /// How many parsed PDUs a room keeps at hand: 20,000; at about 2 KiB, 40 MB.
+    pub cached_pdus_max: usize,
+    /// How many flips one commit holds: 512; at about 200 bytes of rows each, 100 KB.
+    pub flips_a_commit_max: usize,
+    /// How many updates wait for the host before it is told that it lags: 100,000.
+    pub updates_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            waiting_events_max: 1_000,
+            missing_events_limit: 20,
+            missing_events_rounds_max: 10,
+            events_a_request_max: 50,
+            single_events_max: 500,
+            request_ms_max: 60_000,
+            state_request_ms_max: 600_000,
+            backoff_ms_min: 1_000,
+            backoff_ms_max: 3_600_000,
+            rounds_before_set_aside: 3,
+            state_ids_max: 1_000_000,
+            servers_max: 100_000,
+            cached_pdus_max: 20_000,
+            flips_a_commit_max: 512,
+            updates_max: 100_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Returns the pause after so many rounds in which every server refused.
+    pub(crate) fn backoff_ms(&self, rounds: u32) -> u64 {
+        let doubled = self.backoff_ms_min.saturating_mul(1_u64.checked_shl(rounds.saturating_sub(1)).unwrap_or(u64::MAX));
+        doubled.min(self.backoff_ms_max)
+    }
+}

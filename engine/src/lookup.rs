@@ -1,0 +1,225 @@
+//! Stored events as the rules see them: parsed, with their verdict.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use gibbous_codec::{EventId, EventNum, EventState, EventStatus, OwnedEventId, Pdu, RoomId, RoomRules, Stage, UserId};
+use gibbous_storage::{RoomRows, StoredEvent};
+use ruma::{MilliSecondsSinceUnixEpoch, UInt, events::TimelineEventType};
+use serde_json::value::RawValue;
+
+use crate::Error;
+
+/// An event as the rules of authorisation and state resolution see it.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthEvent {
+    pdu: Pdu,
+    event_type: TimelineEventType,
+    event_id: OwnedEventId,
+    redacts: Option<OwnedEventId>,
+    rejected: bool,
+}
+
+impl AuthEvent {
+    /// Takes an event and whether it was rejected.
+    pub(crate) fn new(pdu: Pdu, rejected: bool) -> Self {
+        Self {
+            event_type: pdu.event_type().into(),
+            event_id: pdu.event_id().to_owned(),
+            redacts: pdu.redacts().map(ToOwned::to_owned),
+            pdu,
+            rejected,
+        }
+    }
+
+    /// Returns the event itself.
+    pub(crate) fn pdu(&self) -> &Pdu {
+        &self.pdu
+    }
+
+    /// Tells whether the event failed check 4 or 5.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected
+    }
+}
+
+impl ruma::state_res::Event for AuthEvent {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &Self::Id {
+        &self.event_id
+    }
+
+    fn room_id(&self) -> Option<&RoomId> {
+        // "If the event has a room_id, reject" (v12 on) asks for what a create event says, not for what it is.
+        let is_create = self.pdu.event_type() == "m.room.create";
+        (!is_create || self.pdu.field("room_id").is_some()).then(|| self.pdu.room_id())
+    }
+
+    fn sender(&self) -> &UserId {
+        self.pdu.sender()
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.pdu.origin_server_ts()))
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.event_type
+    }
+
+    fn content(&self) -> &RawValue {
+        self.pdu.content()
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.pdu.state_key()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
+        Box::new(self.pdu.prev_events().iter())
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
+        Box::new(self.pdu.auth_events().iter())
+    }
+
+    fn redacts(&self) -> Option<&Self::Id> {
+        self.redacts.as_ref()
+    }
+
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}
+
+/// Where the rules find events. "There is none" and "it could not be read" are different answers.
+pub(crate) trait EventSource {
+    /// Returns the event of an ID, or `None` where none is stored.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    fn by_id(&self, event_id: &EventId) -> Result<Option<Arc<AuthEvent>>, Error>;
+
+    /// Returns the event of a number.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read, or there is none.
+    fn by_num(&self, num: EventNum) -> Result<Arc<AuthEvent>, Error>;
+}
+
+/// Parsed PDUs of a room, the oldest dropped first. A PDU never changes, so none is ever stale; verdicts are not kept.
+#[derive(Debug, Default)]
+pub(crate) struct PduCache {
+    pdus: RefCell<CachedPdus>,
+    max: usize,
+}
+
+#[derive(Debug, Default)]
+struct CachedPdus {
+    by_num: BTreeMap<EventNum, Pdu>,
+    order: VecDeque<EventNum>,
+}
+
+impl PduCache {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { pdus: RefCell::default(), max }
+    }
+
+    fn get(&self, num: EventNum) -> Option<Pdu> {
+        self.pdus.borrow().by_num.get(&num).cloned()
+    }
+
+    fn put(&self, num: EventNum, pdu: Pdu) {
+        let mut pdus = self.pdus.borrow_mut();
+        if pdus.by_num.insert(num, pdu).is_none() {
+            pdus.order.push_back(num);
+        }
+        while pdus.order.len() > self.max {
+            if let Some(oldest) = pdus.order.pop_front() {
+                pdus.by_num.remove(&oldest);
+            }
+        }
+    }
+
+    /// Forgets a PDU of which a better copy was stored, or whose number was given up.
+    pub(crate) fn forget(&self, num: EventNum) {
+        self.pdus.borrow_mut().by_num.remove(&num);
+    }
+}
+
+/// The stored events of one room, parsed on demand.
+pub(crate) struct Events<'a, R: RoomRows> {
+    pub(crate) rows: &'a R,
+    pub(crate) rules: &'a RoomRules,
+    pub(crate) cache: &'a PduCache,
+}
+
+impl<'a, R: RoomRows> Events<'a, R> {
+    pub(crate) fn new(rows: &'a R, rules: &'a RoomRules, cache: &'a PduCache) -> Self {
+        Self { rows, rules, cache }
+    }
+
+    /// Returns the PDU of a stored event.
+    pub(crate) fn pdu(&self, event: &StoredEvent) -> Result<Pdu, Error> {
+        parse_stored(self.rules, event)
+    }
+
+    /// Returns the PDU and what is held of the event of a number.
+    pub(crate) fn with_state(&self, num: EventNum) -> Result<(Pdu, EventState), Error> {
+        if let Some(pdu) = self.cache.get(num) {
+            let state = match self.rows.changed_state(num)? {
+                Some(state) => state,
+                None => self.rows.event_record(num)?.state,
+            };
+            return Ok((pdu, state));
+        }
+        let event = self.rows.event(num)?;
+        let pdu = parse_stored(self.rules, &event)?;
+        self.cache.put(num, pdu.clone());
+        Ok((pdu, event.state))
+    }
+}
+
+impl<R: RoomRows> EventSource for Events<'_, R> {
+    fn by_id(&self, event_id: &EventId) -> Result<Option<Arc<AuthEvent>>, Error> {
+        match self.rows.event_num(event_id)? {
+            Some(num) => self.by_num(num).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn by_num(&self, num: EventNum) -> Result<Arc<AuthEvent>, Error> {
+        let (pdu, state) = self.with_state(num)?;
+        Ok(Arc::new(AuthEvent::new(pdu, is_rejected(&state.stage))))
+    }
+}
+
+/// Tells whether an event has failed check 4 or 5, or is no event of the room at all.
+pub(crate) fn is_rejected(stage: &Stage) -> bool {
+    match stage {
+        Stage::Outlier { status, .. } | Stage::Placed { status, .. } => status.is_rejected(),
+        Stage::Dropped => true,
+        Stage::Unverified | Stage::Waiting => false,
+    }
+}
+
+/// Returns the verdict that is held of an event, if there is one.
+pub(crate) fn status_of(stage: &Stage) -> Option<&EventStatus> {
+    match stage {
+        Stage::Outlier { status, .. } | Stage::Placed { status, .. } => Some(status),
+        Stage::Unverified | Stage::Waiting | Stage::Dropped => None,
+    }
+}
+
+/// Parses a stored event.
+pub(crate) fn parse_stored(rules: &RoomRules, event: &StoredEvent) -> Result<Pdu, Error> {
+    let event_id = &event.record.event_id;
+    Pdu::from_stored(rules, event_id.clone(), event.json())
+        .map_err(|error| Error::DamagedEvent { event: event_id.to_string(), why: error.to_string() })
+}

@@ -1,0 +1,172 @@
+//! What has changed, for the host: a durable stream, since it is read from the log.
+
+use gibbous_codec::{EventStatus, LogRecord, LogSeq, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, Stage};
+use gibbous_storage::RoomRows;
+
+use crate::Error;
+
+/// A place in the stream of a room's updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpdatePosition {
+    /// The place in the room's log of the record that tells of the update.
+    pub seq: LogSeq,
+    /// Which of the record's updates it is.
+    pub index: u32,
+}
+
+/// Something has changed in a room, durably.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The update's place in the room's stream.
+    pub position: UpdatePosition,
+    /// What has changed.
+    pub change: Change,
+}
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// An event has its first verdict and a place in the room's history.
+    EventPersisted {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The verdict.
+        status: EventStatus,
+        /// Whether the verdict rests on partial state and may change.
+        partial: bool,
+    },
+    /// An event's verdict has changed.
+    VerdictChanged {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The verdict until now.
+        was: EventStatus,
+        /// The verdict from now on.
+        is: EventStatus,
+    },
+    /// An event has its full state.
+    EventUnPartialStated {
+        /// The event.
+        event_id: OwnedEventId,
+    },
+    /// Check 6 is final for some more events, and with it these forward extremities.
+    ForwardExtremities {
+        /// The extremities.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// One of our users has joined by a handshake with another server.
+    Joined {
+        /// The user.
+        user: OwnedUserId,
+        /// The join event.
+        event_id: OwnedEventId,
+        /// Whether the room is partial from here on.
+        opens_partial: bool,
+    },
+    /// Every server has refused; the resync goes on at a stated time.
+    ResyncBackingOff {
+        /// When, in milliseconds on the host's clock.
+        until_ms: u64,
+        /// How many rounds have failed in a row.
+        rounds: u32,
+        /// Why the last server refused.
+        reason: String,
+    },
+    /// The whole room has its full state, but for the holes.
+    RoomUnPartialStated {
+        /// Events that belong to the state but that no server could give with a signature that holds.
+        holes: Vec<OwnedEventId>,
+    },
+}
+
+/// Returns the updates that a record of a room's log tells of.
+pub(crate) fn updates_of<R: RoomRows>(
+    rows: &R,
+    room_id: &RoomId,
+    seq: LogSeq,
+    record: &LogRecord,
+) -> Result<Vec<Update>, Error> {
+    let changes = changes_of(rows, record)?;
+    let update = |(index, change)| Update {
+        room_id: room_id.to_owned(),
+        position: UpdatePosition { seq, index },
+        change,
+    };
+    Ok((0_u32..).zip(changes).map(update).collect())
+}
+
+fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    match record {
+        LogRecord::Event(event) => {
+            if let Stage::Placed { status, partial, .. } = &event.state.stage {
+                changes.push(Change::EventPersisted {
+                    event_id: event.event_id.clone(),
+                    status: status.clone(),
+                    partial: *partial,
+                });
+            }
+            if let Some(folded) = &event.folded {
+                changes.push(extremities(rows, &folded.extremities)?);
+            }
+        }
+        LogRecord::Judged(judgements) => {
+            for judgement in judgements {
+                let event_id = rows.event_record(judgement.event)?.event_id;
+                let Stage::Placed { status, partial, .. } = &judgement.state.stage else { continue };
+                match &judgement.was {
+                    None => changes.push(Change::EventPersisted {
+                        event_id: event_id.clone(),
+                        status: status.clone(),
+                        partial: *partial,
+                    }),
+                    Some(was) => {
+                        if was != status {
+                            let (was, is) = (was.clone(), status.clone());
+                            changes.push(Change::VerdictChanged { event_id: event_id.clone(), was, is });
+                        }
+                        if !partial {
+                            changes.push(Change::EventUnPartialStated { event_id });
+                        }
+                    }
+                }
+            }
+        }
+        LogRecord::Folded(folded) => {
+            for num in &folded.soft_failed {
+                changes.push(Change::VerdictChanged {
+                    event_id: rows.event_record(*num)?.event_id,
+                    was: EventStatus::Accepted,
+                    is: EventStatus::SoftFailed,
+                });
+            }
+            changes.push(extremities(rows, &folded.extremities)?);
+        }
+        LogRecord::Joined(joined) => changes.push(Change::Joined {
+            user: joined.user.clone(),
+            event_id: rows.event_record(joined.join)?.event_id,
+            opens_partial: joined.opens_partial,
+        }),
+        LogRecord::Backoff(backoff) => changes.push(Change::ResyncBackingOff {
+            until_ms: backoff.until_ms,
+            rounds: backoff.rounds,
+            reason: backoff.reason.clone(),
+        }),
+        LogRecord::Completed(completed) => {
+            changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
+        }
+        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) => {}
+    }
+    Ok(changes)
+}
+
+fn extremities<R: RoomRows>(rows: &R, extremities: &[gibbous_codec::EventNum]) -> Result<Change, Error> {
+    let mut event_ids = Vec::with_capacity(extremities.len());
+    for num in extremities {
+        event_ids.push(rows.event_record(*num)?.event_id);
+    }
+    Ok(Change::ForwardExtremities { event_ids })
+}

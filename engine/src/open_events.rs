@@ -1,0 +1,145 @@
+//! The events of a room that are not done: those that wait, those with a verdict under partial state, and those that
+//! await the fold of check 6.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{EventId, EventNum, EventState, LogSeq, OwnedEventId, Position, Stage};
+
+/// An event's place in the canonical order: [`Position`], then depth and event ID among those that fill one gap.
+pub(crate) type OrderKey = (Position, u64, String);
+
+/// What an open event is waiting to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenKind {
+    /// Its server's keys are not known.
+    Unverified,
+    /// It has no verdict, for want of prev or auth events.
+    Waiting,
+    /// Its verdict may change when the states that it rests on are full.
+    Partial,
+    /// An outlier whose verdict may change.
+    ProvisionalOutlier,
+    /// It has its full state and awaits the fold of check 6.
+    Full,
+}
+
+/// One open event.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenEvent {
+    pub(crate) kind: OpenKind,
+    pub(crate) order: Option<OrderKey>,
+    /// Whether it waits for nothing but the resync: what follows it too does not wait for it.
+    pub(crate) is_stuck: bool,
+}
+
+/// Every open event of a room, in canonical order, and who waits for whom.
+#[derive(Debug, Default)]
+pub(crate) struct OpenEvents {
+    events: BTreeMap<EventNum, OpenEvent>,
+    order: BTreeMap<OrderKey, EventNum>,
+    waiters: BTreeMap<OwnedEventId, BTreeSet<EventNum>>,
+    /// Events that something they waited for has happened to.
+    ready: BTreeSet<EventNum>,
+}
+
+impl OpenEvents {
+    /// Takes up an event, or what it has become; drops it when it is done.
+    pub(crate) fn set(&mut self, num: EventNum, event_id: &EventId, depth: u64, state: &EventState) {
+        self.remove(num);
+        let kind = match &state.stage {
+            Stage::Unverified => OpenKind::Unverified,
+            Stage::Waiting => OpenKind::Waiting,
+            Stage::Placed { partial: true, .. } => OpenKind::Partial,
+            Stage::Placed { partial: false, .. } => OpenKind::Full,
+            Stage::Outlier { provisional: true, .. } => OpenKind::ProvisionalOutlier,
+            Stage::Outlier { provisional: false, .. } | Stage::Dropped => return,
+        };
+        let order = state.position.map(|position| (position, depth, event_id.to_string()));
+        if let Some(order) = &order {
+            self.order.insert(order.clone(), num);
+        }
+        self.events.insert(num, OpenEvent { kind, order, is_stuck: false });
+    }
+
+    /// Drops an event that is done.
+    pub(crate) fn remove(&mut self, num: EventNum) {
+        if let Some(OpenEvent { order: Some(order), .. }) = self.events.remove(&num) {
+            self.order.remove(&order);
+        }
+    }
+
+    pub(crate) fn get(&self, num: EventNum) -> Option<&OpenEvent> {
+        self.events.get(&num)
+    }
+
+    /// Returns the open events that have a place in the canonical order, in that order.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = (EventNum, &OpenEvent)> {
+        self.order.values().filter_map(|num| Some((*num, self.events.get(num)?)))
+    }
+
+    /// Returns every open event by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (EventNum, &OpenEvent)> {
+        self.events.iter().map(|(num, event)| (*num, event))
+    }
+
+    /// Returns the first open event in canonical order.
+    pub(crate) fn first(&self) -> Option<(EventNum, &OpenEvent)> {
+        self.in_order().next()
+    }
+
+    /// Tells whether no open event has a place in the canonical order: check 6 is final for everything.
+    pub(crate) fn is_folded(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Returns how many events wait without a verdict.
+    pub(crate) fn waiting(&self) -> usize {
+        let waits = |event: &&OpenEvent| matches!(event.kind, OpenKind::Unverified | OpenKind::Waiting);
+        self.events.values().filter(waits).count()
+    }
+
+    /// Returns the open events that fill the gap before a root, and the root itself.
+    pub(crate) fn of_root(&self, root: LogSeq) -> Vec<EventNum> {
+        let first = |root| (Position { root, is_root: false }, 0, String::new());
+        self.order.range(first(root)..first(LogSeq(root.0 + 1))).map(|(_, num)| *num).collect()
+    }
+
+    /// Returns the root of the gap that an event belongs to: itself, if it has no place in the canonical order yet.
+    pub(crate) fn root_of(&self, num: EventNum) -> LogSeq {
+        let order = self.events.get(&num).and_then(|event| event.order.as_ref());
+        order.map_or(LogSeq(num.0), |(position, ..)| position.root)
+    }
+
+    /// Notes that an event waits for another, which may not be stored yet.
+    pub(crate) fn wait(&mut self, num: EventNum, for_event: OwnedEventId) {
+        self.waiters.entry(for_event).or_default().insert(num);
+    }
+
+    /// Returns the events that wait for another.
+    pub(crate) fn waiters(&self, for_event: &EventId) -> impl Iterator<Item = EventNum> {
+        self.waiters.get(for_event).into_iter().flatten().copied()
+    }
+
+    /// Notes that an event waits for nothing but the resync; those that wait for it look again.
+    pub(crate) fn set_stuck(&mut self, num: EventNum, event_id: &EventId) {
+        if let Some(event) = self.events.get_mut(&num).filter(|event| !event.is_stuck) {
+            event.is_stuck = true;
+            self.wake(event_id);
+        }
+    }
+
+    /// Lets those that wait for an event look again.
+    pub(crate) fn wake(&mut self, event_id: &EventId) {
+        self.ready.extend(self.waiters.remove(event_id).into_iter().flatten());
+    }
+
+    /// Lets an event look whether it can go on.
+    pub(crate) fn look_again(&mut self, num: EventNum) {
+        self.ready.insert(num);
+    }
+
+    /// Returns the next event that can look again, by number: a fixed order, so that a replay takes the same way.
+    pub(crate) fn next_ready(&mut self) -> Option<EventNum> {
+        self.ready.pop_first()
+    }
+}

@@ -1,0 +1,131 @@
+//! Answers that cannot be used yet, because the keys of some servers are being asked for.
+
+use std::collections::BTreeSet;
+
+use gibbous_codec::{OwnedEventId, OwnedServerName, Pdu, RoomRules, ServerName, VerifyError};
+
+use crate::{
+    Error,
+    room::{Context, Question},
+    verify_pool::{servers_of, verify_all},
+};
+
+/// Events of one answer on their way through checks 2 and 3.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// What the answer was asked for.
+    pub(crate) question: Question,
+    /// The server that gave it.
+    pub(crate) from: OwnedServerName,
+    /// The events that were asked for by ID, if they were.
+    pub(crate) asked: Option<Vec<OwnedEventId>>,
+    /// Those that passed.
+    pub(crate) verified: Vec<Pdu>,
+    /// Those whose keys are being asked for.
+    unverified: Vec<Pdu>,
+    /// Those that failed, or whose keys cannot be had.
+    pub(crate) failed: Vec<Pdu>,
+    awaited: BTreeSet<OwnedServerName>,
+    /// Servers whose keys were asked for once: a key that is still missing then will not come.
+    answered: BTreeSet<OwnedServerName>,
+}
+
+impl Batch {
+    /// Verifies the events of an answer as far as the keys are known.
+    pub(crate) fn verify(
+        cx: Context<'_>,
+        rules: &RoomRules,
+        question: Question,
+        from: &ServerName,
+        asked: Option<Vec<OwnedEventId>>,
+        pdus: Vec<Pdu>,
+    ) -> Result<Self, Error> {
+        let mut batch = Self {
+            question,
+            from: from.to_owned(),
+            asked,
+            verified: Vec::with_capacity(pdus.len()),
+            unverified: pdus,
+            failed: Vec::new(),
+            awaited: BTreeSet::new(),
+            answered: BTreeSet::new(),
+        };
+        batch.verify_rest(cx, rules)?;
+        Ok(batch)
+    }
+
+    fn verify_rest(&mut self, cx: Context<'_>, rules: &RoomRules) -> Result<(), Error> {
+        let pdus = std::mem::take(&mut self.unverified);
+        self.awaited.clear();
+        let keys = cx.keys.of(&servers_of(rules, &pdus))?;
+        let results = verify_all(rules, &pdus, &keys);
+        for (pdu, result) in pdus.into_iter().zip(results) {
+            match result {
+                Ok(verified) => self.verified.push(verified.into_pdu()),
+                Err(VerifyError::MissingKeys { servers })
+                    if servers.iter().all(|server| {
+                        !self.answered.contains(server) && cx.keys.may_ask(server, cx.now_ms)
+                    }) =>
+                {
+                    self.awaited.extend(servers);
+                    self.unverified.push(pdu);
+                }
+                Err(_) => self.failed.push(pdu),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the servers whose keys are to be asked for.
+    pub(crate) fn awaited(&self) -> &BTreeSet<OwnedServerName> {
+        &self.awaited
+    }
+
+    /// A server's keys have come, or cannot be had.
+    pub(crate) fn keys_answered(
+        &mut self,
+        cx: Context<'_>,
+        rules: &RoomRules,
+        server: &ServerName,
+    ) -> Result<(), Error> {
+        if self.awaited.remove(server) {
+            self.answered.insert(server.to_owned());
+            if self.awaited.is_empty() {
+                self.verify_rest(cx, rules)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether every event has passed or failed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.awaited.is_empty()
+    }
+}
+
+/// The answers of a room that wait for keys.
+#[derive(Debug, Default)]
+pub(crate) struct Parked {
+    batches: Vec<Batch>,
+}
+
+impl Parked {
+    pub(crate) fn park(&mut self, batch: Batch) {
+        self.batches.push(batch);
+    }
+
+    /// A server's keys have come, or cannot be had: returns the answers that can be used now.
+    pub(crate) fn keys_answered(
+        &mut self,
+        cx: Context<'_>,
+        rules: &RoomRules,
+        server: &ServerName,
+    ) -> Result<Vec<Batch>, Error> {
+        for batch in &mut self.batches {
+            batch.keys_answered(cx, rules, server)?;
+        }
+        let (done, waiting) = std::mem::take(&mut self.batches).into_iter().partition(Batch::is_done);
+        self.batches = waiting;
+        Ok(done)
+    }
+}

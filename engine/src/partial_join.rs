@@ -1,0 +1,363 @@
+//! From a `send_join` response to a usable room, in one commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{
+    EventNum, EventState, EventStatus, FormatError, JoinRecord, LogRecord, LogSeq, OwnedEventId, OwnedServerName,
+    OwnedUserId, Pdu, Position, Rejection, RoomId, RoomOpened, RoomRules, RoomVersionId, ServerName, Stage, StateGroup,
+    StateKey, States,
+};
+use gibbous_storage::{RoomRows, Txn};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Error, Limits,
+    auth::rests_on,
+    lookup::{AuthEvent, is_rejected},
+    room::{Context, Room},
+    state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
+    verify_pool::map,
+};
+
+/// A join that another server has answered.
+#[derive(Clone, Copy, Debug)]
+pub struct SendJoin<'a> {
+    /// The room.
+    pub room_id: &'a RoomId,
+    /// The room's version, as `make_join` told it.
+    pub room_version: &'a RoomVersionId,
+    /// The server that answered.
+    pub via: &'a ServerName,
+    /// The join event that was sent, signed.
+    pub event: &'a [u8],
+    /// The body of the answer to `PUT /_matrix/federation/v2/send_join`.
+    pub response: &'a [u8],
+    /// Whether the members were asked to be left out (`omit_members=true`).
+    pub asked_partial: bool,
+}
+
+/// Why a join came to nothing. The room is as it was before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The body of the response is not what the specification says: another server may be tried.
+    #[error("the send_join response is malformed: {0}")]
+    MalformedResponse(String),
+    /// The join event is no event.
+    #[error("the join event is malformed: {0}")]
+    MalformedJoin(String),
+    /// The join event is another room's, or no join.
+    #[error("the event is no join of the room: {0}")]
+    NoJoin(String),
+    /// The state has no create event that can be verified.
+    #[error("the state has no create event")]
+    NoCreateEvent,
+    /// The create event is of another room version than `make_join` told.
+    #[error("the room's version is said to be {expected}, its create event says {found}")]
+    WrongRoomVersion {
+        /// What `make_join` told.
+        expected: RoomVersionId,
+        /// What the create event says.
+        found: String,
+    },
+    /// `auth_chain` has another create event than the state.
+    #[error("the auth chain has another create event, {0}")]
+    SecondCreateEvent(OwnedEventId),
+    /// Members were left out, but no servers were named.
+    #[error("members are omitted, but servers_in_room is missing or empty")]
+    NoServers,
+    /// Members were left out without being asked to.
+    #[error("members are omitted though all were asked for")]
+    UnaskedPartial,
+    /// The event in the response is not the one that was sent.
+    #[error("the response returns another event, {0}")]
+    OtherEvent(OwnedEventId),
+    /// The signatures of the join event cannot be verified.
+    #[error("the join event cannot be verified: {0}")]
+    Unverifiable(String),
+    /// An auth event of the join is not in the response.
+    #[error("auth event {0} of the join is not in the response")]
+    MissingAuthEvent(OwnedEventId),
+    /// The join is not allowed.
+    #[error("the join is rejected: {0}")]
+    Rejected(Rejection),
+    /// The version of the room is none that the engine knows.
+    #[error("room version {0} is not supported")]
+    UnknownRoomVersion(RoomVersionId),
+    /// Another join of the same room is not finished.
+    #[error("another join of the room is not finished")]
+    JoinInProgress,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    event: Option<Box<RawValue>>,
+    state: Vec<Box<RawValue>>,
+    auth_chain: Vec<Box<RawValue>>,
+    #[serde(default)]
+    members_omitted: bool,
+    #[serde(default)]
+    servers_in_room: Vec<String>,
+}
+
+/// A join whose response has been parsed; its signatures are to be checked.
+#[derive(Debug)]
+pub(crate) struct ParsedJoin {
+    pub(crate) rules: RoomRules,
+    pub(crate) via: OwnedServerName,
+    pub(crate) join: Pdu,
+    /// Every other event of the response.
+    pub(crate) pdus: Vec<Pdu>,
+    state_ids: BTreeSet<OwnedEventId>,
+    members_omitted: bool,
+    servers: Vec<OwnedServerName>,
+}
+
+/// What a join has made of a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Joined {
+    pub(crate) event_id: OwnedEventId,
+    pub(crate) partial: bool,
+}
+
+impl ParsedJoin {
+    /// Parses a response. What is no event is dropped, as what cannot be verified will be.
+    pub(crate) fn parse(send_join: SendJoin<'_>, limits: &Limits) -> Result<Self, JoinError> {
+        let rules = RoomRules::of(send_join.room_version)
+            .ok_or_else(|| JoinError::UnknownRoomVersion(send_join.room_version.clone()))?;
+        let body: Body = serde_json::from_slice(send_join.response)
+            .map_err(|error| JoinError::MalformedResponse(error.to_string()))?;
+        let malformed = |error: FormatError| JoinError::MalformedJoin(error.to_string());
+        let sent = Pdu::parse(&rules, send_join.event).map_err(malformed)?;
+        // the response's own copy has the signature of the server that authorised a restricted join.
+        let join = match &body.event {
+            Some(event) if rules.ruma().authorization.restricted_join_rule => {
+                let returned = Pdu::parse(&rules, event.get().as_bytes()).map_err(malformed)?;
+                if returned.event_id() != sent.event_id() {
+                    return Err(JoinError::OtherEvent(returned.event_id().to_owned()));
+                }
+                returned
+            }
+            _ => sent,
+        };
+        if join.room_id() != send_join.room_id {
+            return Err(JoinError::NoJoin(format!("it is of room {}", join.room_id())));
+        }
+        if join.membership() != Some("join") || join.state_key() != Some(join.sender().as_str()) {
+            return Err(JoinError::NoJoin("it is no membership `join` of its sender".to_owned()));
+        }
+        if body.members_omitted && !send_join.asked_partial {
+            return Err(JoinError::UnaskedPartial);
+        }
+        let named = body.servers_in_room.iter().take(limits.servers_max);
+        let mut servers = vec![send_join.via.to_owned()];
+        servers.extend(named.filter_map(|server| OwnedServerName::try_from(server.as_str()).ok()));
+        if body.members_omitted && servers.len() == 1 {
+            return Err(JoinError::NoServers);
+        }
+        let mut seen = BTreeSet::new();
+        servers.retain(|server| seen.insert(server.clone()));
+
+        let parse = |raw: &Box<RawValue>| Pdu::parse(&rules, raw.get().as_bytes()).ok();
+        let of_room = |pdu: &Pdu| pdu.room_id() == send_join.room_id;
+        let mut pdus = BTreeMap::new();
+        for pdu in map(&body.state, parse).into_iter().flatten().filter(of_room) {
+            pdus.insert(pdu.event_id().to_owned(), pdu);
+        }
+        let state_ids: BTreeSet<OwnedEventId> = pdus.keys().cloned().collect();
+        for pdu in map(&body.auth_chain, parse).into_iter().flatten().filter(of_room) {
+            pdus.entry(pdu.event_id().to_owned()).or_insert(pdu);
+        }
+        Ok(Self {
+            via: send_join.via.to_owned(),
+            join,
+            pdus: pdus.into_values().collect(),
+            state_ids,
+            members_omitted: body.members_omitted,
+            servers,
+            rules,
+        })
+    }
+
+    /// Checks the create event, once what cannot be verified has been dropped.
+    pub(crate) fn check_create(&self, verified: &[Pdu]) -> Result<(), JoinError> {
+        let is_create = |pdu: &&Pdu| pdu.event_type() == "m.room.create" && pdu.state_key() == Some("");
+        let mut creates = verified.iter().filter(is_create);
+        let Some(create) = creates.clone().find(|pdu| self.state_ids.contains(pdu.event_id())) else {
+            return Err(JoinError::NoCreateEvent);
+        };
+        if let Some(other) = creates.find(|pdu| pdu.event_id() != create.event_id()) {
+            return Err(JoinError::SecondCreateEvent(other.event_id().to_owned()));
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            room_version: Option<String>,
+        }
+        let content: Result<Content, _> = serde_json::from_str(create.content().get());
+        let found = content.map_or_else(
+            |error| error.to_string(),
+            |content| content.room_version.unwrap_or_else(|| "1".to_owned()),
+        );
+        if found != self.rules.version().as_str() {
+            return Err(JoinError::WrongRoomVersion { expected: self.rules.version().clone(), found });
+        }
+        Ok(())
+    }
+}
+
+impl Room {
+    /// Makes a join true, all of it or none: the response's events as outliers, the join event with the state before it,
+    /// and, where members were omitted, the partial join that the resync will complete.
+    pub(crate) fn finish_join(
+        &mut self,
+        cx: Context<'_>,
+        parsed: &ParsedJoin,
+        verified: Vec<Pdu>,
+    ) -> Result<Result<Joined, JoinError>, Error> {
+        let is_new = cx.store.snapshot(self.num)?.head()?.is_none();
+        let begins_anew = is_new || !self.is_present(cx)?;
+        let mut txn = cx.store.txn(self.num)?;
+        if is_new {
+            txn.stage(&LogRecord::RoomOpened(RoomOpened {
+                room_id: self.id.clone(),
+                room_version: self.memory.rules.version().clone(),
+            }))?;
+        }
+        self.stage_outliers_in_order(&mut txn, verified)?;
+        let staged = self.stage_join(&mut txn, parsed, begins_anew)?;
+        let joined = match staged {
+            Ok(joined) => joined,
+            Err(error) => {
+                txn.discard();
+                *self = match Self::open(cx, self.num)? {
+                    Some(room) => room,
+                    None => Self::new(self.num, self.id.clone(), self.memory.rules.clone(), cx.limits),
+                };
+                return Ok(Err(error));
+            }
+        };
+        self.commit(txn)?;
+        self.present = None;
+        self.refresh_servers(cx)?;
+        self.advance(cx)?;
+        tracing::info!(room = %self.id, event = %joined.event_id, partial = joined.partial, "joined");
+        Ok(Ok(joined))
+    }
+
+    /// Stores the response's events, each after its auth events; those whose auth events are missing are dropped.
+    fn stage_outliers_in_order(&mut self, txn: &mut Txn<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
+        let mut pending: BTreeMap<OwnedEventId, Pdu> =
+            pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let mut next: Vec<OwnedEventId> = pending.keys().cloned().collect();
+        let mut cited_by: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
+        while let Some(event_id) = next.pop() {
+            let Some(pdu) = pending.get(&event_id) else { continue };
+            // An event waits for the first of its auth events that is still to come.
+            let rests_on = rests_on(&self.memory.rules, pdu);
+            if let Some(auth_event) = rests_on.into_iter().find(|id| pending.contains_key(id)) {
+                cited_by.entry(auth_event).or_default().push(event_id);
+                continue;
+            }
+            self.store_outlier(txn, pdu)?;
+            pending.remove(&event_id);
+            next.extend(cited_by.remove(&event_id).into_iter().flatten());
+        }
+        Ok(())
+    }
+
+    fn stage_join(
+        &mut self,
+        txn: &mut Txn<'_>,
+        parsed: &ParsedJoin,
+        begins_anew: bool,
+    ) -> Result<Result<Joined, JoinError>, Error> {
+        let join = &parsed.join;
+        for event_id in rests_on(&self.memory.rules, join) {
+            let stage = stage_of(txn, &event_id)?;
+            if stage.is_none_or(|(_, stage)| matches!(stage, Stage::Unverified | Stage::Dropped)) {
+                return Ok(Err(JoinError::MissingAuthEvent(event_id)));
+            }
+        }
+        let (before, partial) = self.state_before_join(txn, parsed)?;
+        let event = AuthEvent::new(join.clone(), false);
+        if let Err(rejection) = self.decide(txn, &event, before, partial)? {
+            return Ok(Err(JoinError::Rejected(rejection)));
+        }
+        let num = self.place_join(txn, join, before, partial)?;
+        for servers in parsed.servers.chunks(250) {
+            // 250 names of at most 255 bytes stay below what a value may hold.
+            txn.stage(&LogRecord::Servers(servers.to_vec()))?;
+        }
+        let is_partial_already = txn.head()?.is_some_and(|head| head.partial.is_some());
+        let user: OwnedUserId = join.sender().to_owned();
+        self.our_users.insert(user.to_string());
+        txn.stage(&LogRecord::Joined(JoinRecord {
+            join: num,
+            user,
+            via: parsed.via.clone(),
+            opens_partial: partial && !is_partial_already,
+            begins_anew,
+        }))?;
+        self.open.look_again(num);
+        Ok(Ok(Joined { event_id: join.event_id().to_owned(), partial }))
+    }
+
+    /// Stores the join event with its states. It may have come before: pushed by another server, or with an answer.
+    fn place_join(
+        &mut self,
+        txn: &mut Txn<'_>,
+        join: &Pdu,
+        before: StateGroup,
+        partial: bool,
+    ) -> Result<EventNum, Error> {
+        let known = stage_of(txn, join.event_id())?;
+        let next = txn.next_seq();
+        let num = known.as_ref().map_or(EventNum(next.0), |(num, _)| *num);
+        let after = with_event(txn, before, join, num, true)?;
+        let stage = Stage::Placed { status: EventStatus::Accepted, partial, states: States { before, after } };
+        let position = Some(Position { root: LogSeq(txn.next_seq().0), is_root: true });
+        let state = EventState { stage, position, replaced_json: None };
+        match known {
+            None => self.stage_new(txn, join, state, None),
+            Some((num, Stage::Placed { .. })) => Ok(num),
+            Some((num, stage)) => {
+                let was = crate::lookup::status_of(&stage).cloned();
+                self.judge(txn, num, was, state)?;
+                Ok(num)
+            }
+        }
+    }
+
+    /// the state before the join is what is known of its prev events, resolved with the response's state where one
+    /// of them is missing. It is partial if the response is and had to be used, or if what is known is.
+    fn state_before_join(&self, txn: &mut Txn<'_>, parsed: &ParsedJoin) -> Result<(StateGroup, bool), Error> {
+        let mut groups = Vec::new();
+        let mut partial = false;
+        let mut is_missing = false;
+        for event_id in parsed.join.prev_events() {
+            let stage = stage_of(txn, event_id)?;
+            match stage.as_ref().map_or(StateAfter::Unknown, |(_, stage)| state_after(stage)) {
+                StateAfter::Full(group) => groups.push(group),
+                StateAfter::Partial(group) => {
+                    groups.push(group);
+                    partial = true;
+                }
+                StateAfter::Unknown => is_missing = true,
+            }
+        }
+        if is_missing || groups.is_empty() {
+            let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
+            for event_id in &parsed.state_ids {
+                let Some((num, stage)) = stage_of(txn, event_id)? else { continue };
+                if let (Some(key), false) = (txn.event_record(num)?.state_key, is_rejected(&stage)) {
+                    state.insert(key, num);
+                }
+            }
+            let set: Vec<EventNum> = state.into_values().collect();
+            groups.push(txn.stage_group(StateGroup::EMPTY, &set, &[])?);
+            partial |= parsed.members_omitted;
+        }
+        Ok((resolve_groups(&self.memory, txn, &groups)?, partial))
+    }
+}

@@ -1,0 +1,124 @@
+//! Plays recordings through an engine: joins, arrivals, resyncs and restarts as a homeserver met them, the other servers'
+//! answers, and the comparison with what must hold at the end.
+//!
+//! A recording is read once, as a stream. What other servers answer may stand anywhere in it and may be large: it goes to
+//! a spill file, an index of it stays in memory. Then the steps are played in order:
+//!
+//! - Questions for keys, events, missing events and auth chains are answered at once, between two steps.
+//! - Questions for a state are held until a resync runs. One *round* of it answers every question held at its start.
+//! - The host's clock stands still, but while a resync runs and nothing can be answered: then it jumps to the next
+//!   deadline that the engine named.
+//!
+//! Real time is an argument, for measuring alone: nothing the engine does depends on it.
+
+mod answers;
+mod build;
+mod expect;
+#[cfg(test)]
+mod fixture;
+mod index;
+mod player;
+mod report;
+mod rounds;
+mod session;
+mod spill;
+mod storage;
+mod walk;
+
+use std::{
+    fs::File,
+    io::{self, BufRead},
+    time::Duration,
+};
+
+pub use self::{
+    report::{Difference, FoundStatus, Mismatch, MismatchKind, Report, Unfinished, WhichState},
+    session::OpenError,
+    storage::Storage,
+};
+use gibbous_codec::exchange::ExchangeError;
+
+/// What playing a recording needs of its host.
+pub struct Host<'a> {
+    /// Returns the real time that has passed since some fixed moment.
+    pub elapsed: &'a dyn Fn() -> Duration,
+    /// Is told how far playing has come.
+    pub progress: &'a mut dyn FnMut(Progress),
+}
+
+/// How far playing has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A line was read.
+    Read {
+        /// Its number.
+        line: u64,
+    },
+    /// Steps were played.
+    Step {
+        /// How many.
+        done: u64,
+        /// Of how many.
+        of: u64,
+    },
+    /// A round of a resync begins.
+    Round {
+        /// Its number within the resync.
+        round: u64,
+    },
+    /// Expectations were compared.
+    Compared {
+        /// How many.
+        done: u64,
+        /// Of how many.
+        of: u64,
+    },
+}
+
+/// Why a recording could not be played. That something did not hold is no error, but in the [`Report`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The recording cannot be used.
+    #[error("line {line}: {why}")]
+    Unusable {
+        /// The line at fault.
+        line: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The engine could not be opened.
+    #[error("the store could not be opened: {0}")]
+    Open(OpenError),
+    /// The spill file could not be written or read.
+    #[error("the spill file failed: {0}")]
+    Spill(io::Error),
+    /// The store's files could not be counted.
+    #[error("the store's directory could not be read: {0}")]
+    Size(io::Error),
+}
+
+impl ReplayError {
+    fn unusable(line: u64, why: impl Into<String>) -> Self {
+        Self::Unusable { line, why: why.into() }
+    }
+}
+
+impl From<ExchangeError> for ReplayError {
+    fn from(error: ExchangeError) -> Self {
+        Self::Unusable { line: error.line, why: error.why.to_string() }
+    }
+}
+
+/// Plays a recording through an engine that is opened over `storage`, which should be empty.
+///
+/// `input` is JSON Lines, decompressed; `spill` is an empty file, such as `tempfile::tempfile()` gives.
+///
+/// # Errors
+///
+/// [`ReplayError`] if the recording cannot be used, or the store not be opened. A store that fails later is a
+/// [`Mismatch`].
+pub fn play(input: impl BufRead, storage: &Storage, spill: File, host: &mut Host<'_>) -> Result<Report, ReplayError> {
+    let index = index::Index::read(input, spill, host.progress)?;
+    player::play(&index, storage, host)
+}

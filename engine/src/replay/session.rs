@@ -1,0 +1,171 @@
+//! An engine under replay: open over a store, with a watch on the time spent in it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use gibbous_codec::{OwnedEventId, RoomId};
+use gibbous_storage::BackendError;
+
+use super::{index::Index, rounds::Asker, storage::Storage};
+use crate::{
+    Config, Engine, Error, EventStage, Outcome, Receipt, Request, RequestId, Response, RoomView,
+};
+
+/// An open engine.
+pub(super) struct Session<'a> {
+    engine: Engine,
+    index: &'a Index,
+    storage: &'a Storage,
+    elapsed: &'a dyn Fn() -> Duration,
+    spent: Duration,
+    /// How much time had been spent when the room was first seen complete.
+    complete_at: Option<Duration>,
+    /// Events that were handed over and wait for something missing.
+    waiting: BTreeSet<OwnedEventId>,
+    /// What the engines counted that were open before.
+    closed: Counts,
+}
+
+/// What an engine counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) flipped: u64,
+    pub(super) verdicts_changed: u64,
+}
+
+impl<'a> Session<'a> {
+    /// Opens an engine.
+    pub(super) fn open(
+        index: &'a Index,
+        storage: &'a Storage,
+        elapsed: &'a dyn Fn() -> Duration,
+    ) -> Result<Self, OpenError> {
+        let engine = open_engine(index, storage)?;
+        Ok(Self {
+            engine,
+            index,
+            storage,
+            elapsed,
+            spent: Duration::ZERO,
+            complete_at: None,
+            waiting: BTreeSet::new(),
+            closed: Counts::default(),
+        })
+    }
+
+    /// Closes the engine and opens another over the same store.
+    pub(super) fn reopen(self) -> Result<Self, OpenError> {
+        let closed = self.counts();
+        let Self { engine, index, storage, elapsed, spent, complete_at, waiting, .. } = self;
+        // The store belongs to one engine at a time.
+        drop(engine);
+        let engine = open_engine(index, storage)?;
+        Ok(Self { engine, index, storage, elapsed, spent, complete_at, waiting, closed })
+    }
+
+    /// Returns what this engine and those before it counted.
+    pub(super) fn counts(&self) -> Counts {
+        let stats = self.engine.stats();
+        Counts {
+            flipped: self.closed.flipped + stats.events_flipped,
+            verdicts_changed: self.closed.verdicts_changed + stats.verdicts_changed,
+        }
+    }
+
+    /// Returns the time spent in calls of the engine.
+    pub(super) fn spent(&self) -> Duration {
+        self.spent
+    }
+
+    /// Returns the time that had been spent when the room was first seen complete, or that was spent until now.
+    pub(super) fn spent_until_complete(&self) -> Duration {
+        self.complete_at.unwrap_or(self.spent)
+    }
+
+    /// Begins to watch for the room's completion.
+    pub(super) fn watch_for_completion(&mut self) {
+        self.complete_at = None;
+    }
+
+    /// Calls the engine, and counts the time.
+    pub(super) fn call<T>(&mut self, call: impl FnOnce(&Engine) -> T) -> T {
+        let before = (self.elapsed)();
+        let result = call(&self.engine);
+        self.spent += (self.elapsed)().saturating_sub(before);
+        result
+    }
+
+    /// Returns the room as it is now. The time is not counted.
+    pub(super) fn room(&self) -> Result<Option<RoomView>, Error> {
+        let room_id: &RoomId = &self.index.room_id;
+        self.engine.room(room_id)
+    }
+
+    /// Takes note of an event that waits.
+    pub(super) fn note(&mut self, event_id: &OwnedEventId, receipt: &Receipt) {
+        if matches!(receipt.outcome, Outcome::Waiting) {
+            self.waiting.insert(event_id.clone());
+        }
+    }
+
+    /// Takes every update there is: who does not is cut off.
+    pub(super) fn drain_updates(&self) -> Result<(), Error> {
+        while self.engine.poll_update()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Why an engine could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// What is in the store could not be used.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+fn open_engine(index: &Index, storage: &Storage) -> Result<Engine, OpenError> {
+    Ok(Engine::open(storage.open()?, Config::new(index.our_server.clone()))?)
+}
+
+impl Asker for Session<'_> {
+    fn poll_request(&mut self, now_ms: u64) -> Result<Option<Request>, Error> {
+        self.call(|engine| engine.poll_request(now_ms))
+    }
+
+    fn handle_response(&mut self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
+        self.call(|engine| engine.handle_response(id, response, now_ms))
+    }
+
+    fn poll_timeout(&mut self) -> Option<u64> {
+        self.call(Engine::poll_timeout)
+    }
+
+    fn handle_timeout(&mut self, now_ms: u64) -> Result<(), Error> {
+        self.call(|engine| engine.handle_timeout(now_ms))
+    }
+
+    fn is_complete(&mut self) -> Result<bool, Error> {
+        let complete = self.room()?.is_none_or(|room| !room.is_partial());
+        if complete && self.complete_at.is_none() {
+            self.complete_at = Some(self.spent);
+        }
+        Ok(complete)
+    }
+
+    fn waits(&mut self) -> Result<bool, Error> {
+        let Some(room) = self.room()? else { return Ok(false) };
+        for event_id in std::mem::take(&mut self.waiting) {
+            let event = room.event(&event_id)?;
+            if event.is_some_and(|event| matches!(event.stage, EventStage::Waiting)) {
+                self.waiting.insert(event_id);
+            }
+        }
+        Ok(!self.waiting.is_empty())
+    }
+
+    fn flipped(&self) -> u64 {
+        self.counts().flipped
+    }
+}

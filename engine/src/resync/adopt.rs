@@ -1,0 +1,457 @@
+//! Answers of the resync: events are stored as outliers in the order of their auth events, and once all that a state
+//! consists of is there, the state is adopted as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{
+    Check, EventId, EventNum, EventState, EventStatus, OwnedEventId, Pdu, Rejection, ServerName, Stage, StateGroup,
+    StateKey, States,
+};
+use gibbous_storage::{RoomRows, Txn};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Error, RequestKind, Response,
+    auth::{check_auth_events, rests_on},
+    lookup::{AuthEvent, Events, is_rejected},
+    parked::Batch,
+    resolve::all_entries,
+    resync::{Progress, StateIds},
+    room::{Context, Question, Room},
+    state::{stage_of, with_event},
+    verify_pool::map,
+};
+
+/// The events of an answer that could not be stored yet, or not at all.
+#[derive(Debug, Default)]
+pub(crate) struct Loose {
+    /// Verified, but some of their auth events are not stored.
+    without_auth_events: BTreeMap<OwnedEventId, Pdu>,
+    /// Not verified: the signature does not hold or the keys cannot be had.
+    unverifiable: BTreeMap<OwnedEventId, Pdu>,
+}
+
+/// The body of a `state` answer.
+#[derive(Deserialize)]
+struct StateBody {
+    pdus: Vec<Box<RawValue>>,
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+impl Room {
+    /// Takes the answer to a question of the resync.
+    pub(crate) fn handle_resync_answer(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        kind: RequestKind,
+        response: Response,
+    ) -> Result<(), Error> {
+        let result = match (kind, response) {
+            (RequestKind::StateIds { .. }, Response::Body(body)) => self.handle_state_ids(cx, prev, from, &body)?,
+            (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, &body)?,
+            (RequestKind::Events { event_ids }, Response::Events(answers)) => {
+                let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok());
+                let pdus = self.wanted_pdus(prev, raw);
+                self.verify_answer(cx, prev, from, Some(event_ids), pdus)?;
+                Ok(())
+            }
+            (RequestKind::Events { event_ids }, _) => {
+                self.verify_answer(cx, prev, from, Some(event_ids), Vec::new())?;
+                Ok(())
+            }
+            (_, Response::Failed(error)) => Err(error.to_string()),
+            (_, Response::Events(_) | Response::Body(_)) => Err("an answer to another question".to_owned()),
+        };
+        if let Err(reason) = result {
+            self.refuse(cx, prev, from, reason)?;
+        }
+        self.advance(cx)
+    }
+
+    fn handle_state_ids(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        body: &[u8],
+    ) -> Result<Result<(), String>, Error> {
+        let ids: StateIds = match serde_json::from_slice(body) {
+            Ok(ids) => ids,
+            Err(error) => return Ok(Err(format!("malformed: {error}"))),
+        };
+        if ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()) > cx.limits.state_ids_max {
+            return Ok(Err("it names too many events".to_owned()));
+        }
+        let rows = cx.store.snapshot(self.num)?;
+        let mut missing = BTreeSet::new();
+        for event_id in ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain([prev]) {
+            if !is_stored(&rows, event_id)? && !self.loose.without_auth_events.contains_key(event_id) {
+                missing.insert(event_id.clone());
+            }
+        }
+        drop(rows);
+        self.resync.handle_ids(prev, from, ids, missing);
+        self.proceed(cx, prev)?;
+        Ok(Ok(()))
+    }
+
+    fn handle_state(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        body: &[u8],
+    ) -> Result<Result<(), String>, Error> {
+        let state: StateBody = match serde_json::from_slice(body) {
+            Ok(state) => state,
+            Err(error) => return Ok(Err(format!("malformed: {error}"))),
+        };
+        let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes());
+        let pdus = self.wanted_pdus(prev, raw);
+        self.verify_answer(cx, prev, from, None, pdus)?;
+        Ok(Ok(()))
+    }
+
+    /// Parses those PDUs of an answer that the state lacks. What was not asked for, belongs to another room or is no
+    /// event is passed over.
+    fn wanted_pdus<'r>(&self, prev: &EventId, raw: impl Iterator<Item = &'r [u8]>) -> Vec<Pdu> {
+        let Some(fetch) = self.resync.fetch(prev) else { return Vec::new() };
+        let raw: Vec<&[u8]> = raw.collect();
+        let rules = &self.memory.rules;
+        let parsed = map(&raw, |json| Pdu::parse(rules, json).ok());
+        let mut wanted = BTreeMap::new();
+        for pdu in parsed.into_iter().flatten() {
+            if pdu.room_id() == self.id && fetch.lacks(pdu.event_id()) {
+                wanted.insert(pdu.event_id().to_owned(), pdu);
+            }
+        }
+        wanted.into_values().collect()
+    }
+
+    fn verify_answer(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        asked: Option<Vec<OwnedEventId>>,
+        pdus: Vec<Pdu>,
+    ) -> Result<(), Error> {
+        let question = Question::Resync { prev: prev.clone() };
+        let batch = Batch::verify(cx, &self.memory.rules, question, from, asked, pdus)?;
+        self.use_or_park(cx, batch)
+    }
+
+    /// Uses the events of an answer if all of them are through checks 2 and 3; else it waits for keys.
+    pub(crate) fn use_or_park(&mut self, cx: Context<'_>, batch: Batch) -> Result<(), Error> {
+        if !batch.is_done() {
+            for server in batch.awaited().clone() {
+                self.ask_keys(server);
+            }
+            self.parked.park(batch);
+            return Ok(());
+        }
+        let Batch { question, from, asked, verified, failed, .. } = batch;
+        match question {
+            Question::Resync { prev } => self.use_state_events(cx, &prev, &from, asked.as_deref(), verified, failed),
+            Question::AuthChain { event } => {
+                self.store_outliers(cx, verified)?;
+                self.auth_chain_answered(cx, event)
+            }
+            Question::Gap { root } => self.fill_gap(cx, root, &from, verified),
+            Question::Keys { .. } => Ok(()),
+        }
+    }
+
+    fn use_state_events(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        asked: Option<&[OwnedEventId]>,
+        verified: Vec<Pdu>,
+        failed: Vec<Pdu>,
+    ) -> Result<(), Error> {
+        self.store_outliers(cx, verified)?;
+        let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+        self.loose.unverifiable.extend(failed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        let rows = cx.store.snapshot(self.num)?;
+        let mut stored = BTreeSet::new();
+        if let Some(fetch) = self.resync.fetch(prev) {
+            for event_id in fetch.missing.keys() {
+                if is_stored(&rows, event_id)? || self.loose.without_auth_events.contains_key(event_id) {
+                    stored.insert(event_id.clone());
+                }
+            }
+        }
+        drop(rows);
+        self.resync.handle_events(prev, from, asked, unverifiable, |event_id| stored.contains(event_id));
+        self.proceed(cx, prev)?;
+        self.advance(cx)
+    }
+
+    /// Adopts a state once everything is there that can be had.
+    fn proceed(&mut self, cx: Context<'_>, prev: &OwnedEventId) -> Result<(), Error> {
+        let Some(named_by) = self.resync.fetch(prev).map(|fetch| fetch.named_by.clone()) else { return Ok(()) };
+        match self.resync.progress(prev) {
+            Ok(Progress::Waiting) => Ok(()),
+            Err(nobody_has) => self.refuse(cx, prev, &named_by, format!("nobody has {nobody_has}, which it named")),
+            Ok(Progress::Ready { holes }) => match self.adopt(cx, prev, &holes)? {
+                Ok(()) => {
+                    self.resync.adopted(prev, &named_by);
+                    Ok(())
+                }
+                Err(reason) => self.refuse(cx, prev, &named_by, reason),
+            },
+        }
+    }
+
+    /// A server has refused, or told what is not true: another is asked; after a round over all of them, there is a pause.
+    fn refuse(
+        &mut self,
+        cx: Context<'_>,
+        prev: &EventId,
+        from: &ServerName,
+        reason: String,
+    ) -> Result<(), Error> {
+        tracing::debug!(room = %self.id, event = %prev, server = %from, reason, "no state from this server");
+        if !self.resync.refuse(prev, from, reason, cx.limits, cx.now_ms) {
+            return Ok(());
+        }
+        let mut txn = cx.store.txn(self.num)?;
+        if txn.head()?.is_some_and(|head| head.partial.is_some()) {
+            txn.stage(&gibbous_codec::LogRecord::Backoff(self.resync.backoff()))?;
+        }
+        for prev in self.resync.hopeless(cx.limits.rounds_before_set_aside) {
+            self.set_aside_waiters(&mut txn, &prev)?;
+        }
+        self.commit(txn)
+    }
+
+    /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept until
+    /// they are, or until the state that they were fetched for has been adopted.
+    pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
+        let mut txn = cx.store.txn(self.num)?;
+        let mut pending = std::mem::take(&mut self.loose.without_auth_events);
+        pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        let mut next: Vec<OwnedEventId> = Vec::new();
+        let mut lacking: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
+        let mut cited_by: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
+        for (event_id, pdu) in &pending {
+            let mut among: BTreeSet<OwnedEventId> = rests_on(&self.memory.rules, pdu).into_iter().collect();
+            among.retain(|auth_event| pending.contains_key(auth_event));
+            let count = among.len();
+            for auth_event in among {
+                cited_by.entry(auth_event).or_default().push(event_id.clone());
+            }
+            match count {
+                0 => next.push(event_id.clone()),
+                count => drop(lacking.insert(event_id.clone(), count)),
+            }
+        }
+        while let Some(event_id) = next.pop() {
+            let Some(pdu) = pending.get(&event_id) else { continue };
+            if !self.store_outlier(&mut txn, pdu)? {
+                continue;
+            }
+            pending.remove(&event_id);
+            for citing in cited_by.remove(&event_id).into_iter().flatten() {
+                if let Some(count) = lacking.get_mut(&citing) {
+                    *count -= 1;
+                    if *count == 0 {
+                        next.push(citing);
+                    }
+                }
+            }
+            txn = self.commit_if_large(cx, txn)?;
+        }
+        self.loose.without_auth_events = pending;
+        self.commit(txn)
+    }
+
+    /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
+    pub(crate) fn store_outlier(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<bool, Error> {
+        if stage_of(txn, pdu.event_id())?.is_some_and(|(_, stage)| !matches!(stage, Stage::Dropped)) {
+            return Ok(true);
+        }
+        let mut provisional = false;
+        for event_id in rests_on(&self.memory.rules, pdu) {
+            match stage_of(txn, &event_id)? {
+                None | Some((_, Stage::Unverified | Stage::Dropped)) => return Ok(false),
+                Some((_, stage)) => provisional |= may_change(&stage),
+            }
+        }
+        let events = Events::new(txn, &self.memory.rules, &self.memory.pdus);
+        let event = AuthEvent::new(pdu.clone(), false);
+        let decision = check_auth_events(&self.memory.rules, &event, &events)?;
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        let stage = Stage::Outlier { status, provisional, states: None };
+        let num = self.stage_new(txn, pdu, EventState { stage, position: None, replaced_json: None }, None)?;
+        if provisional {
+            self.open.look_again(num);
+        }
+        Ok(true)
+    }
+
+    /// Lets an outlier whose verdict may change look whether it is final now.
+    pub(crate) fn settle_outlier(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        let Stage::Outlier { status: was, states, .. } = event.state.stage.clone() else { return Ok(()) };
+        let events = Events::new(txn, &self.memory.rules, &self.memory.pdus);
+        let pdu = events.pdu(&event)?;
+        let mut waits = false;
+        for event_id in rests_on(&self.memory.rules, &pdu) {
+            if stage_of(txn, &event_id)?.is_some_and(|(_, stage)| may_change(&stage)) {
+                self.open.wait(num, event_id);
+                waits = true;
+            }
+        }
+        if waits {
+            return Ok(());
+        }
+        let decision = check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?;
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        self.counts.verdicts_changed += u64::from(was.is_rejected() != status.is_rejected());
+        let stage = Stage::Outlier { status, provisional: false, states };
+        self.judge(txn, num, Some(was), EventState { stage, ..event.state })
+    }
+
+    /// Makes the named state the state before `prev`, all of it or, where it is not a true one, nothing. Returns why it is
+    /// not.
+    fn adopt(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        holes: &BTreeSet<OwnedEventId>,
+    ) -> Result<Result<(), String>, Error> {
+        let Some(ids) = self.resync.fetch(prev).map(|fetch| fetch.ids.pdu_ids.clone()) else { return Ok(Ok(())) };
+        let mut txn = cx.store.txn(self.num)?;
+        let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
+        let mut holes = holes.clone();
+        for event_id in &ids {
+            let Some(num) = txn.event_num(event_id)? else {
+                holes.insert(event_id.clone());
+                continue;
+            };
+            let event = txn.event(num)?;
+            // what is no state event is dropped; a rejected event is never part of a state.
+            let Some(key) = event.record.state_key else { continue };
+            if is_rejected(&event.state.stage) || matches!(event.state.stage, Stage::Unverified) {
+                continue;
+            }
+            if state.insert(key.clone(), num).is_some_and(|other| other != num) {
+                txn.discard();
+                return Ok(Err(format!("it names two events for {key}")));
+            }
+        }
+        let create = StateKey::new("m.room.create", "");
+        let is_create = match txn.event_num(prev)? {
+            Some(num) => txn.event_record(num)?.state_key.as_ref() == Some(&create),
+            None => false,
+        };
+        if !state.contains_key(&create) && !is_create {
+            txn.discard();
+            return Ok(Err("it names no create event".to_owned()));
+        }
+        let before = self.stage_state(&mut txn, &state)?;
+        let told = self.tell_state(&mut txn, prev, before)?;
+        if let Err(reason) = told {
+            txn.discard();
+            return Ok(Err(reason));
+        }
+        self.last_adopted = before;
+        self.holes.extend(holes.into_iter().filter(|hole| hole != prev || told == Ok(false)));
+        self.loose = Loose::default();
+        self.commit(txn)?;
+        Ok(Ok(()))
+    }
+
+    /// Stores a state as a group, by its difference from the one adopted last.
+    fn stage_state(
+        &mut self,
+        txn: &mut Txn<'_>,
+        state: &BTreeMap<StateKey, EventNum>,
+    ) -> Result<StateGroup, Error> {
+        let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
+        let wanted: BTreeSet<EventNum> = state.values().copied().collect();
+        let set: Vec<EventNum> = wanted.difference(&base).copied().collect();
+        let mut removed = Vec::new();
+        for num in base.difference(&wanted) {
+            let key = txn.event_record(*num)?.state_key;
+            removed.extend(key.filter(|key| !state.contains_key(key)));
+        }
+        Ok(txn.stage_group(self.last_adopted, &set, &removed)?)
+    }
+
+    /// Notes the state before `prev` with that event. Returns whether the event itself could be verified, or why there is
+    /// no such event.
+    fn tell_state(
+        &mut self,
+        txn: &mut Txn<'_>,
+        prev: &OwnedEventId,
+        before: StateGroup,
+    ) -> Result<Result<bool, String>, Error> {
+        let Some((num, stage)) = stage_of(txn, prev)? else {
+            // Nobody can give it with a signature that holds: the room goes on as after a rejected event.
+            let Some(pdu) = self.loose.unverifiable.get(prev).cloned() else {
+                return Ok(Err(format!("nobody has {prev} itself")));
+            };
+            let rejection =
+                Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
+            let stage = Stage::Outlier {
+                status: EventStatus::Rejected(rejection),
+                provisional: false,
+                states: Some(States { before, after: before }),
+            };
+            self.stage_new(txn, &pdu, EventState { stage, position: None, replaced_json: None }, None)?;
+            return Ok(Ok(false));
+        };
+        let event = txn.event(num)?;
+        match stage {
+            Stage::Outlier { status: was, provisional, .. } => {
+                let events = Events::new(txn, &self.memory.rules, &self.memory.pdus);
+                let pdu = events.pdu(&event)?;
+                let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
+                let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+                let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
+                let states = Some(States { before, after });
+                let stage = Stage::Outlier { status, provisional, states };
+                self.judge(txn, num, Some(was), EventState { stage, ..event.state })?;
+            }
+            Stage::Waiting => {
+                let position = event.state.position;
+                let position = position.unwrap_or(gibbous_codec::Position { root: txn.next_seq(), is_root: true });
+                self.place_with_state(txn, num, position, before)?;
+            }
+            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
+        }
+        Ok(Ok(true))
+    }
+
+    /// Forgets what nothing waits for any more, and asks what is due.
+    pub(crate) fn ask_resync(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        let open = &self.open;
+        self.resync.retain(|prev| open.waiters(prev).next().is_some());
+        self.gaps.retain(|root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
+        let asks = self.resync.poll(cx.limits, cx.now_ms);
+        self.asks.extend(asks);
+        Ok(())
+    }
+}
+
+/// Tells whether an event's verdict, as another event's auth event, may still change.
+pub(crate) fn may_change(stage: &Stage) -> bool {
+    match stage {
+        Stage::Placed { partial, .. } => *partial,
+        Stage::Outlier { provisional, .. } => *provisional,
+        Stage::Unverified | Stage::Waiting => true,
+        Stage::Dropped => false,
+    }
+}
+
+/// Tells whether an event is stored and verified.
+fn is_stored<R: RoomRows>(rows: &R, event_id: &EventId) -> Result<bool, Error> {
+    Ok(stage_of(rows, event_id)?.is_some_and(|(_, stage)| !matches!(stage, Stage::Unverified | Stage::Dropped)))
+}

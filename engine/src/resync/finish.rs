@@ -1,0 +1,276 @@
+//! The fold of check 6 in canonical order, the forward extremities and current state with it, and at its end the room's
+//! completion.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{
+    Check, Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage, StateGroup,
+    States,
+};
+use gibbous_storage::{RoomRows, StoredEvent, Txn};
+
+use crate::{
+    Error,
+    auth::check_state,
+    intake::place::find,
+    lookup::{AuthEvent, Events},
+    open_events::OpenKind,
+    room::{Context, Room, RoomMemory},
+    state::resolve_groups,
+};
+
+/// The forward extremities of a room on their way through events, and what of its history has been passed.
+#[derive(Debug)]
+pub(crate) struct Tips {
+    /// The extremities and the states after them, as far as these are at hand.
+    tips: BTreeMap<EventNum, Option<StateGroup>>,
+    /// The current state, if it has been resolved since the extremities last changed.
+    current: Option<StateGroup>,
+    passed: BTreeSet<OwnedEventId>,
+    /// Soft-failed on this way; the store does not say so yet.
+    soft_failed: BTreeSet<EventNum>,
+    /// Joins that begin the room anew.
+    anew: BTreeSet<EventNum>,
+    /// Events that this way has come through.
+    seen: BTreeSet<EventNum>,
+}
+
+impl Tips {
+    /// Begins where the fold stands.
+    pub(crate) fn of(head: &RoomHead) -> Self {
+        Self {
+            tips: head.extremities.iter().map(|num| (*num, None)).collect(),
+            current: Some(head.current),
+            passed: BTreeSet::new(),
+            soft_failed: BTreeSet::new(),
+            anew: head.anew.iter().copied().collect(),
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// Takes an accepted event: it follows its prev events as an extremity, unless the room's history has passed it.
+    pub(crate) fn add(&mut self, txn: &Txn<'_>, event: &StoredEvent, states: States) -> Result<(), Error> {
+        let mut prevs = Vec::with_capacity(event.record.prev_events.len());
+        for edge in &event.record.prev_events {
+            prevs.push(match edge {
+                gibbous_codec::Edge::Unknown(event_id) => event_id.clone(),
+                gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id,
+            });
+        }
+        self.follow(txn, &event.record.event_id, event.num, prevs, states)
+    }
+
+    /// Takes an accepted event that is about to be stored under the given number.
+    pub(crate) fn add_new(
+        &mut self,
+        txn: &Txn<'_>,
+        pdu: &Pdu,
+        num: EventNum,
+        states: States,
+    ) -> Result<(), Error> {
+        self.follow(txn, pdu.event_id(), num, pdu.prev_events().to_vec(), states)
+    }
+
+    fn follow(
+        &mut self,
+        txn: &Txn<'_>,
+        event_id: &EventId,
+        num: EventNum,
+        prevs: Vec<OwnedEventId>,
+        states: States,
+    ) -> Result<(), Error> {
+        if self.anew.remove(&num) {
+            self.tips.clear();
+        }
+        let before: BTreeSet<EventNum> = self.tips.keys().copied().collect();
+        self.pass(txn, prevs)?;
+        self.seen.insert(num);
+        if !self.is_passed(txn, event_id)? {
+            self.tips.insert(num, Some(states.after));
+        }
+        if !self.tips.keys().eq(&before) {
+            self.current = self.single_state();
+        }
+        Ok(())
+    }
+
+    /// What an accepted event follows is no extremity any more; nor is what lies behind rejected and soft-failed events
+    /// that it follows, which never were one.
+    fn pass(&mut self, txn: &Txn<'_>, prevs: Vec<OwnedEventId>) -> Result<(), Error> {
+        let mut next = prevs;
+        while let Some(event_id) = next.pop() {
+            if self.is_passed(txn, &event_id)? {
+                continue;
+            }
+            let Some(num) = txn.event_num(&event_id)? else {
+                self.passed.insert(event_id);
+                continue;
+            };
+            if self.tips.remove(&num).is_some() {
+                continue;
+            }
+            let event = txn.event(num)?;
+            let is_out = match &event.state.stage {
+                Stage::Placed { status, .. } => *status != EventStatus::Accepted || self.soft_failed.contains(&num),
+                Stage::Outlier { .. } | Stage::Waiting | Stage::Unverified | Stage::Dropped => false,
+            };
+            self.passed.insert(event_id);
+            if is_out {
+                for edge in &event.record.prev_events {
+                    next.push(match edge {
+                        gibbous_codec::Edge::Unknown(event_id) => event_id.clone(),
+                        gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_passed(&self, txn: &Txn<'_>, event_id: &EventId) -> Result<bool, Error> {
+        Ok(self.passed.contains(event_id) || txn.id_row(event_id)?.passed)
+    }
+
+    pub(crate) fn extremities(&self) -> Vec<EventNum> {
+        self.tips.keys().copied().collect()
+    }
+
+    /// Returns the current state where there is one extremity whose state is at hand.
+    pub(crate) fn single_state(&self) -> Option<StateGroup> {
+        match self.tips.values().collect::<Vec<_>>().as_slice() {
+            [Some(group)] => Some(*group),
+            _ => None,
+        }
+    }
+
+    /// Returns the current state: the resolution of the states after the extremities.
+    pub(crate) fn current(&mut self, memory: &RoomMemory, txn: &mut Txn<'_>) -> Result<StateGroup, Error> {
+        if let Some(current) = self.current {
+            return Ok(current);
+        }
+        let mut groups = Vec::with_capacity(self.tips.len());
+        for (num, group) in &self.tips {
+            groups.push(match group {
+                Some(group) => *group,
+                None => match txn.event(*num)?.state.stage {
+                    Stage::Placed { states, .. } => states.after,
+                    _ => continue,
+                },
+            });
+        }
+        let current = resolve_groups(memory, txn, &groups)?;
+        self.current = Some(current);
+        Ok(current)
+    }
+
+    /// Returns the record of the way that was taken.
+    pub(crate) fn into_folded(
+        mut self,
+        memory: &RoomMemory,
+        txn: &mut Txn<'_>,
+        events: Vec<EventNum>,
+        soft_failed: Vec<EventNum>,
+    ) -> Result<Folded, Error> {
+        let current = self.current(memory, txn)?;
+        // An event that was an extremity or goes through the fold now needs no mark: it does not come again.
+        let mut passed = Vec::new();
+        for event_id in &self.passed {
+            match txn.event_num(event_id)? {
+                Some(num) if self.seen.contains(&num) => {}
+                Some(num) if is_folded(&txn.event(num)?) => {}
+                _ => passed.push(event_id.clone()),
+            }
+        }
+        Ok(Folded { events, soft_failed, extremities: self.extremities(), current, passed })
+    }
+}
+
+/// Tells whether an accepted event went through the fold: it was an extremity once and will not be again.
+fn is_folded(event: &StoredEvent) -> bool {
+    matches!(&event.state.stage, Stage::Placed { status: EventStatus::Accepted, partial: false, .. })
+}
+
+impl Room {
+    /// Check 6: returns the verdict that an event has against the current state.
+    pub(crate) fn check_current(
+        &self,
+        txn: &mut Txn<'_>,
+        tips: &mut Tips,
+        pdu: &Pdu,
+        status: EventStatus,
+    ) -> Result<EventStatus, Error> {
+        if status != EventStatus::Accepted || tips.tips.is_empty() {
+            return Ok(status);
+        }
+        // Where the event follows just the extremities, the current state is the state before it: check 5 has been done.
+        let mut prevs = BTreeSet::new();
+        for event_id in pdu.prev_events() {
+            prevs.extend(txn.event_num(event_id)?);
+        }
+        if prevs.len() == pdu.prev_events().len() && tips.tips.keys().eq(&prevs) {
+            return Ok(status);
+        }
+        let current = tips.current(&self.memory, txn)?;
+        let rules = &self.memory.rules;
+        let events = Events::new(txn, rules, &self.memory.pdus);
+        let event = AuthEvent::new(pdu.clone(), false);
+        let decision = check_state(rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
+        Ok(if decision.is_ok() { EventStatus::Accepted } else { EventStatus::SoftFailed })
+    }
+
+    /// Folds check 6 over the longest prefix of the canonical order whose events are all full. Returns whether it got
+    /// anywhere.
+    pub(crate) fn fold(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<bool, Error> {
+        let Some(head) = txn.head()? else { return Ok(false) };
+        let mut tips = Tips::of(&head);
+        let mut folded = Vec::new();
+        let mut soft_failed = Vec::new();
+        while folded.len() < cx.limits.flips_a_commit_max {
+            let Some((num, open)) = self.open.first() else { break };
+            if open.kind != OpenKind::Full {
+                break;
+            }
+            let event = txn.event(num)?;
+            if let Stage::Placed { status, states, .. } = event.state.stage.clone() {
+                let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+                let begins_anew = tips.anew.contains(&num);
+                let status = match begins_anew {
+                    true => status,
+                    false => self.check_current(txn, &mut tips, &pdu, status)?,
+                };
+                match status {
+                    EventStatus::Accepted => tips.add(txn, &event, states)?,
+                    EventStatus::SoftFailed => {
+                        tips.soft_failed.insert(num);
+                        soft_failed.push(num);
+                    }
+                    EventStatus::Rejected(_) => {}
+                }
+                tips.seen.insert(num);
+            }
+            self.open.remove(num);
+            folded.push(num);
+        }
+        if folded.is_empty() {
+            return Ok(false);
+        }
+        if !soft_failed.is_empty() {
+            self.present = None;
+        }
+        let record = tips.into_folded(&self.memory, txn, folded, soft_failed)?;
+        txn.stage(&LogRecord::Folded(record))?;
+        Ok(true)
+    }
+
+    /// Completes a partial join when check 6 is final for every event of the room.
+    pub(crate) fn complete(&mut self, txn: &mut Txn<'_>) -> Result<(), Error> {
+        let is_partial = txn.head()?.is_some_and(|head| head.partial.is_some());
+        if !is_partial || !self.open.is_folded() {
+            return Ok(());
+        }
+        let holes: Vec<OwnedEventId> = std::mem::take(&mut self.holes).into_iter().collect();
+        tracing::info!(room = %self.id, holes = holes.len(), "the room has its full state");
+        txn.stage(&LogRecord::Completed(Completed { holes }))?;
+        Ok(())
+    }
+}

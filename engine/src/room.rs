@@ -1,0 +1,397 @@
+//! One room's writer: what it holds in memory beside the store, and the loop that takes its events as far as they go.
+//!
+//! Nothing here is more than the store says: a room can be dropped and opened again at any commit.
+
+use std::collections::BTreeSet;
+
+use gibbous_codec::{
+    EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
+    OwnedServerName, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
+};
+use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, RoomRows, Store, Txn};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Error, Limits, RequestKind, Response, RoomView,
+    intake::gap::{AuthQuestions, Gaps},
+    keys::KeyRing,
+    lookup::{Events, PduCache},
+    open_events::{OpenEvents, OpenKind},
+    parked::{Batch, Parked},
+    resync::{Resync, adopt::Loose, finish::Tips},
+    verify_pool::map,
+};
+
+/// What a room's writer is given with every call.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) keys: &'a KeyRing,
+    pub(crate) limits: &'a Limits,
+    pub(crate) our_server: &'a ServerName,
+    pub(crate) now_ms: u64,
+}
+
+/// What the rules read again and again, and what never changes once it is there.
+#[derive(Debug)]
+pub(crate) struct RoomMemory {
+    pub(crate) rules: RoomRules,
+    pub(crate) pdus: PduCache,
+    pub(crate) edges: AuthEdges,
+}
+
+/// A question that the room wants to have asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) destination: OwnedServerName,
+    pub(crate) kind: RequestKind,
+    pub(crate) question: Question,
+}
+
+/// What a question was asked for; it comes back with the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// What lies in the gap before a PDU.
+    Gap { root: LogSeq },
+    /// The auth chain of an event.
+    AuthChain { event: EventNum },
+    /// The state IDs, state, or events of a need of the resync.
+    Resync { prev: OwnedEventId },
+    /// A server's keys.
+    Keys { server: OwnedServerName },
+}
+
+/// One room's writer.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) num: RoomNum,
+    pub(crate) id: OwnedRoomId,
+    pub(crate) memory: RoomMemory,
+    pub(crate) open: OpenEvents,
+    pub(crate) gaps: Gaps,
+    pub(crate) auth_questions: AuthQuestions,
+    pub(crate) resync: Resync,
+    pub(crate) parked: Parked,
+    pub(crate) loose: Loose,
+    /// Events that belong to the state but that no server could give with a signature that holds.
+    pub(crate) holes: BTreeSet<OwnedEventId>,
+    /// The state that was last adopted: the next one differs from it by little.
+    pub(crate) last_adopted: StateGroup,
+    pub(crate) asks: Vec<Ask>,
+    /// The places in the log that were committed since the host was last told.
+    pub(crate) news: Vec<(LogSeq, u64)>,
+    pub(crate) counts: Counts,
+    /// Our users who have joined at some time.
+    pub(crate) our_users: BTreeSet<String>,
+    /// Whether one of our users is in the room, as far as is known; `None` if it must be looked up.
+    pub(crate) present: Option<bool>,
+}
+
+/// What a room has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) flipped: u64,
+    pub(crate) verdicts_changed: u64,
+}
+
+impl Room {
+    /// Begins a room that nothing is stored of, or that is about to be read from the store.
+    pub(crate) fn new(num: RoomNum, id: OwnedRoomId, rules: RoomRules, limits: &Limits) -> Self {
+        Self {
+            num,
+            id,
+            memory: RoomMemory { rules, pdus: PduCache::new(limits.cached_pdus_max), edges: AuthEdges::default() },
+            open: OpenEvents::default(),
+            gaps: Gaps::default(),
+            auth_questions: AuthQuestions::default(),
+            resync: Resync::default(),
+            parked: Parked::default(),
+            loose: Loose::default(),
+            holes: Default::default(),
+            last_adopted: StateGroup::EMPTY,
+            asks: Vec::new(),
+            news: Vec::new(),
+            counts: Counts::default(),
+            our_users: BTreeSet::new(),
+            present: None,
+        }
+    }
+
+    /// Opens a stored room; `None` if nothing is stored of it.
+    pub(crate) fn open(cx: Context<'_>, num: RoomNum) -> Result<Option<Self>, Error> {
+        let rows = cx.store.snapshot(num)?;
+        let Some(head) = rows.head()? else { return Ok(None) };
+        let rules = RoomRules::of(&head.room_version)
+            .ok_or_else(|| Error::UnknownRoomVersion(head.room_version.clone()))?;
+        let mut room = Self::new(num, head.room_id.clone(), rules, cx.limits);
+        for event in rows.unfolded()? {
+            let event = rows.event(event)?;
+            room.open.set(event.num, &event.record.event_id, event.record.depth, &event.state);
+            room.open.look_again(event.num);
+        }
+        room.our_users = head.our_users.iter().map(ToString::to_string).collect();
+        room.resync.set_servers(room.servers(&rows, &head, cx)?);
+        room.resync.resume(&head.backoff);
+        drop(rows);
+        room.reverify(cx)?;
+        room.advance(cx)?;
+        Ok(Some(room))
+    }
+
+    /// Returns the servers to ask: the one joined by first, then those that `send_join` named.
+    fn servers<R: RoomRows>(
+        &self,
+        rows: &R,
+        head: &RoomHead,
+        cx: Context<'_>,
+    ) -> Result<Vec<OwnedServerName>, Error> {
+        let mut servers: Vec<_> = head.partial.iter().map(|partial| partial.via.clone()).collect();
+        for server in rows.servers()? {
+            if server != cx.our_server && !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        Ok(servers)
+    }
+
+    /// Reads again which servers may be asked.
+    pub(crate) fn refresh_servers(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        let rows = cx.store.snapshot(self.num)?;
+        if let Some(head) = rows.head()? {
+            let servers = self.servers(&rows, &head, cx)?;
+            self.resync.set_servers(servers);
+        }
+        Ok(())
+    }
+
+    /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes.
+    pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        let mut txn = cx.store.txn(self.num)?;
+        loop {
+            let Some(num) = self.open.next_ready() else {
+                if self.fold(cx, &mut txn)? {
+                    continue;
+                }
+                break;
+            };
+            match self.open.get(num).map(|event| event.kind) {
+                Some(OpenKind::Waiting) => self.place_waiting(cx, &mut txn, num)?,
+                Some(OpenKind::Partial) => self.flip(&mut txn, num)?,
+                Some(OpenKind::ProvisionalOutlier) => self.settle_outlier(&mut txn, num)?,
+                Some(OpenKind::Unverified | OpenKind::Full) | None => {}
+            }
+            txn = self.commit_if_large(cx, txn)?;
+        }
+        self.complete(&mut txn)?;
+        self.commit(txn)?;
+        self.ask_resync(cx)
+    }
+
+    /// Commits what is staged and begins anew when a batch has reached the size that suits every backend.
+    pub(crate) fn commit_if_large<'s>(&mut self, cx: Context<'s>, txn: Txn<'s>) -> Result<Txn<'s>, Error> {
+        if txn.bytes() < BATCH_ADVISED_MAX / 2 {
+            return Ok(txn);
+        }
+        self.commit(txn)?;
+        Ok(cx.store.txn(self.num)?)
+    }
+
+    pub(crate) fn commit(&mut self, txn: Txn<'_>) -> Result<(), Error> {
+        let from = txn.first_seq();
+        let committed = txn.commit()?;
+        if committed.records > 0 {
+            self.news.push((from, committed.records));
+        }
+        Ok(())
+    }
+
+    /// Stages what is held of an event from here on, and keeps the memory beside it.
+    pub(crate) fn judge(
+        &mut self,
+        txn: &mut Txn<'_>,
+        num: EventNum,
+        was: Option<EventStatus>,
+        state: EventState,
+    ) -> Result<(), Error> {
+        let record = txn.event_record(num)?;
+        txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was, state: state.clone() }]))?;
+        self.note(num, &record.event_id, record.depth, record.state_key.as_ref(), &state);
+        Ok(())
+    }
+
+    /// Keeps the memory beside the store: the event is stored, or something else is now held of it.
+    pub(crate) fn note(
+        &mut self,
+        num: EventNum,
+        event_id: &EventId,
+        depth: u64,
+        state_key: Option<&StateKey>,
+        state: &EventState,
+    ) {
+        self.open.set(num, event_id, depth, state);
+        // Only its own membership, or a verdict that changed, can take one of our users in or out.
+        let is_ours = |key: &StateKey| key.event_type == "m.room.member" && self.our_users.contains(&key.state_key);
+        if state_key.is_some_and(is_ours) {
+            self.present = None;
+        }
+        match &state.stage {
+            Stage::Unverified | Stage::Waiting => {}
+            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Dropped => self.open.wake(event_id),
+        }
+        if let Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } = &state.stage {
+            self.resync.drop_need(event_id);
+        }
+    }
+
+    /// Returns when the room has something to do though nothing arrives.
+    pub(crate) fn next_timeout(&self) -> Option<u64> {
+        [self.resync.next_timeout(), self.auth_questions.next_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        for num in self.auth_questions.due(cx.now_ms) {
+            self.open.look_again(num);
+        }
+        self.reverify(cx)?;
+        self.advance(cx)
+    }
+
+    /// Tells whether one of our users is in the room, as far as is known.
+    pub(crate) fn is_present(&mut self, cx: Context<'_>) -> Result<bool, Error> {
+        if let Some(present) = self.present {
+            return Ok(present);
+        }
+        let mut txn = cx.store.txn(self.num)?;
+        let present = match txn.head()? {
+            None => false,
+            Some(head) => {
+                let (_, current) = self.provisional(&mut txn)?;
+                let events = Events::new(&txn, &self.memory.rules, &self.memory.pdus);
+                let mut present = false;
+                for user in &head.our_users {
+                    let path = path(&StateKey::new("m.room.member", user.as_str()));
+                    if let Some(num) = txn.state_event(current, &path)? {
+                        present |= events.with_state(num)?.0.membership() == Some("join");
+                    }
+                }
+                present
+            }
+        };
+        // What was staged is a state group that may serve again.
+        self.commit(txn)?;
+        self.present = Some(present);
+        Ok(present)
+    }
+
+    /// Returns the room's forward extremities and current state as far as they are known: those of the fold, carried on
+    /// over the events that it has not reached, without check 6.
+    pub(crate) fn provisional(
+        &mut self,
+        txn: &mut Txn<'_>,
+    ) -> Result<(Vec<EventNum>, StateGroup), Error> {
+        let Some(head) = txn.head()? else { return Ok((Vec::new(), StateGroup::EMPTY)) };
+        if self.open.is_folded() {
+            return Ok((head.extremities, head.current));
+        }
+        let mut tips = Tips::of(&head);
+        let open: Vec<EventNum> = self.open.in_order().map(|(num, _)| num).collect();
+        for num in open {
+            let event = txn.event(num)?;
+            if let Stage::Placed { status, states, .. } = &event.state.stage {
+                if !status.is_rejected() {
+                    tips.add(txn, &event, *states)?;
+                }
+            }
+        }
+        let current = tips.current(&self.memory, txn)?;
+        Ok((tips.extremities(), current))
+    }
+}
+
+
+impl Room {
+    /// Takes the answer to a question of the room.
+    pub(crate) fn handle_answer(
+        &mut self,
+        cx: Context<'_>,
+        question: Question,
+        from: &ServerName,
+        kind: RequestKind,
+        response: Response,
+    ) -> Result<(), Error> {
+        match question {
+            Question::Resync { prev } => self.handle_resync_answer(cx, &prev, from, kind, response),
+            Question::Gap { .. } | Question::AuthChain { .. } => {
+                // An answer that cannot be used is as good as an empty one: the question is asked elsewhere.
+                let pdus = match response {
+                    Response::Body(body) => self.pdus_of_answer(&body),
+                    Response::Events(_) | Response::Failed(_) => Vec::new(),
+                };
+                let batch = Batch::verify(cx, &self.memory.rules, question, from, None, pdus)?;
+                self.use_or_park(cx, batch)
+            }
+            Question::Keys { server } => self.keys_answered(cx, &server),
+        }
+    }
+
+    /// Returns the events of the room in the body of a `get_missing_events` or `event_auth` answer.
+    fn pdus_of_answer(&self, body: &[u8]) -> Vec<Pdu> {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(default)]
+            events: Vec<Box<RawValue>>,
+            #[serde(default)]
+            auth_chain: Vec<Box<RawValue>>,
+        }
+        let Ok(body) = serde_json::from_slice::<Body>(body) else { return Vec::new() };
+        let raw: Vec<_> = body.events.iter().chain(&body.auth_chain).collect();
+        let rules = &self.memory.rules;
+        let parsed = map(&raw, |pdu| Pdu::parse(rules, pdu.get().as_bytes()).ok());
+        parsed.into_iter().flatten().filter(|pdu| pdu.room_id() == self.id).collect()
+    }
+
+    /// A server's keys have come, or cannot be had.
+    pub(crate) fn keys_answered(&mut self, cx: Context<'_>, server: &ServerName) -> Result<(), Error> {
+        for batch in self.parked.keys_answered(cx, &self.memory.rules, server)? {
+            self.use_or_park(cx, batch)?;
+        }
+        self.reverify(cx)?;
+        // A key that the answer did not bring will not come by asking again at once.
+        if self.asks.iter().any(|ask| ask.question == Question::Keys { server: server.to_owned() }) {
+            cx.keys.failed(server, cx.limits, cx.now_ms);
+            self.asks.retain(|ask| ask.question != Question::Keys { server: server.to_owned() });
+            self.reverify(cx)?;
+        }
+        self.advance(cx)
+    }
+
+    /// Tells whether an event waits for a server's keys.
+    pub(crate) fn has_unverified(&self) -> bool {
+        self.open.iter().any(|(_, event)| event.kind == OpenKind::Unverified)
+    }
+
+    /// Returns the room as it stands; `None` if nothing is stored of it.
+    pub(crate) fn view(&mut self, cx: Context<'_>) -> Result<Option<RoomView>, Error> {
+        let mut txn = cx.store.txn(self.num)?;
+        let Some(head) = txn.head()? else { return Ok(None) };
+        let (extremities, current) = self.provisional(&mut txn)?;
+        let mut extremity_ids = Vec::with_capacity(extremities.len());
+        for num in extremities {
+            extremity_ids.push(txn.event_record(num)?.event_id);
+        }
+        self.commit(txn)?;
+        Ok(Some(RoomView {
+            store: cx.store.clone(),
+            num: self.num,
+            room_id: self.id.clone(),
+            rules: self.memory.rules.clone(),
+            is_partial: head.partial.is_some(),
+            extremities: extremity_ids,
+            current,
+            resync: self.resync.status(cx.now_ms),
+            servers: self.resync.servers().to_vec(),
+        }))
+    }
+}

@@ -1,0 +1,83 @@
+//! The state before an event: from the states after its prev events (one group, a fork, or what another server told of a
+//! gap).
+
+use gibbous_codec::{EventNum, Stage, StateGroup};
+use gibbous_storage::{RoomRows, Txn};
+
+use crate::{
+    Error,
+    lookup::Events,
+    resolve::Resolver,
+    room::RoomMemory,
+};
+
+/// The state after a prev event, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StateAfter {
+    /// Nothing is known of it.
+    Unknown,
+    /// It is known, and may still change.
+    Partial(StateGroup),
+    /// It is known for good.
+    Full(StateGroup),
+}
+
+/// Returns the state after an event of which this is held.
+pub(crate) fn state_after(stage: &Stage) -> StateAfter {
+    match stage {
+        Stage::Placed { partial: true, states, .. } => StateAfter::Partial(states.after),
+        Stage::Placed { partial: false, states, .. } => StateAfter::Full(states.after),
+        Stage::Outlier { states: Some(states), provisional: true, .. } => StateAfter::Partial(states.after),
+        Stage::Outlier { states: Some(states), provisional: false, .. } => StateAfter::Full(states.after),
+        Stage::Outlier { states: None, .. } | Stage::Unverified | Stage::Waiting | Stage::Dropped => StateAfter::Unknown,
+    }
+}
+
+/// Resolves states into one, which is then stored.
+pub(crate) fn resolve_groups(
+    memory: &RoomMemory,
+    txn: &mut Txn<'_>,
+    groups: &[StateGroup],
+) -> Result<StateGroup, Error> {
+    let mut distinct = groups.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if let [] | [_] = distinct.as_slice() {
+        return Ok(distinct.first().copied().unwrap_or(StateGroup::EMPTY));
+    }
+    let resolver = Resolver { events: Events::new(txn, &memory.rules, &memory.pdus), edges: &memory.edges };
+    let resolution = resolver.resolve(&distinct)?;
+    Ok(txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?)
+}
+
+/// Returns the state after an event whose state before is known: with itself at its key, if it is an accepted state event.
+///
+/// `num` may be the number that the event is about to take.
+pub(crate) fn with_event(
+    txn: &mut Txn<'_>,
+    before: StateGroup,
+    pdu: &gibbous_codec::Pdu,
+    num: EventNum,
+    accepted: bool,
+) -> Result<StateGroup, Error> {
+    match pdu.state_key() {
+        Some(state_key) if accepted => {
+            let key = gibbous_codec::StateKey::new(pdu.event_type(), state_key);
+            Ok(txn.state_with(before, &key, pdu.event_id(), num)?)
+        }
+        _ => Ok(before),
+    }
+}
+
+/// Returns what is held of an event, or `None` if it is not stored.
+pub(crate) fn stage_of<R: RoomRows>(
+    rows: &R,
+    event_id: &gibbous_codec::EventId,
+) -> Result<Option<(EventNum, Stage)>, Error> {
+    let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
+    let state = match rows.changed_state(num)? {
+        Some(state) => state,
+        None => rows.event_record(num)?.state,
+    };
+    Ok(Some((num, state.stage)))
+}

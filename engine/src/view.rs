@@ -1,0 +1,176 @@
+//! Reads: a room as it stands at one instant.
+
+use gibbous_codec::{
+    EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomNum, RoomRules, RoomVersionId, Stage,
+    StateGroup, StateGroupId, StateKey, StateMap, path,
+};
+use gibbous_storage::{RoomRows, Store};
+
+use crate::{Error, ResyncStatus, lookup::parse_stored, resolve::all_entries, state::stage_of};
+
+/// A room as it stood when the view was taken; take it again after each change.
+///
+/// Extremities and current state are pinned. What is read of single events is what is held of them at the time of the
+/// reading.
+#[derive(Clone, Debug)]
+pub struct RoomView {
+    pub(crate) store: Store,
+    pub(crate) num: RoomNum,
+    pub(crate) room_id: OwnedRoomId,
+    pub(crate) rules: RoomRules,
+    pub(crate) is_partial: bool,
+    pub(crate) extremities: Vec<OwnedEventId>,
+    pub(crate) current: StateGroup,
+    pub(crate) resync: ResyncStatus,
+    pub(crate) servers: Vec<OwnedServerName>,
+}
+
+/// What is held of an event.
+#[derive(Clone, Debug)]
+pub struct EventInfo {
+    /// The event's ID.
+    pub event_id: OwnedEventId,
+    /// How far it has come.
+    pub stage: EventStage,
+    /// The event.
+    pub pdu: Pdu,
+}
+
+/// How far an event has come through the checks on receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventStage {
+    /// It waits for keys, prev events or auth events.
+    Waiting,
+    /// It is known for the sake of other events only.
+    Outlier {
+        /// The verdict of its auth events.
+        status: EventStatus,
+    },
+    /// It has a place in the room's history.
+    Placed {
+        /// The verdict.
+        status: EventStatus,
+        /// Whether the verdict rests on partial state and may change.
+        partial: bool,
+    },
+}
+
+impl RoomView {
+    /// Returns the room's ID.
+    pub fn room_id(&self) -> &gibbous_codec::RoomId {
+        &self.room_id
+    }
+
+    /// Returns the room's version.
+    pub fn room_version(&self) -> &RoomVersionId {
+        self.rules.version()
+    }
+
+    /// Tells whether the room is in a partial join that has not been resynced.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Returns how the resync stands.
+    pub fn resync(&self) -> ResyncStatus {
+        self.resync.clone()
+    }
+
+    /// Returns the servers that `send_join` responses named, the one joined by first.
+    pub fn servers(&self) -> &[OwnedServerName] {
+        &self.servers
+    }
+
+    /// Returns the forward extremities. While the room is partial they are provisional: check 6 is still to come.
+    pub fn forward_extremities(&self) -> Vec<OwnedEventId> {
+        self.extremities.clone()
+    }
+
+    /// Returns what is held of an event, or `None` where nothing is, or its signature did not hold.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    pub fn event(&self, event_id: &EventId) -> Result<Option<EventInfo>, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
+        let event = rows.event(num)?;
+        let stage = match &event.state.stage {
+            Stage::Unverified | Stage::Waiting => EventStage::Waiting,
+            Stage::Outlier { status, .. } => EventStage::Outlier { status: status.clone() },
+            Stage::Placed { status, partial, .. } => {
+                EventStage::Placed { status: status.clone(), partial: *partial }
+            }
+            Stage::Dropped => return Ok(None),
+        };
+        let pdu = parse_stored(&self.rules, &event)?;
+        Ok(Some(EventInfo { event_id: event_id.to_owned(), stage, pdu }))
+    }
+
+    /// Returns the state before an event, or `None` for an event without a place in the room's history.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    pub fn state_before(&self, event_id: &EventId) -> Result<Option<StateMap<OwnedEventId>>, Error> {
+        self.state_around(event_id, |states| states.before)
+    }
+
+    /// Returns the state after an event, or `None` for an event without a place in the room's history.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    pub fn state_after(&self, event_id: &EventId) -> Result<Option<StateMap<OwnedEventId>>, Error> {
+        self.state_around(event_id, |states| states.after)
+    }
+
+    fn state_around(
+        &self,
+        event_id: &EventId,
+        which: impl Fn(gibbous_codec::States) -> StateGroup,
+    ) -> Result<Option<StateMap<OwnedEventId>>, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        match stage_of(&rows, event_id)? {
+            Some((_, Stage::Placed { states, .. })) => self.state_of(which(states)).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the current state. While the room is partial it is provisional and lacks members.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    pub fn current_state(&self) -> Result<StateMap<OwnedEventId>, Error> {
+        self.state_of(self.current)
+    }
+
+    /// Returns the ID of the current state, the same on every machine for the same state.
+    pub fn current_state_id(&self) -> StateGroupId {
+        self.current.id(self.rules.version())
+    }
+
+    /// Returns the event of the current state at a key, or `None` where the state has none.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    pub fn state_event(&self, key: &StateKey) -> Result<Option<Pdu>, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        match rows.state_event(self.current, &path(key))? {
+            Some(num) => parse_stored(&self.rules, &rows.event(num)?).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn state_of(&self, group: StateGroup) -> Result<StateMap<OwnedEventId>, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        let mut state = StateMap::new();
+        for num in all_entries(&rows, group)? {
+            let record = rows.event_record(num)?;
+            state.extend(record.state_key.map(|key| (key, record.event_id)));
+        }
+        Ok(state)
+    }
+}
