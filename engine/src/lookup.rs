@@ -175,7 +175,7 @@ impl<'a, R: RoomRows> Events<'a, R> {
         if let Some(pdu) = self.cache.get(num) {
             let state = match self.rows.changed_state(num)? {
                 Some(state) => state,
-                None => self.rows.event_record(num)?.state,
+                None => self.rows.event_record(num)?.state.clone(),
             };
             return Ok((pdu, state));
         }

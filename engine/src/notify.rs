@@ -115,7 +115,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         }
         LogRecord::Judged(judgements) => {
             for judgement in judgements {
-                let event_id = rows.event_record(judgement.event)?.event_id;
+                let event_id = rows.event_record(judgement.event)?.event_id.clone();
                 let Stage::Placed { status, partial, .. } = &judgement.state.stage else { continue };
                 match &judgement.was {
                     None => changes.push(Change::EventPersisted {
@@ -138,7 +138,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Folded(folded) => {
             for num in &folded.soft_failed {
                 changes.push(Change::VerdictChanged {
-                    event_id: rows.event_record(*num)?.event_id,
+                    event_id: rows.event_record(*num)?.event_id.clone(),
                     was: EventStatus::Accepted,
                     is: EventStatus::SoftFailed,
                 });
@@ -147,7 +147,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         }
         LogRecord::Joined(joined) => changes.push(Change::Joined {
             user: joined.user.clone(),
-            event_id: rows.event_record(joined.join)?.event_id,
+            event_id: rows.event_record(joined.join)?.event_id.clone(),
             opens_partial: joined.opens_partial,
         }),
         LogRecord::Backoff(backoff) => changes.push(Change::ResyncBackingOff {
@@ -166,7 +166,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
 fn extremities<R: RoomRows>(rows: &R, extremities: &[gibbous_codec::EventNum]) -> Result<Change, Error> {
     let mut event_ids = Vec::with_capacity(extremities.len());
     for num in extremities {
-        event_ids.push(rows.event_record(*num)?.event_id);
+        event_ids.push(rows.event_record(*num)?.event_id.clone());
     }
     Ok(Change::ForwardExtremities { event_ids })
 }

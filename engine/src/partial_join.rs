@@ -350,7 +350,7 @@ impl Room {
             let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
             for event_id in &parsed.state_ids {
                 let Some((num, stage)) = stage_of(txn, event_id)? else { continue };
-                if let (Some(key), false) = (txn.event_record(num)?.state_key, is_rejected(&stage)) {
+                if let (Some(key), false) = (txn.event_record(num)?.state_key.clone(), is_rejected(&stage)) {
                     state.insert(key, num);
                 }
             }

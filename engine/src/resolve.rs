@@ -5,6 +5,7 @@
 //! the conflicted state subgraph, found without walking the unconflicted part.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -40,6 +41,16 @@ type Conflict = BTreeMap<StateKey, Vec<Option<EventNum>>>;
 pub(crate) struct Resolver<'a, R: RoomRows> {
     pub(crate) events: Events<'a, R>,
     pub(crate) edges: &'a AuthEdges,
+    pub(crate) last_whole: &'a RefCell<Option<Arc<WholeState>>>,
+}
+
+/// A state with its auth chain, by the keys of the events in it.
+#[derive(Debug)]
+pub(crate) struct WholeState {
+    group: StateGroup,
+    entries: BTreeSet<EventNum>,
+    chain: BTreeSet<EventNum>,
+    by_key: BTreeMap<StateKey, Vec<EventNum>>,
 }
 
 impl<R: RoomRows> Resolver<'_, R> {
@@ -91,38 +102,95 @@ impl<R: RoomRows> Resolver<'_, R> {
             let Some(num) = self.events.rows.event_num(event_id)? else { continue };
             own.extend(self.key_of(num)?.map(|key| (key, num)));
         }
-        let mut conflict: Conflict = BTreeMap::new();
-        let mut before_events = Vec::new();
-        for entry in all_entries(self.events.rows, before)? {
-            before_events.push(entry);
-            let Some(key) = self.key_of(entry)? else { continue };
-            if own.get(&key) != Some(&entry) {
-                conflict.insert(key.clone(), vec![Some(entry), own.get(&key).copied()]);
-            }
-        }
-        for (key, num) in &own {
-            if self.lookup(before, key)?.is_none() {
-                conflict.insert(key.clone(), vec![None, Some(*num)]);
-            }
-        }
         let wanted = auth_keys(self.events.rules, event);
-        if !wanted.iter().any(|key| conflict.contains_key(key)) {
+        let candidates = |key: &StateKey| Ok::<_, Error>([self.lookup(before, key)?, own.get(key).copied()]);
+        let mut agree = true;
+        for key in &wanted {
+            let [of_before, of_own] = candidates(key)?;
+            agree &= of_before == of_own;
+        }
+        if agree {
             return self.pick(&wanted, |key| self.lookup(before, key));
         }
-        let of_before = self.edges.chain(self.events.rows, before_events)?;
+        let whole = self.whole(before)?;
         let of_own = self.edges.chain(self.events.rows, own.values().copied())?;
-        let difference: BTreeSet<_> = of_before.symmetric_difference(&of_own).copied().collect();
-        let subgraph = self.subgraph(&conflict)?;
-        let (conflict, difference, subgraph) = self.restrict(&wanted, conflict, &difference, &subgraph)?;
-        let unconflicted = |key: &StateKey| match conflict.contains_key(key) {
-            true => Ok(None),
-            false => self.lookup(before, key),
+        let mut extra: BTreeMap<StateKey, Vec<EventNum>> = BTreeMap::new();
+        for num in of_own.difference(&whole.chain) {
+            if let Some(key) = self.key_of(*num)? {
+                extra.entry(key).or_default().push(*num);
+            }
+        }
+        let subgraph = match self.has_subgraph() {
+            true => {
+                let mut conflicted: BTreeSet<EventNum> = whole.entries.clone();
+                for num in own.values() {
+                    // What both states hold is not conflicted.
+                    if !conflicted.remove(num) {
+                        conflicted.insert(*num);
+                    }
+                }
+                self.edges.between(self.events.rows, &conflicted)?
+            }
+            false => BTreeSet::new(),
+        };
+
+        // What the wanted keys rest on: their candidates, and again the keys that can decide about these.
+        let mut keys: BTreeSet<StateKey> = wanted.iter().cloned().collect();
+        let mut next: Vec<StateKey> = wanted.clone();
+        let mut conflict = Conflict::new();
+        let mut difference = BTreeSet::new();
+        let mut kept = BTreeSet::new();
+        while let Some(key) = next.pop() {
+            let [of_before, of_own_state] = candidates(&key)?;
+            let mut at_key: Vec<EventNum> = extra.get(&key).into_iter().flatten().copied().collect();
+            let in_chain = whole.by_key.get(&key).into_iter().flatten();
+            at_key.extend(in_chain.filter(|num| !of_own.contains(*num)));
+            difference.extend(at_key.iter().copied());
+            at_key.extend(whole.by_key.get(&key).into_iter().flatten().filter(|num| subgraph.contains(*num)));
+            if of_before != of_own_state {
+                at_key.extend(of_before.into_iter().chain(of_own_state));
+                conflict.insert(key.clone(), vec![of_before, of_own_state]);
+            }
+            for num in at_key {
+                if kept.insert(num) {
+                    let event = self.events.by_num(num)?;
+                    let read = auth_keys(self.events.rules, &event);
+                    next.extend(read.into_iter().filter(|key| keys.insert(key.clone())));
+                }
+            }
+        }
+        let subgraph = subgraph.intersection(&kept).copied().collect();
+        let unconflicted = |key: &StateKey| match candidates(key)? {
+            [of_before, of_own] if of_before == of_own => Ok(of_before),
+            _ => Ok(None),
         };
         let resolved = self.run(&conflict, 2, &difference, &subgraph, unconflicted)?;
         self.pick(&wanted, |key| match resolved.get(key) {
             Some(num) => Ok(Some(*num)),
             None => unconflicted(key),
         })
+    }
+
+    /// Returns a state's events and auth chain, which are remembered: one partial state stands before many events.
+    fn whole(&self, group: StateGroup) -> Result<Arc<WholeState>, Error> {
+        if let Some(whole) = self.last_whole.borrow().as_ref().filter(|whole| whole.group == group) {
+            return Ok(whole.clone());
+        }
+        let entries: BTreeSet<EventNum> = all_entries(self.events.rows, group)?.into_iter().collect();
+        let chain = self.edges.chain(self.events.rows, entries.iter().copied())?;
+        let mut by_key: BTreeMap<StateKey, Vec<EventNum>> = BTreeMap::new();
+        for num in &chain {
+            if let Some(key) = self.key_of(*num)? {
+                by_key.entry(key).or_default().push(*num);
+            }
+        }
+        let whole = Arc::new(WholeState { group, entries, chain, by_key });
+        *self.last_whole.borrow_mut() = Some(whole.clone());
+        Ok(whole)
+    }
+
+    fn has_subgraph(&self) -> bool {
+        self.events.rules.ruma().state_res.v2_rules().is_some_and(|rules| rules.consider_conflicted_state_subgraph)
     }
 
     fn pick(
@@ -135,38 +203,6 @@ impl<R: RoomRows> Resolver<'_, R> {
             picked.extend(lookup(key)?.map(|num| (key.clone(), num)));
         }
         Ok(picked)
-    }
-
-    /// Keeps of a resolution what the `wanted` keys rest on.
-    fn restrict(
-        &self,
-        wanted: &[StateKey],
-        conflict: Conflict,
-        difference: &BTreeSet<EventNum>,
-        subgraph: &BTreeSet<EventNum>,
-    ) -> Result<(Conflict, BTreeSet<EventNum>, BTreeSet<EventNum>), Error> {
-        let mut by_key: BTreeMap<StateKey, Vec<EventNum>> = BTreeMap::new();
-        for num in difference.union(subgraph) {
-            if let Some(key) = self.key_of(*num)? {
-                by_key.entry(key).or_default().push(*num);
-            }
-        }
-        let mut keys: BTreeSet<StateKey> = wanted.iter().cloned().collect();
-        let mut next: Vec<StateKey> = wanted.to_vec();
-        let mut kept = BTreeSet::new();
-        while let Some(key) = next.pop() {
-            let candidates = conflict.get(&key).into_iter().flatten().flatten();
-            for num in candidates.chain(by_key.get(&key).into_iter().flatten()) {
-                if !kept.insert(*num) {
-                    continue;
-                }
-                let event = self.events.by_num(*num)?;
-                next.extend(auth_keys(self.events.rules, &event).into_iter().filter(|key| keys.insert(key.clone())));
-            }
-        }
-        let conflict = conflict.into_iter().filter(|(key, _)| keys.contains(key)).collect();
-        let keep = |set: &BTreeSet<EventNum>| set.intersection(&kept).copied().collect();
-        Ok((conflict, keep(difference), keep(subgraph)))
     }
 
     fn conflict(&self, base: StateGroup, rest: &[StateGroup]) -> Result<Conflict, Error> {
@@ -236,8 +272,7 @@ impl<R: RoomRows> Resolver<'_, R> {
 
     /// Returns the conflicted state subgraph where the room's version has one (v12 on).
     fn subgraph(&self, conflict: &Conflict) -> Result<BTreeSet<EventNum>, Error> {
-        let rules = self.events.rules.ruma().state_res.v2_rules();
-        if !rules.is_some_and(|rules| rules.consider_conflicted_state_subgraph) {
+        if !self.has_subgraph() {
             return Ok(BTreeSet::new());
         }
         let conflicted = conflict.values().flatten().flatten().copied().collect();
@@ -323,13 +358,11 @@ impl<R: RoomRows> Resolver<'_, R> {
     }
 
     fn id_of(&self, num: EventNum) -> Result<OwnedEventId, Error> {
-        Ok(self.events.by_num(num)?.pdu().event_id().to_owned())
+        Ok(self.events.rows.event_record(num)?.event_id.clone())
     }
 
     fn key_of(&self, num: EventNum) -> Result<Option<StateKey>, Error> {
-        let event: Arc<AuthEvent> = self.events.by_num(num)?;
-        let pdu = event.pdu();
-        Ok(pdu.state_key().map(|state_key| StateKey::new(pdu.event_type(), state_key)))
+        Ok(self.events.rows.event_record(num)?.state_key.clone())
     }
 }
 

@@ -2,7 +2,11 @@
 //!
 //! Nothing here is more than the store says: a room can be dropped and opened again at any commit.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
@@ -16,9 +20,10 @@ use crate::{
     Error, Limits, RequestKind, Response, RoomView,
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
-    lookup::{Events, PduCache},
+    lookup::{Events, PduCache, is_rejected},
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
+    resolve::{Resolver, WholeState},
     resync::{Resync, adopt::Loose, finish::Tips},
     verify_pool::map,
 };
@@ -39,6 +44,40 @@ pub(crate) struct RoomMemory {
     pub(crate) rules: RoomRules,
     pub(crate) pdus: PduCache,
     pub(crate) edges: AuthEdges,
+    last_whole: RefCell<Option<Arc<WholeState>>>,
+    /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
+    resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
+}
+
+impl RoomMemory {
+    pub(crate) fn resolver<'a, R: RoomRows>(&'a self, rows: &'a R) -> Resolver<'a, R> {
+        Resolver { events: self.events(rows), edges: &self.edges, last_whole: &self.last_whole }
+    }
+
+    pub(crate) fn events<'a, R: RoomRows>(&'a self, rows: &'a R) -> Events<'a, R> {
+        Events::new(rows, &self.rules, &self.pdus)
+    }
+
+    /// Returns what states were resolved to, if they were since a verdict last changed.
+    pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<StateGroup> {
+        self.resolved.borrow().get(groups).copied()
+    }
+
+    /// Remembers what states were resolved to.
+    pub(crate) fn remember_resolved(&self, groups: Vec<StateGroup>, result: StateGroup) {
+        /// At 40 bytes a group and some groups a resolution, 200 KB.
+        const RESOLUTIONS_MAX: usize = 1_000;
+        let mut resolved = self.resolved.borrow_mut();
+        if resolved.len() >= RESOLUTIONS_MAX {
+            resolved.pop_first();
+        }
+        resolved.insert(groups, result);
+    }
+
+    /// A verdict has changed, or groups that were staged were not committed.
+    pub(crate) fn forget_resolved(&self) {
+        self.resolved.borrow_mut().clear();
+    }
 }
 
 /// A question that the room wants to have asked.
@@ -101,7 +140,7 @@ impl Room {
         Self {
             num,
             id,
-            memory: RoomMemory { rules, pdus: PduCache::new(limits.cached_pdus_max), edges: AuthEdges::default() },
+            memory: RoomMemory { rules, pdus: PduCache::new(limits.cached_pdus_max), edges: AuthEdges::default(), last_whole: RefCell::default(), resolved: RefCell::default() },
             open: OpenEvents::default(),
             gaps: Gaps::default(),
             auth_questions: AuthQuestions::default(),
@@ -215,6 +254,9 @@ impl Room {
         state: EventState,
     ) -> Result<(), Error> {
         let record = txn.event_record(num)?;
+        if was.as_ref().is_some_and(EventStatus::is_rejected) != is_rejected(&state.stage) {
+            self.memory.forget_resolved();
+        }
         txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was, state: state.clone() }]))?;
         self.note(num, &record.event_id, record.depth, record.state_key.as_ref(), &state);
         Ok(())
@@ -268,7 +310,7 @@ impl Room {
             None => false,
             Some(head) => {
                 let (_, current) = self.provisional(&mut txn)?;
-                let events = Events::new(&txn, &self.memory.rules, &self.memory.pdus);
+                let events = self.memory.events(&txn);
                 let mut present = false;
                 for user in &head.our_users {
                     let path = path(&StateKey::new("m.room.member", user.as_str()));
@@ -379,7 +421,7 @@ impl Room {
         let (extremities, current) = self.provisional(&mut txn)?;
         let mut extremity_ids = Vec::with_capacity(extremities.len());
         for num in extremities {
-            extremity_ids.push(txn.event_record(num)?.event_id);
+            extremity_ids.push(txn.event_record(num)?.event_id.clone());
         }
         self.commit(txn)?;
         Ok(Some(RoomView {

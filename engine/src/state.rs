@@ -6,8 +6,6 @@ use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    lookup::Events,
-    resolve::Resolver,
     room::RoomMemory,
 };
 
@@ -45,9 +43,13 @@ pub(crate) fn resolve_groups(
     if let [] | [_] = distinct.as_slice() {
         return Ok(distinct.first().copied().unwrap_or(StateGroup::EMPTY));
     }
-    let resolver = Resolver { events: Events::new(txn, &memory.rules, &memory.pdus), edges: &memory.edges };
-    let resolution = resolver.resolve(&distinct)?;
-    Ok(txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?)
+    if let Some(result) = memory.resolved(&distinct) {
+        return Ok(result);
+    }
+    let resolution = memory.resolver(txn).resolve(&distinct)?;
+    let result = txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?;
+    memory.remember_resolved(distinct, result);
+    Ok(result)
 }
 
 /// Returns the state after an event whose state before is known: with itself at its key, if it is an accepted state event.
@@ -77,7 +79,7 @@ pub(crate) fn stage_of<R: RoomRows>(
     let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
     let state = match rows.changed_state(num)? {
         Some(state) => state,
-        None => rows.event_record(num)?.state,
+        None => rows.event_record(num)?.state.clone(),
     };
     Ok(Some((num, state.stage)))
 }

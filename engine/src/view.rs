@@ -169,7 +169,7 @@ impl RoomView {
         let mut state = StateMap::new();
         for num in all_entries(&rows, group)? {
             let record = rows.event_record(num)?;
-            state.extend(record.state_key.map(|key| (key, record.event_id)));
+            state.extend(record.state_key.clone().map(|key| (key, record.event_id.clone())));
         }
         Ok(state)
     }

@@ -110,7 +110,8 @@ fn apply_group<W: RoomRowsMut>(rows: &mut W, group: &GroupRecord) -> Result<(), 
     }
     let mut changes: Vec<Change> = group.removed.iter().map(|key| (path(key), None)).collect();
     for num in &group.set {
-        changes.push(change_of(&rows.event_record(*num)?, *num)?);
+        let record = rows.event_record(*num)?;
+        changes.push(change_of(&record, *num)?);
     }
     expect_group(rows, group.base, &changes, group.result)
 }
@@ -133,7 +134,7 @@ fn apply_folded<W: RoomRowsMut>(rows: &mut W, head: &mut RoomHead, folded: &Fold
         let key = room_seq_key(rows.room(), LogSeq(num.0));
         let mut state = match rows.changed_state(*num)? {
             Some(state) => state,
-            None => rows.event_record(*num)?.state,
+            None => rows.event_record(*num)?.state.clone(),
         };
         if let Stage::Placed { status, .. } = &mut state.stage {
             *status = EventStatus::SoftFailed;

@@ -6,6 +6,7 @@ mod apply;
 mod auth_chain;
 mod backend;
 mod batch;
+mod cache;
 mod error;
 mod keys;
 mod rows;

@@ -1,5 +1,7 @@
 //! Typed reads: the rows of one room as values, from a snapshot or from a transaction that sees its own writes.
 
+use std::sync::Arc;
+
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq, OwnedServerName, Path, RoomHead,
     RoomNum, ServersRow, StateGroup, UnfoldedRow,
@@ -40,7 +42,7 @@ pub struct StoredEvent {
     /// The event's number.
     pub num: EventNum,
     /// What was stored of it first; of this, only `state` changes later.
-    pub record: EventRecord,
+    pub record: Arc<EventRecord>,
     /// What is held of it now.
     pub state: EventState,
 }
@@ -133,12 +135,7 @@ pub trait RoomRows: Rows + NodeSource {
     /// # Errors
     ///
     /// If the backend fails, the row is damaged, or there is no event of that number ([`StoreError::Missing`]).
-    fn event_record(&self, num: EventNum) -> Result<EventRecord, StoreError> {
-        match self.record(LogSeq(num.0))? {
-            Some(LogRecord::Event(record)) => Ok(*record),
-            _ => Err(StoreError::Missing { what: format!("event {num} of room {}", self.room()) }),
-        }
-    }
+    fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError>;
 
     /// Returns what has changed of an event since it was stored, or `None` if nothing has.
     ///
@@ -215,4 +212,16 @@ pub trait RoomRows: Rows + NodeSource {
         }
         Ok(servers)
     }
+}
+
+/// Reads the record of an event.
+pub(crate) fn event_record_of(room: RoomNum, num: EventNum, bytes: &[u8]) -> Result<EventRecord, StoreError> {
+    match decode_row(Table::Log, &room_seq_key(room, num.into()), Kind::LogEntry, bytes)? {
+        LogRecord::Event(record) => Ok(*record),
+        _ => Err(missing_event(room, num)),
+    }
+}
+
+pub(crate) fn missing_event(room: RoomNum, num: EventNum) -> StoreError {
+    StoreError::Missing { what: format!("event {num} of room {room}") }
 }

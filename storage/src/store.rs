@@ -1,19 +1,19 @@
 //! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is written.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use gibbous_codec::{FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName};
+use gibbous_codec::{EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName};
 
 use crate::{
     Backend, Batch, Snapshot, StoreError, Table,
-    keys::{decode_row, encode_row, room_bytes_key, room_prefix},
-    rows::{RoomRows, Rows},
+    cache::Cache,
+    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
+    rows::{RoomRows, Rows, event_record_of, missing_event},
     state_group::{Node, NodeSource},
     txn::Txn,
 };
@@ -31,15 +31,32 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// Taken while rooms are numbered or forgotten: both change the format row.
     rooms: Mutex<()>,
-    nodes: NodeCache,
+    nodes: Cache<(RoomNum, NodeHash), Arc<Node>>,
+    events: Cache<(RoomNum, EventNum), Arc<EventRecord>>,
     batches: AtomicU64,
     rows: AtomicU64,
     bytes: AtomicU64,
     syncs: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            rooms: Mutex::default(),
+            // Some 25,000 nodes: the inner nodes of every version of a dozen rooms of 100,000 members.
+            nodes: Cache::new(32 << 20),
+            // Some 50,000 events with their PDUs.
+            events: Cache::new(64 << 20),
+            batches: AtomicU64::default(),
+            rows: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            syncs: AtomicU64::default(),
+        }
+    }
 }
 
 /// What has been written since the store was opened.
@@ -242,7 +259,8 @@ impl Store {
                 self.write(&batch)?;
             }
         }
-        self.shared.nodes.forget(room);
+        self.shared.nodes.forget(|(of, _)| *of == room);
+        self.shared.events.forget(|(of, _)| *of == room);
         self.change_format(|format, _| {
             format.purging.retain(|purging| *purging != room);
             Ok(())
@@ -264,15 +282,31 @@ impl Store {
         room: RoomNum,
         hash: &NodeHash,
     ) -> Result<Option<Arc<Node>>, StoreError> {
-        if let Some(node) = self.shared.nodes.get(room, hash) {
+        if let Some(node) = self.shared.nodes.get(&(room, *hash)) {
             return Ok(Some(node));
         }
         let key = room_bytes_key(room, &hash.0);
         let Some(bytes) = snapshot.get(Table::Nodes, &key)? else { return Ok(None) };
         let node = Node::decode(&bytes).map_err(|source| StoreError::wire(Table::Nodes, &key, source))?;
         let node = Arc::new(node);
-        self.shared.nodes.put(room, *hash, node.clone(), bytes.len());
+        self.shared.nodes.put((room, *hash), node.clone(), bytes.len());
         Ok(Some(node))
+    }
+
+    pub(crate) fn read_event_record(
+        &self,
+        snapshot: &dyn Snapshot,
+        room: RoomNum,
+        num: EventNum,
+    ) -> Result<Arc<EventRecord>, StoreError> {
+        if let Some(record) = self.shared.events.get(&(room, num)) {
+            return Ok(record);
+        }
+        let key = room_seq_key(room, num.into());
+        let bytes = snapshot.get(Table::Log, &key)?.ok_or_else(|| missing_event(room, num))?;
+        let record = Arc::new(event_record_of(room, num, &bytes)?);
+        self.shared.events.put((room, num), record.clone(), bytes.len());
+        Ok(record)
     }
 
     fn format_bytes(&self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -335,70 +369,14 @@ impl RoomRows for RoomSnapshot<'_> {
     fn room(&self) -> RoomNum {
         self.room
     }
+
+    fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
+        self.store.read_event_record(&*self.snapshot, self.room, num)
+    }
 }
 
 impl NodeSource for RoomSnapshot<'_> {
     fn node(&self, hash: &NodeHash) -> Result<Option<Arc<Node>>, StoreError> {
         self.store.read_node(&*self.snapshot, self.room, hash)
-    }
-}
-
-/// Decoded trie nodes, bounded in bytes and shared by all rooms and versions. Nodes never change, so none is ever stale.
-#[derive(Debug, Default)]
-struct NodeCache {
-    nodes: Mutex<CachedNodes>,
-}
-
-#[derive(Debug, Default)]
-struct CachedNodes {
-    by_hash: BTreeMap<(RoomNum, NodeHash), (u64, Arc<Node>, usize)>,
-    by_use: BTreeMap<u64, (RoomNum, NodeHash)>,
-    clock: u64,
-    bytes: usize,
-}
-
-impl NodeCache {
-    /// 32 MiB of encoded nodes: some 25,000, the inner nodes of every version of a dozen rooms of 100,000 members.
-    const BYTES_MAX: usize = 32 << 20;
-
-    fn get(&self, room: RoomNum, hash: &NodeHash) -> Option<Arc<Node>> {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let CachedNodes { by_hash, by_use, clock, .. } = &mut *nodes;
-        let (used, node, _) = by_hash.get_mut(&(room, *hash))?;
-        *clock += 1;
-        by_use.remove(used);
-        by_use.insert(*clock, (room, *hash));
-        *used = *clock;
-        Some(node.clone())
-    }
-
-    fn put(&self, room: RoomNum, hash: NodeHash, node: Arc<Node>, bytes: usize) {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let CachedNodes { by_hash, by_use, clock, bytes: total } = &mut *nodes;
-        *clock += 1;
-        if let Some((used, _, old)) = by_hash.insert((room, hash), (*clock, node, bytes)) {
-            by_use.remove(&used);
-            *total -= old;
-        }
-        by_use.insert(*clock, (room, hash));
-        *total += bytes;
-        while *total > Self::BYTES_MAX {
-            let Some((_, oldest)) = by_use.pop_first() else { break };
-            if let Some((_, _, bytes)) = by_hash.remove(&oldest) {
-                *total -= bytes;
-            }
-        }
-    }
-
-    fn forget(&self, room: RoomNum) {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let CachedNodes { by_hash, by_use, bytes, .. } = &mut *nodes;
-        by_hash.retain(|(of, _), (used, _, size)| {
-            if *of == room {
-                by_use.remove(used);
-                *bytes -= *size;
-            }
-            *of != room
-        });
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     Batch, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, change_of},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
-    rows::{RoomRows, Rows},
+    rows::{RoomRows, Rows, event_record_of, missing_event},
     state_group::{self, Change, Node, NodeSink, NodeSource},
     store::Store,
 };
@@ -137,7 +137,8 @@ impl<'s> Txn<'s> {
         const EVENTS_A_RECORD: usize = 4_096;
         let mut changes = Vec::with_capacity(set.len());
         for num in set {
-            changes.push((change_of(&self.event_record(*num)?, *num)?, *num));
+            let record = self.event_record(*num)?;
+            changes.push((change_of(&record, *num)?, *num));
         }
         changes.sort_by_key(|((path, _), _): &(Change, EventNum)| *path);
         let mut group = base;
@@ -262,6 +263,15 @@ impl RoomRows for Txn<'_> {
 
     fn head(&self) -> Result<Option<RoomHead>, StoreError> {
         Ok(self.head.clone())
+    }
+
+    fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
+        // What is staged may yet be discarded, and its number given to another event: it is not kept.
+        match self.batch.staged(Table::Log, &room_seq_key(self.room, num.into())) {
+            Some(Some(bytes)) => Ok(Arc::new(event_record_of(self.room, num, bytes)?)),
+            Some(None) => Err(missing_event(self.room, num)),
+            None => self.store.read_event_record(&*self.snapshot, self.room, num),
+        }
     }
 }
 

@@ -211,7 +211,7 @@ impl Room {
         let (earliest, _) = self.provisional(txn)?;
         let mut earliest_ids = Vec::new();
         for num in earliest {
-            earliest_ids.push(txn.event_record(num)?.event_id);
+            earliest_ids.push(txn.event_record(num)?.event_id.clone());
         }
         let latest = self.latest_of_gap(txn, root, pdu)?;
         self.asks.push(Ask {
@@ -321,7 +321,7 @@ impl Room {
                     return Ok(());
                 }
                 if aside.insert(num) {
-                    next.push(record.event_id);
+                    next.push(record.event_id.clone());
                 }
             }
         }

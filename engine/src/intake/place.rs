@@ -12,7 +12,6 @@ use crate::{
     Error,
     auth::{check_auth_events, check_state, rests_on},
     lookup::{AuthEvent, EventSource, Events, status_of},
-    resolve::Resolver,
     resync::finish::Tips,
     room::{Context, Room},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
@@ -124,7 +123,7 @@ impl Room {
     /// Lets a waiting event look whether everything is there now.
     pub(crate) fn place_waiting(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
         let event = txn.event(num)?;
-        let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+        let pdu = self.memory.events(txn).pdu(&event)?;
         match self.assess(txn, &pdu, Demand::Any, None)? {
             Assessment::Verdict(verdict) => {
                 self.auth_questions.done(num);
@@ -143,7 +142,7 @@ impl Room {
         before: StateGroup,
     ) -> Result<(), Error> {
         let event = txn.event(num)?;
-        let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+        let pdu = self.memory.events(txn).pdu(&event)?;
         let state = EventState { position: Some(position), ..event.state };
         match self.assess(txn, &pdu, Demand::Any, Some(before))? {
             Assessment::Verdict(verdict) => self.place(txn, num, &pdu, state, verdict),
@@ -189,7 +188,7 @@ impl Room {
                 continue;
             }
             let event = txn.event(num)?;
-            let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+            let pdu = self.memory.events(txn).pdu(&event)?;
             next.extend(pdu.prev_events().iter().cloned());
             let was = status_of(&event.state.stage).cloned();
             let position = Some(Position { root, is_root: false });
@@ -244,7 +243,7 @@ impl Room {
         partial: bool,
     ) -> Result<Result<(), Rejection>, Error> {
         let rules = &self.memory.rules;
-        let events = Events::new(txn, rules, &self.memory.pdus);
+        let events = self.memory.events(txn);
         if let Err(rejection) = check_auth_events(rules, event, &events)? {
             return Ok(Err(rejection));
         }
@@ -253,8 +252,7 @@ impl Room {
         }
         // unknown memberships are taken from the event's own auth events, by resolution, so that bans that are
         // known here still bite.
-        let resolver = Resolver { events: Events::new(txn, rules, &self.memory.pdus), edges: &self.memory.edges };
-        let resolved = resolver.resolve_with_auth_events(before, event)?;
+        let resolved = self.memory.resolver(txn).resolve_with_auth_events(before, event)?;
         check_state(rules, event, Check::StateBefore, |key| {
             resolved.get(key).map(|num| events.by_num(*num)).transpose()
         })

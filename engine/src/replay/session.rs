@@ -6,9 +6,7 @@ use gibbous_codec::{OwnedEventId, RoomId};
 use gibbous_storage::BackendError;
 
 use super::{index::Index, rounds::Asker, storage::Storage};
-use crate::{
-    Config, Engine, Error, EventStage, Outcome, Receipt, Request, RequestId, Response, RoomView,
-};
+use crate::{Config, Engine, Error, EventStage, Outcome, Receipt, Request, RequestId, Response, RoomView};
 
 /// An open engine.
 pub(super) struct Session<'a> {

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::{
     Error, RequestKind, Response,
     auth::{check_auth_events, rests_on},
-    lookup::{AuthEvent, Events, is_rejected},
+    lookup::{AuthEvent, is_rejected},
     parked::Batch,
     resolve::all_entries,
     resync::{Progress, StateIds},
@@ -283,7 +283,7 @@ impl Room {
                 Some((_, stage)) => provisional |= may_change(&stage),
             }
         }
-        let events = Events::new(txn, &self.memory.rules, &self.memory.pdus);
+        let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu.clone(), false);
         let decision = check_auth_events(&self.memory.rules, &event, &events)?;
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
@@ -299,7 +299,7 @@ impl Room {
     pub(crate) fn settle_outlier(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
         let event = txn.event(num)?;
         let Stage::Outlier { status: was, states, .. } = event.state.stage.clone() else { return Ok(()) };
-        let events = Events::new(txn, &self.memory.rules, &self.memory.pdus);
+        let events = self.memory.events(txn);
         let pdu = events.pdu(&event)?;
         let mut waits = false;
         for event_id in rests_on(&self.memory.rules, &pdu) {
@@ -337,7 +337,7 @@ impl Room {
             };
             let event = txn.event(num)?;
             // what is no state event is dropped; a rejected event is never part of a state.
-            let Some(key) = event.record.state_key else { continue };
+            let Some(key) = event.record.state_key.clone() else { continue };
             if is_rejected(&event.state.stage) || matches!(event.state.stage, Stage::Unverified) {
                 continue;
             }
@@ -358,6 +358,7 @@ impl Room {
         let before = self.stage_state(&mut txn, &state)?;
         let told = self.tell_state(&mut txn, prev, before)?;
         if let Err(reason) = told {
+            self.memory.forget_resolved();
             txn.discard();
             return Ok(Err(reason));
         }
@@ -379,7 +380,7 @@ impl Room {
         let set: Vec<EventNum> = wanted.difference(&base).copied().collect();
         let mut removed = Vec::new();
         for num in base.difference(&wanted) {
-            let key = txn.event_record(*num)?.state_key;
+            let key = txn.event_record(*num)?.state_key.clone();
             removed.extend(key.filter(|key| !state.contains_key(key)));
         }
         Ok(txn.stage_group(self.last_adopted, &set, &removed)?)
@@ -411,7 +412,7 @@ impl Room {
         let event = txn.event(num)?;
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
-                let events = Events::new(txn, &self.memory.rules, &self.memory.pdus);
+                let events = self.memory.events(txn);
                 let pdu = events.pdu(&event)?;
                 let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);

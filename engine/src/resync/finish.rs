@@ -13,7 +13,7 @@ use crate::{
     Error,
     auth::check_state,
     intake::place::find,
-    lookup::{AuthEvent, Events},
+    lookup::AuthEvent,
     open_events::OpenKind,
     room::{Context, Room, RoomMemory},
     state::resolve_groups,
@@ -54,7 +54,7 @@ impl Tips {
         for edge in &event.record.prev_events {
             prevs.push(match edge {
                 gibbous_codec::Edge::Unknown(event_id) => event_id.clone(),
-                gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id,
+                gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id.clone(),
             });
         }
         self.follow(txn, &event.record.event_id, event.num, prevs, states)
@@ -119,7 +119,7 @@ impl Tips {
                 for edge in &event.record.prev_events {
                     next.push(match edge {
                         gibbous_codec::Edge::Unknown(event_id) => event_id.clone(),
-                        gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id,
+                        gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id.clone(),
                     });
                 }
             }
@@ -212,7 +212,7 @@ impl Room {
         }
         let current = tips.current(&self.memory, txn)?;
         let rules = &self.memory.rules;
-        let events = Events::new(txn, rules, &self.memory.pdus);
+        let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu.clone(), false);
         let decision = check_state(rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
         Ok(if decision.is_ok() { EventStatus::Accepted } else { EventStatus::SoftFailed })
@@ -232,7 +232,7 @@ impl Room {
             }
             let event = txn.event(num)?;
             if let Stage::Placed { status, states, .. } = event.state.stage.clone() {
-                let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+                let pdu = self.memory.events(txn).pdu(&event)?;
                 let begins_anew = tips.anew.contains(&num);
                 let status = match begins_anew {
                     true => status,

@@ -6,7 +6,6 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     intake::place::{Assessment, Demand, Verdict},
-    lookup::Events,
     room::Room,
     state::with_event,
 };
@@ -16,7 +15,7 @@ impl Room {
     pub(crate) fn flip(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
         let event = txn.event(num)?;
         let Stage::Placed { status: was, .. } = event.state.stage.clone() else { return Ok(()) };
-        let pdu = Events::new(txn, &self.memory.rules, &self.memory.pdus).pdu(&event)?;
+        let pdu = self.memory.events(txn).pdu(&event)?;
         let verdict = match self.assess(txn, &pdu, Demand::Full, None)? {
             Assessment::Verdict(verdict) => verdict,
             Assessment::Blocked(blocked) => {
