@@ -5,7 +5,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use gibbous_codec::{
@@ -26,6 +26,7 @@ use crate::{
     resolve::{Resolver, WholeState},
     resync::{Resync, adopt::Loose, finish::Tips},
     verify_pool::map,
+    view::LastIds,
 };
 
 /// What a room's writer is given with every call.
@@ -121,6 +122,7 @@ pub(crate) struct Room {
     /// The places in the log that were committed since the host was last told.
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
+    pub(crate) last_ids: LastIds,
     /// Our users who have joined at some time.
     pub(crate) our_users: BTreeSet<String>,
     /// Whether one of our users is in the room, as far as is known; `None` if it must be looked up.
@@ -152,6 +154,7 @@ impl Room {
             asks: Vec::new(),
             news: Vec::new(),
             counts: Counts::default(),
+            last_ids: Arc::new(Mutex::new((StateGroup::EMPTY, BTreeSet::new()))),
             our_users: BTreeSet::new(),
             present: None,
         }
@@ -434,6 +437,7 @@ impl Room {
             current,
             resync: self.resync.status(cx.now_ms),
             servers: self.resync.servers().to_vec(),
+            last_ids: self.last_ids.clone(),
         }))
     }
 }

@@ -1,10 +1,15 @@
 //! Reads: a room as it stands at one instant.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use gibbous_codec::{
     EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomNum, RoomRules, RoomVersionId, Stage,
     StateGroup, StateGroupId, StateKey, StateMap, path,
 };
-use gibbous_storage::{RoomRows, Store};
+use gibbous_storage::{Difference, RoomRows, Store, diff};
 
 use crate::{Error, ResyncStatus, lookup::parse_stored, resolve::all_entries, state::stage_of};
 
@@ -23,7 +28,11 @@ pub struct RoomView {
     pub(crate) current: StateGroup,
     pub(crate) resync: ResyncStatus,
     pub(crate) servers: Vec<OwnedServerName>,
+    pub(crate) last_ids: LastIds,
 }
+
+/// The event IDs of the state that was last read whole: the next one mostly differs from it by little.
+pub(crate) type LastIds = Arc<Mutex<(StateGroup, BTreeSet<OwnedEventId>)>>;
 
 /// What is held of an event.
 #[derive(Clone, Debug)]
@@ -123,6 +132,31 @@ impl RoomView {
     /// If it could not be read.
     pub fn state_after(&self, event_id: &EventId) -> Result<Option<StateMap<OwnedEventId>>, Error> {
         self.state_around(event_id, |states| states.after)
+    }
+
+    /// Returns the IDs of the events of the state before an event, as a `state_ids` answer names them, or `None` for an
+    /// event without a place in the room's history. After another state of the room has been read like this, the cost is
+    /// that of the difference.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    pub fn state_ids_before(&self, event_id: &EventId) -> Result<Option<BTreeSet<OwnedEventId>>, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        let Some((_, Stage::Placed { states, .. })) = stage_of(&rows, event_id)? else { return Ok(None) };
+        let mut last = self.last_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let differences = diff(&rows, &last.0, &states.before)?;
+        let (_, mut ids) = std::mem::replace(&mut *last, (StateGroup::EMPTY, BTreeSet::new()));
+        for Difference { a, b, .. } in differences {
+            if let Some(num) = a {
+                ids.remove(&rows.event_record(num)?.event_id);
+            }
+            if let Some(num) = b {
+                ids.insert(rows.event_record(num)?.event_id.clone());
+            }
+        }
+        *last = (states.before, ids.clone());
+        Ok(Some(ids))
     }
 
     fn state_around(

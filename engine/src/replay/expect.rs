@@ -94,11 +94,13 @@ impl gibbous_codec::KeySource for RecordedKeys<'_> {
 }
 
 /// The event IDs of a state, sorted.
-pub(super) type StateIds = BTreeSet<OwnedEventId>;
+pub(super) type StateIds = Vec<OwnedEventId>;
 
-/// Returns the event IDs of a state.
+/// Returns the event IDs of a state, sorted.
 pub(super) fn ids_of(state: StateMap<OwnedEventId>) -> StateIds {
-    state.into_values().collect()
+    let mut ids: Vec<_> = state.into_values().collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// Compares a state with the one that must hold; `None` if they are equal.

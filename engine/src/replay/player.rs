@@ -279,10 +279,10 @@ impl<'a> Player<'a> {
             }
             ExpectationKind::StateBefore { event_id, state } => {
                 let found = match &room {
-                    Some(room) => room.state_before(event_id)?,
+                    Some(room) => room.state_ids_before(event_id)?,
                     None => None,
                 };
-                (WhichState::Before(event_id.clone()), state, found.map(expect::ids_of))
+                (WhichState::Before(event_id.clone()), state, found)
             }
             ExpectationKind::CurrentState { state } => {
                 let found = room.map(|room| room.current_state()).transpose()?;

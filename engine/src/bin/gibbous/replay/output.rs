@@ -8,7 +8,6 @@ use std::{
 
 use gibbous::replay::Report;
 use serde::Serialize;
-use serde_json::json;
 
 use super::Unusable;
 
@@ -83,7 +82,7 @@ impl Output {
         let (passed, failed) = (self.passed, self.failed);
         let mut out = io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", json!({ "passed": passed, "failed": failed }))?;
+            writeln!(out, r#"{{"passed":{passed},"failed":{failed}}}"#)?;
         } else {
             writeln!(out, "{passed} passed, {failed} failed")?;
         }

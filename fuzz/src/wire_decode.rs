@@ -1,0 +1,70 @@
+//! Stored bytes: whatever stands on the disk, `wire` decodes it or says why not, and nothing has two encodings.
+
+use std::fmt::Debug;
+
+use gibbous_codec::{
+    EventState, FormatRow, IdRow, Kind, LogRecord, RoomHead, RoomRow, ServerKeysRow, ServersRow, UnfoldedRow, decode,
+    decode_bytes, encode, encode_bytes,
+};
+use gibbous_storage::state_group::Node;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Decodes bytes as a frame of each kind, and as the payload of the kind that the first one picks.
+pub fn wire_decode(bytes: &[u8]) {
+    for decode_kind in KINDS {
+        decode_kind(Input::Frame(bytes));
+    }
+    // Nothing but luck finds a checksum: here it is given.
+    if let Some((kind, payload)) = bytes.split_first() {
+        KINDS[usize::from(*kind) % KINDS.len()](Input::Payload(payload));
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    Frame(&'a [u8]),
+    Payload(&'a [u8]),
+}
+
+/// Append only: the seeds count on the order.
+const KINDS: [fn(Input<'_>); 10] = [
+    |input| check::<RoomHead>(Kind::Head, input),
+    |input| check::<LogRecord>(Kind::LogEntry, input),
+    |input| check::<EventState>(Kind::EventState, input),
+    |input| check::<IdRow>(Kind::IdRow, input),
+    |input| check::<UnfoldedRow>(Kind::Unfolded, input),
+    |input| check::<ServersRow>(Kind::Servers, input),
+    |input| check::<ServerKeysRow>(Kind::ServerKeys, input),
+    |input| check::<FormatRow>(Kind::Format, input),
+    |input| check::<RoomRow>(Kind::RoomRow, input),
+    check_node,
+];
+
+const VERSION: u8 = 0;
+
+fn check<T: DeserializeOwned + Serialize + PartialEq + Debug>(kind: Kind, input: Input<'_>) {
+    on_frame(kind, input, |frame| {
+        let Ok(value) = decode::<T>(kind, VERSION, frame) else { return };
+        assert_eq!(encode(kind, VERSION, &value).as_deref(), Ok(frame), "{value:?} has one encoding");
+    });
+}
+
+fn check_node(input: Input<'_>) {
+    on_frame(Kind::Node, input, |frame| {
+        let Ok(node) = Node::decode(frame) else { return };
+        assert_eq!(node.encode().as_deref(), Ok(frame), "{node:?} has one encoding");
+        assert!(node.count() > 0, "an empty state has no node");
+        node.hash();
+    });
+}
+
+fn on_frame(kind: Kind, input: Input<'_>, check: impl FnOnce(&[u8])) {
+    match input {
+        Input::Frame(frame) => check(frame),
+        Input::Payload(payload) => {
+            let Ok(frame) = encode_bytes(kind, VERSION, payload) else { return };
+            assert_eq!(decode_bytes(kind, VERSION, &frame), Ok(payload));
+            check(&frame);
+        }
+    }
+}
