@@ -202,8 +202,8 @@ impl Engine {
         }
         self.set_join_status(ticket, JoinStatus::AwaitingKeys);
         slot.joining = Some(Joining { ticket, parsed, batch, queued: Vec::new() });
-        self.finish_join(cx, send_join.room_id, &mut slot)?;
-        self.publish(send_join.room_id, &mut slot);
+        let finished = self.finish_join(cx, send_join.room_id, &mut slot);
+        self.settle(send_join.room_id, &mut slot, finished)?;
         Ok(ticket)
     }
 
@@ -259,10 +259,8 @@ impl Engine {
         let cx = self.context(now_ms);
         let rules = &room.memory.rules;
         let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
-        let receipts = room.receive(cx, origin, parsed)?;
-        self.inner.store.sync()?;
-        self.publish(room_id, &mut slot);
-        Ok(receipts)
+        let receipts = room.receive(cx, origin, parsed);
+        self.settle(room_id, &mut slot, receipts)
     }
 
     /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state is
@@ -360,12 +358,22 @@ impl Engine {
         }
         let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
         let mut slot = lock(&slot);
-        if let Some(room) = &mut slot.room {
-            room.handle_answer(cx, question, &destination, kind, response)?;
-            self.inner.store.sync()?;
+        let Some(room) = &mut slot.room else { return Ok(()) };
+        let answered = room.handle_answer(cx, question, &destination, kind, response);
+        self.settle(&room_id, &mut slot, answered)
+    }
+
+    /// Makes durable what a room's writer has done, and hands on what it wants to have asked and told. Where the writer
+    /// failed midway its memory may be ahead of the store: it is dropped, and the room read anew.
+    fn settle<T>(&self, room_id: &RoomId, slot: &mut Slot, done: Result<T, Error>) -> Result<T, Error> {
+        if done.is_err()
+            && let Some(failed) = slot.room.take()
+        {
+            slot.room = Room::open(self.context(0), failed.num)?;
         }
-        self.publish(&room_id, &mut slot);
-        Ok(())
+        self.inner.store.sync()?;
+        self.publish(room_id, slot);
+        done
     }
 
     fn answer_keys(&self, cx: Context<'_>, server: &ServerName, response: Response) -> Result<(), Error> {
@@ -388,12 +396,12 @@ impl Engine {
                     slot.room.as_mut().map(|room| room.ask_keys(server));
                 }
             }
-            self.finish_join(cx, &room_id, &mut slot)?;
+            let finished = self.finish_join(cx, &room_id, &mut slot);
+            self.settle(&room_id, &mut slot, finished)?;
             if let Some(room) = &mut slot.room {
-                room.keys_answered(cx, server)?;
+                let answered = room.keys_answered(cx, server);
+                self.settle(&room_id, &mut slot, answered)?;
             }
-            self.inner.store.sync()?;
-            self.publish(&room_id, &mut slot);
         }
         Ok(())
     }
@@ -420,7 +428,6 @@ impl Engine {
             slot.room = None;
             cx.store.purge(room_id)?;
         }
-        self.inner.store.sync()?;
         let status = match result {
             Ok(joined) => JoinStatus::Joined { event_id: joined.event_id, partial: joined.partial },
             Err(error) => JoinStatus::Failed(error),
@@ -466,11 +473,10 @@ impl Engine {
         for (room_id, slot) in self.slots() {
             let mut slot = lock(&slot);
             if let Some(room) = &mut slot.room {
-                room.handle_timeout(self.context(now_ms))?;
+                let done = room.handle_timeout(self.context(now_ms));
+                self.settle(&room_id, &mut slot, done)?;
             }
-            self.publish(&room_id, &mut slot);
         }
-        self.inner.store.sync()?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -37,6 +37,10 @@ struct Shared {
     rooms: Mutex<()>,
     nodes: Cache<(RoomNum, NodeHash), Arc<Node>>,
     events: Cache<(RoomNum, EventNum), Arc<EventRecord>>,
+    /// Whether something was committed since the last sync began.
+    is_written: AtomicBool,
+    /// Whether something was committed that no sync has made durable; held while one is under way.
+    is_ahead: Mutex<bool>,
     batches: AtomicU64,
     rows: AtomicU64,
     bytes: AtomicU64,
@@ -51,6 +55,8 @@ impl Default for Shared {
             nodes: Cache::new(32 << 20),
             // Some 50,000 events with their PDUs.
             events: Cache::new(64 << 20),
+            is_written: AtomicBool::new(false),
+            is_ahead: Mutex::new(false),
             batches: AtomicU64::default(),
             rows: AtomicU64::default(),
             bytes: AtomicU64::default(),
@@ -175,13 +181,20 @@ impl Store {
         Txn::begin(self, room)
     }
 
-    /// Makes everything durable that was committed before.
+    /// Makes everything durable that was committed before; nothing is done where nothing was.
     ///
     /// # Errors
     ///
     /// If the backend fails; the store then accepts nothing more.
     pub fn sync(&self) -> Result<(), StoreError> {
+        // Who finds nothing to do may return only when the sync that did it has ended.
+        let mut is_ahead = self.shared.is_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.shared.is_written.swap(false, Ordering::AcqRel) && !*is_ahead {
+            return Ok(());
+        }
+        *is_ahead = true;
         self.backend.sync()?;
+        *is_ahead = false;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -270,6 +283,7 @@ impl Store {
 
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
         self.backend.commit(batch)?;
+        self.shared.is_written.store(true, Ordering::Release);
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
         self.shared.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
         self.shared.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);

@@ -282,7 +282,7 @@ impl<'a> Player<'a> {
                     Some(room) => room.state_ids_before(event_id)?,
                     None => None,
                 };
-                (WhichState::Before(event_id.clone()), state, found)
+                (WhichState::Before(event_id.clone()), state, found.map(|ids| ids.into_iter().collect()))
             }
             ExpectationKind::CurrentState { state } => {
                 let found = room.map(|room| room.current_state()).transpose()?;
