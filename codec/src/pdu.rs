@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The size of an event at most, as canonical JSON with its signatures and hashes and without `unsigned`.
-pub const PDU_BYTES_MAX: usize = 65_535;
+pub const PDU_BYTES_MAX: usize = 65_536;
 
 /// The size at most of each of `sender`, `room_id`, `type`, `state_key` and an event ID, in bytes of UTF-8.
 pub const ID_BYTES_MAX: usize = 255;

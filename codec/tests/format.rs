@@ -264,7 +264,7 @@ fn the_size_is_that_of_canonical_json_without_unsigned() {
             event
         };
         let largest = parse(version, &sized(PDU_BYTES_MAX)).expect("an event");
-        assert_eq!(largest.canonical_json().len(), 65_535);
+        assert_eq!(largest.canonical_json().len(), 65_536);
         let error = parse(version, &sized(PDU_BYTES_MAX + 1));
         assert!(matches!(error, Err(FormatError::TooLarge { max: PDU_BYTES_MAX, .. })), "{error:?}");
         assert!(matches!(parse(version, &sized(10 << 20)), Err(FormatError::TooLarge { .. })));

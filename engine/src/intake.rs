@@ -239,10 +239,13 @@ impl Room {
                     for server in servers {
                         if cx.keys.may_ask(&server, cx.now_ms) {
                             self.ask_keys(server);
-                        } else if state.position.is_some() {
-                            // It waits on, but no longer holds up the room: it takes its place when it is placed.
-                            state.position = None;
-                            self.judge(&mut txn, num, None, state.clone())?;
+                        } else {
+                            // It waits on, but no longer holds up the room: it takes its place when it is placed, and
+                            // the state after it is asked for as after one that is missing.
+                            if state.position.take().is_some() {
+                                self.judge(&mut txn, num, None, state.clone())?;
+                            }
+                            self.open.set_stuck(num, &event.record.event_id);
                         }
                     }
                 }

@@ -1,8 +1,11 @@
 //! State resolution: one state out of several, worked on their differences only.
 //!
-//! The algorithm itself is ruma's for now (room versions 2 to 12); this file is the seam behind which the project's own
-//! will stand. What is already ours is what ruma takes from its caller: the conflicted state, the auth difference and
-//! the conflicted state subgraph, found without walking the unconflicted part.
+//! The algorithm of room versions 2 to 12 is ruma's for now; this file is the seam behind which the project's own will
+//! stand. What is already ours is what ruma takes from its caller: the conflicted state, the auth difference and the
+//! conflicted state subgraph, found without walking the unconflicted part. That of room version 1, which ruma does not
+//! have, is in [`v1`].
+
+mod v1;
 
 use std::{
     cell::RefCell,
@@ -289,7 +292,7 @@ impl<R: RoomRows> Resolver<'_, R> {
         unconflicted: impl Fn(&StateKey) -> Result<Option<EventNum>, Error>,
     ) -> Result<BTreeMap<StateKey, EventNum>, Error> {
         let Some(rules) = self.events.rules.ruma().state_res.v2_rules() else {
-            return Err(Error::Resolution("state resolution of room version 1 is not there yet".to_owned()));
+            return v1::resolve(self.events.rules, conflict, &self.events, unconflicted);
         };
         let mut full_conflicted: BTreeSet<EventNum> = auth_difference.union(subgraph).copied().collect();
         full_conflicted.extend(conflict.values().flatten().flatten());

@@ -9,7 +9,7 @@ use crate::{BackendError, Table};
 /// The length of the longest key, without what a backend puts before it.
 pub const KEY_MAX: usize = 1 << 10;
 
-/// The length of the longest value: an event (65,535 bytes) and 16 KiB of header, which holds 30 references to events of
+/// The length of the longest value: an event (65,536 bytes) and 16 KiB of header, which holds 30 references to events of
 /// 255 bytes each and as long a type and state key.
 pub const VALUE_MAX: usize = (64 << 10) + (16 << 10);
 

@@ -294,7 +294,10 @@ impl Room {
                 question: Question::AuthChain { event: num },
             }),
             NextServer::Later => {}
-            NextServer::RoundEnded => self.set_aside(txn, num)?,
+            NextServer::RoundEnded => {
+                self.set_aside(txn, num)?;
+                self.set_aside_waiters(txn, &pdu.event_id().to_owned())?;
+            }
         }
         Ok(())
     }

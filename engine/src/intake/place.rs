@@ -273,6 +273,10 @@ impl Room {
                     blocked.auth_events.push(event_id);
                     continue;
                 }
+                Some((num, Stage::Unverified)) if self.is_stuck(num) => {
+                    blocked.auth_events.push(event_id);
+                    continue;
+                }
                 Some((_, Stage::Unverified | Stage::Waiting)) => {
                     blocked.on_their_way.push(event_id);
                     continue;
@@ -288,6 +292,10 @@ impl Room {
         Ok(partial)
     }
 
+    fn is_stuck(&self, num: EventNum) -> bool {
+        self.open.get(num).is_some_and(|event| event.is_stuck)
+    }
+
     fn states_after_prevs(
         &self,
         txn: &Txn<'_>,
@@ -297,16 +305,19 @@ impl Room {
         blocked: &mut Blocked,
     ) -> Result<(), Error> {
         for event_id in pdu.prev_events() {
-            let stage = stage_of(txn, event_id)?.map(|(_, stage)| stage);
-            match stage.as_ref().map_or(StateAfter::Unknown, state_after) {
+            let stored = stage_of(txn, event_id)?;
+            match stored.as_ref().map_or(StateAfter::Unknown, |(_, stage)| state_after(stage)) {
                 StateAfter::Full(group) => blocked.known.push(group),
                 StateAfter::Partial(group) if demand == Demand::Any => {
                     *partial = true;
                     blocked.known.push(group);
                 }
                 StateAfter::Partial(_) => blocked.on_their_way.push(event_id.clone()),
-                StateAfter::Unknown => match stage {
-                    Some(Stage::Waiting | Stage::Unverified) => blocked.on_their_way.push(event_id.clone()),
+                StateAfter::Unknown => match stored {
+                    Some((num, Stage::Unverified)) if self.is_stuck(num) => {
+                        blocked.prev_events.push(event_id.clone());
+                    }
+                    Some((_, Stage::Waiting | Stage::Unverified)) => blocked.on_their_way.push(event_id.clone()),
                     _ => blocked.prev_events.push(event_id.clone()),
                 },
             }

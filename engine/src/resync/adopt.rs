@@ -395,17 +395,10 @@ impl Room {
         before: StateGroup,
     ) -> Result<Result<bool, String>, Error> {
         let Some((num, stage)) = stage_of(txn, prev)? else {
-            // Nobody can give it with a signature that holds: the room goes on as after a rejected event.
             let Some(pdu) = self.loose.unverifiable.get(prev).cloned() else {
                 return Ok(Err(format!("nobody has {prev} itself")));
             };
-            let rejection =
-                Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
-            let stage = Stage::Outlier {
-                status: EventStatus::Rejected(rejection),
-                provisional: false,
-                states: Some(States { before, after: before }),
-            };
+            let stage = unverifiable(before);
             self.stage_new(txn, &pdu, EventState { stage, position: None, replaced_json: None }, None)?;
             return Ok(Ok(false));
         };
@@ -426,7 +419,12 @@ impl Room {
                 let position = position.unwrap_or(gibbous_codec::Position { root: txn.next_seq(), is_root: true });
                 self.place_with_state(txn, num, position, before)?;
             }
-            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
+            Stage::Unverified => {
+                let stage = unverifiable(before);
+                self.judge(txn, num, None, EventState { stage, position: None, ..event.state })?;
+                return Ok(Ok(false));
+            }
+            Stage::Placed { .. } | Stage::Dropped => {}
         }
         Ok(Ok(true))
     }
@@ -439,6 +437,16 @@ impl Room {
         let asks = self.resync.poll(cx.limits, cx.now_ms);
         self.asks.extend(asks);
         Ok(())
+    }
+}
+
+/// What is held of an event that nobody can give with a signature that holds: the room goes on as after a rejected event.
+fn unverifiable(before: StateGroup) -> Stage {
+    let rejection = Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
+    Stage::Outlier {
+        status: EventStatus::Rejected(rejection),
+        provisional: false,
+        states: Some(States { before, after: before }),
     }
 }
 

@@ -1,0 +1,29 @@
+//! What tests are made of: rooms whose history is told in the order it happened, and other servers that answer, refuse,
+//! delay and lie as told (feature `testing`).
+//!
+//! Everything here is deterministic: keys are made of a seed, time is a number, nothing is read from outside. A mistake
+//! in the use of it panics, as in any test.
+//!
+//! ```
+//! use gibbous::testing::{DEREK, S, Story};
+//!
+//! let mut story = Story::joined(&"11".try_into()?);
+//! let hello = story.room.message(DEREK, "hello").send();
+//! story.receive(S, &[&hello]);
+//! assert_eq!(story.verdict(&hello), "accepted, partial");
+//! story.release();
+//! assert_eq!(story.verdict(&hello), "accepted");
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
+mod host;
+mod keys;
+mod room_builder;
+mod servers;
+mod story;
+
+pub use host::{Host, Storage};
+pub use keys::{KEY_ID, SeededKeys};
+pub use room_builder::{Draft, RoomBuilder};
+pub use servers::{Asked, FakeServers, Reply};
+pub use story::{ALICE, BOB, CHARLIE, DEREK, ELSIE, S, S2, Story, US};
