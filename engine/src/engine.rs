@@ -390,10 +390,11 @@ impl Engine {
         for room_id in rooms {
             let Some(slot) = self.known_slot(&room_id) else { continue };
             let mut slot = lock(&slot);
-            if let Some(joining) = &mut slot.joining {
+            let Slot { room, joining } = &mut *slot;
+            if let (Some(room), Some(joining)) = (room, joining) {
                 joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
-                for server in joining.batch.awaited().clone() {
-                    slot.room.as_mut().map(|room| room.ask_keys(server));
+                for server in joining.batch.awaited() {
+                    room.ask_keys(server.clone());
                 }
             }
             let finished = self.finish_join(cx, &room_id, &mut slot);

@@ -19,6 +19,8 @@ mod resolve;
 mod resync;
 mod room;
 mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod verify_pool;
 mod view;
 

@@ -159,14 +159,14 @@ impl ParsedJoin {
         let mut seen = BTreeSet::new();
         servers.retain(|server| seen.insert(server.clone()));
 
-        let parse = |raw: &Box<RawValue>| Pdu::parse(&rules, raw.get().as_bytes()).ok();
+        let parse = |raw: &&RawValue| Pdu::parse(&rules, raw.get().as_bytes()).ok();
         let of_room = |pdu: &Pdu| pdu.room_id() == send_join.room_id;
         let mut pdus = BTreeMap::new();
-        for pdu in map(&body.state, parse).into_iter().flatten().filter(of_room) {
+        for pdu in map(&body.state.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse).into_iter().flatten().filter(of_room) {
             pdus.insert(pdu.event_id().to_owned(), pdu);
         }
         let state_ids: BTreeSet<OwnedEventId> = pdus.keys().cloned().collect();
-        for pdu in map(&body.auth_chain, parse).into_iter().flatten().filter(of_room) {
+        for pdu in map(&body.auth_chain.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse).into_iter().flatten().filter(of_room) {
             pdus.entry(pdu.event_id().to_owned()).or_insert(pdu);
         }
         Ok(Self {

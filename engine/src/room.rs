@@ -123,6 +123,8 @@ pub(crate) struct Room {
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
     pub(crate) last_ids: LastIds,
+    /// The provisional extremities and current state, if they were looked up since an event last came or changed.
+    pub(crate) provisional: Option<(Vec<EventNum>, StateGroup)>,
     /// Our users who have joined at some time.
     pub(crate) our_users: BTreeSet<String>,
     /// Whether one of our users is in the room, as far as is known; `None` if it must be looked up.
@@ -154,6 +156,7 @@ impl Room {
             asks: Vec::new(),
             news: Vec::new(),
             counts: Counts::default(),
+            provisional: None,
             last_ids: Arc::new(Mutex::new((StateGroup::EMPTY, BTreeSet::new()))),
             our_users: BTreeSet::new(),
             present: None,
@@ -275,6 +278,7 @@ impl Room {
         state: &EventState,
     ) {
         self.open.set(num, event_id, depth, state);
+        self.provisional = None;
         // Only its own membership, or a verdict that changed, can take one of our users in or out.
         let is_ours = |key: &StateKey| key.event_type == "m.room.member" && self.our_users.contains(&key.state_key);
         if state_key.is_some_and(is_ours) {
@@ -340,18 +344,22 @@ impl Room {
         if self.open.is_folded() {
             return Ok((head.extremities, head.current));
         }
+        if let Some(provisional) = &self.provisional {
+            return Ok(provisional.clone());
+        }
         let mut tips = Tips::of(&head);
         let open: Vec<EventNum> = self.open.in_order().map(|(num, _)| num).collect();
         for num in open {
             let event = txn.event(num)?;
-            if let Stage::Placed { status, states, .. } = &event.state.stage {
-                if !status.is_rejected() {
-                    tips.add(txn, &event, *states)?;
-                }
+            if let Stage::Placed { status, states, .. } = &event.state.stage
+                && !status.is_rejected()
+            {
+                tips.add(txn, &event, *states)?;
             }
         }
-        let current = tips.current(&self.memory, txn)?;
-        Ok((tips.extremities(), current))
+        let provisional = (tips.extremities(), tips.current(&self.memory, txn)?);
+        self.provisional = Some(provisional.clone());
+        Ok(provisional)
     }
 }
 

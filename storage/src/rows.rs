@@ -8,7 +8,7 @@ use gibbous_codec::{
 };
 
 use crate::{
-    StoreError, Table,
+    Row, StoreError, Table,
     keys::{decode_row, room_bytes_key, room_prefix, room_seq_key, seq_of},
     state_group::{self, NodeSource},
 };
@@ -33,7 +33,7 @@ pub trait Rows {
         prefix: &[u8],
         from: &[u8],
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    ) -> Result<Vec<Row>, StoreError>;
 }
 
 /// A stored event, and what is now held of it.

@@ -10,7 +10,7 @@ use std::{
 use gibbous_codec::{EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName};
 
 use crate::{
-    Backend, Batch, Snapshot, StoreError, Table,
+    Backend, Batch, Row, Snapshot, StoreError, Table,
     cache::Cache,
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
     rows::{RoomRows, Rows, event_record_of, missing_event},
@@ -374,7 +374,7 @@ impl Rows for RoomSnapshot<'_> {
         prefix: &[u8],
         from: &[u8],
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<Row>, StoreError> {
         Ok(self.snapshot.scan(table, from, prefix, limit)?)
     }
 }

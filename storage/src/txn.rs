@@ -13,7 +13,7 @@ use gibbous_codec::{
 };
 
 use crate::{
-    Batch, Snapshot, StoreError, Table,
+    Batch, Row, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, change_of},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
     rows::{RoomRows, Rows, event_record_of, missing_event},
@@ -237,7 +237,7 @@ impl Rows for Txn<'_> {
         prefix: &[u8],
         from: &[u8],
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<Row>, StoreError> {
         // What is staged may hide rows, so as many more are read as there are staged ones under the prefix.
         let staged: Vec<_> = self
             .batch

@@ -254,6 +254,7 @@ impl Room {
         if folded.is_empty() {
             return Ok(false);
         }
+        self.provisional = None;
         if !soft_failed.is_empty() {
             self.present = None;
         }
