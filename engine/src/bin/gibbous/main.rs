@@ -1,5 +1,6 @@
 //! The command line `gibbous`.
 
+mod check;
 mod replay;
 
 use std::process::ExitCode;
@@ -19,11 +20,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Args),
     Replay(replay::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }
