@@ -2,8 +2,10 @@
 //!
 //! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with another.
 
+mod joins;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,15 +19,16 @@ use gibbous_storage::{Backend, RoomRows, Store};
 use serde::Deserialize;
 
 use crate::{
-    Error, JoinError, Limits, Outcome, Receipt, Request, RequestError, RequestId, Response, RoomView, SendJoin, Update,
+    Error, Limits, Outcome, Receipt, Request, RequestError, RequestId, Response, RoomView, Update,
     intake,
     keys::KeyRing,
-    notify::{UpdatePosition, updates_of},
-    parked::Batch,
-    partial_join::ParsedJoin,
+    notify::{UpdatePosition, UpdateQueue, updates_of},
     requests::{InFlight, Requests},
     room::{Context, Question, Room},
 };
+
+use self::joins::Joining;
+pub use self::joins::{JoinStatus, JoinTicket};
 
 /// What an engine is given when it is opened.
 #[derive(Clone, Debug)]
@@ -41,28 +44,6 @@ impl Config {
     pub fn new(our_server: OwnedServerName) -> Self {
         Self { our_server, limits: Limits::default() }
     }
-}
-
-/// The name of a join that was begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JoinTicket(u64);
-
-/// How a join stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JoinStatus {
-    /// The keys of some servers are being asked for, to check the response's signatures.
-    AwaitingKeys,
-    /// The room can be used.
-    Joined {
-        /// The join event.
-        event_id: gibbous_codec::OwnedEventId,
-        /// Whether the state is partial, and a resync will fetch the rest.
-        partial: bool,
-    },
-    /// The join came to nothing; the room is as it was before.
-    Failed(JoinError),
-    /// There is no such join, or it is long past.
-    Unknown,
 }
 
 /// What an engine has done since it was opened.
@@ -95,7 +76,7 @@ struct Inner {
     keys: KeyRing,
     rooms: Mutex<BTreeMap<OwnedRoomId, Arc<Mutex<Slot>>>>,
     requests: Mutex<Requests>,
-    updates: Mutex<Updates>,
+    updates: Mutex<UpdateQueue>,
     joins: Mutex<BTreeMap<JoinTicket, JoinStatus>>,
     next_join: AtomicU64,
     flipped: AtomicU64,
@@ -107,21 +88,6 @@ struct Inner {
 struct Slot {
     room: Option<Room>,
     joining: Option<Joining>,
-}
-
-/// A join whose signatures are being checked. PDUs that arrive meanwhile wait for it.
-#[derive(Debug)]
-struct Joining {
-    ticket: JoinTicket,
-    parsed: ParsedJoin,
-    batch: Batch,
-    queued: Vec<(OwnedServerName, Vec<Vec<u8>>)>,
-}
-
-#[derive(Debug, Default)]
-struct Updates {
-    records: VecDeque<(OwnedRoomId, LogSeq)>,
-    ready: VecDeque<Update>,
 }
 
 /// What tells the room of a PDU.
@@ -160,56 +126,6 @@ impl Engine {
             }
         }
         Ok(engine)
-    }
-
-    /// Begins a join that another server has answered. The response's signatures are checked first, for which servers'
-    /// keys may have to be asked for: see [`Engine::join_status`]. The signature of the join event itself is checked like
-    /// any, so the host is asked for its own server's keys too.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails. What is wrong with the response is told by [`Engine::join_status`].
-    pub fn begin_join(&self, send_join: SendJoin<'_>, now_ms: u64) -> Result<JoinTicket, Error> {
-        let ticket = JoinTicket(self.inner.next_join.fetch_add(1, Ordering::Relaxed));
-        let slot = self.slot(send_join.room_id);
-        let mut slot = lock(&slot);
-        if slot.joining.is_some() {
-            self.set_join_status(ticket, JoinStatus::Failed(JoinError::JoinInProgress));
-            return Ok(ticket);
-        }
-        let parsed = match ParsedJoin::parse(send_join, &self.inner.config.limits) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                self.set_join_status(ticket, JoinStatus::Failed(error));
-                return Ok(ticket);
-            }
-        };
-        if slot.room.is_none() {
-            let num = self.inner.store.number_room(send_join.room_id)?;
-            let room_id = send_join.room_id.to_owned();
-            slot.room = Some(Room::new(num, room_id, parsed.rules.clone(), &self.inner.config.limits));
-        }
-        let cx = self.context(now_ms);
-        let mut pdus = parsed.pdus.clone();
-        pdus.push(parsed.join.clone());
-        // The question is for the keys alone; the batch never goes to the room.
-        let question = Question::Keys { server: self.inner.config.our_server.clone() };
-        let batch = Batch::verify(cx, &parsed.rules, question, send_join.via, None, pdus)?;
-        if let Some(room) = &mut slot.room {
-            for server in batch.awaited() {
-                room.ask_keys(server.clone());
-            }
-        }
-        self.set_join_status(ticket, JoinStatus::AwaitingKeys);
-        slot.joining = Some(Joining { ticket, parsed, batch, queued: Vec::new() });
-        let finished = self.finish_join(cx, send_join.room_id, &mut slot);
-        self.settle(send_join.room_id, &mut slot, finished)?;
-        Ok(ticket)
-    }
-
-    /// Returns how a join stands.
-    pub fn join_status(&self, ticket: JoinTicket) -> JoinStatus {
-        lock(&self.inner.joins).get(&ticket).cloned().unwrap_or(JoinStatus::Unknown)
     }
 
     /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each; it
@@ -407,43 +323,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Finishes the join of a slot if its signatures have been checked.
-    fn finish_join(&self, cx: Context<'_>, room_id: &RoomId, slot: &mut Slot) -> Result<(), Error> {
-        let Some(joining) = slot.joining.take_if(|joining| joining.batch.is_done()) else { return Ok(()) };
-        let Joining { ticket, parsed, batch, queued } = joining;
-        let Some(room) = &mut slot.room else { return Ok(()) };
-        let mut verified = batch.verified;
-        let join_at = verified.iter().position(|pdu| pdu.event_id() == parsed.join.event_id());
-        let result = match join_at {
-            None => Err(JoinError::Unverifiable("its signature does not hold, or the keys cannot be had".to_owned())),
-            Some(at) => {
-                verified.swap_remove(at);
-                match parsed.check_create(&verified) {
-                    Err(error) => Err(error),
-                    Ok(()) => room.finish_join(cx, &parsed, verified)?,
-                }
-            }
-        };
-        let is_stored = cx.store.snapshot(room.num)?.head()?.is_some();
-        if !is_stored {
-            slot.room = None;
-            cx.store.purge(room_id)?;
-        }
-        let status = match result {
-            Ok(joined) => JoinStatus::Joined { event_id: joined.event_id, partial: joined.partial },
-            Err(error) => JoinStatus::Failed(error),
-        };
-        self.set_join_status(ticket, status);
-        if let Some(room) = &mut slot.room {
-            for (origin, pdus) in queued {
-                let rules = &room.memory.rules;
-                let parsed = pdus.iter().map(|json| intake::parse(rules, json)).collect();
-                room.receive(cx, &origin, parsed)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
     /// before.
     pub fn poll_timeout(&self) -> Option<u64> {
@@ -579,32 +458,6 @@ impl Engine {
         lock(&self.inner.rooms).iter().map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect()
     }
 
-    fn set_join_status(&self, ticket: JoinTicket, status: JoinStatus) {
-        /// A host asks soon or not at all.
-        const JOINS_MAX: usize = 1_000;
-        let mut joins = lock(&self.inner.joins);
-        joins.insert(ticket, status);
-        while joins.len() > JOINS_MAX {
-            joins.pop_first();
-        }
-    }
-}
-
-impl Updates {
-    fn add(&mut self, room_id: &RoomId, news: Vec<(LogSeq, u64)>, limits: &Limits) {
-        for (from, records) in news {
-            self.records.extend((from.0..from.0 + records).map(|seq| (room_id.to_owned(), LogSeq(seq))));
-        }
-        // The host lags: it finds what was dropped here by `updates_since`.
-        while self.records.len() > limits.updates_max {
-            self.records.pop_front();
-        }
-    }
-
-    fn forget(&mut self, room_id: &RoomId) {
-        self.records.retain(|(of, _)| of != room_id);
-        self.ready.retain(|update| update.room_id != room_id);
-    }
 }
 
 /// A panic while a lock was held left nothing half done that the store does not know better.

@@ -143,9 +143,8 @@ impl Room {
         }
         let next = txn.next_seq();
         let position = self.position_of(&pdu, next, arrival);
-        if let Some(num) = self.place_new(cx, txn, &pdu, position)? {
-            let (_, state) = (num, txn.event(num)?.state);
-            return Ok(outcome_of(pdu.event_id(), &state.stage));
+        if let Some(num) = self.place_new(txn, &pdu, position)? {
+            return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
         // The place in the log may have moved on while the event was being judged.
         let position = self.waiting_position(txn, self.position_of(&pdu, txn.next_seq(), arrival))?;

@@ -1,9 +1,11 @@
 //! What has changed, for the host: a durable stream, since it is read from the log.
 
+use std::collections::VecDeque;
+
 use gibbous_codec::{EventStatus, LogRecord, LogSeq, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, Stage};
 use gibbous_storage::RoomRows;
 
-use crate::Error;
+use crate::{Error, Limits};
 
 /// A place in the stream of a room's updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,4 +171,30 @@ fn extremities<R: RoomRows>(rows: &R, extremities: &[gibbous_codec::EventNum]) -
         event_ids.push(rows.event_record(*num)?.event_id.clone());
     }
     Ok(Change::ForwardExtremities { event_ids })
+}
+
+/// The changes that the host has not been told yet. Bounded: what is dropped here is found in the log.
+#[derive(Debug, Default)]
+pub(crate) struct UpdateQueue {
+    pub(crate) records: VecDeque<(OwnedRoomId, LogSeq)>,
+    pub(crate) ready: VecDeque<Update>,
+}
+
+impl UpdateQueue {
+    /// Takes up what a room has committed.
+    pub(crate) fn add(&mut self, room_id: &RoomId, news: Vec<(LogSeq, u64)>, limits: &Limits) {
+        for (from, records) in news {
+            self.records.extend((from.0..from.0 + records).map(|seq| (room_id.to_owned(), LogSeq(seq))));
+        }
+        // The host lags: it finds what was dropped here by `updates_since`.
+        while self.records.len() > limits.updates_max {
+            self.records.pop_front();
+        }
+    }
+
+    /// Forgets the changes of a room that is no more.
+    pub(crate) fn forget(&mut self, room_id: &RoomId) {
+        self.records.retain(|(of, _)| of != room_id);
+        self.ready.retain(|update| update.room_id != room_id);
+    }
 }

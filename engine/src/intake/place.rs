@@ -68,7 +68,6 @@ impl Room {
     /// one record. Returns its number, or `None` if something is missing.
     pub(crate) fn place_new(
         &mut self,
-        cx: Context<'_>,
         txn: &mut Txn<'_>,
         pdu: &Pdu,
         position: Position,
@@ -84,7 +83,7 @@ impl Room {
         let mut status = verdict.status;
         let mut folded = None;
         if !verdict.partial && position.is_root && self.open.is_folded() {
-            folded = self.fold_at_once(cx, txn, pdu, num, &mut status, states)?;
+            folded = self.fold_at_once(txn, pdu, num, &mut status, states)?;
         }
         let stage = Stage::Placed { status, partial: verdict.partial, states };
         let state = EventState { stage, position: Some(position), replaced_json: None };
@@ -99,7 +98,6 @@ impl Room {
     /// forward extremity, as in a room with full state it mostly does.
     fn fold_at_once(
         &mut self,
-        _cx: Context<'_>,
         txn: &mut Txn<'_>,
         pdu: &Pdu,
         num: EventNum,
