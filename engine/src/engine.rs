@@ -346,6 +346,7 @@ impl Engine {
     ///
     /// If the store fails.
     pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
+        self.inner.keys.handle_timeout(now_ms);
         let overdue = lock(&self.inner.requests).overdue(now_ms);
         for in_flight in overdue {
             self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms)?;

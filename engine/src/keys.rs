@@ -72,10 +72,18 @@ impl KeyRing {
         *until_ms = now_ms.saturating_add(limits.backoff_ms(*rounds));
     }
 
-    /// Returns when keys that could not be had may be asked for again.
+    /// Returns when keys that could not be had may be asked for again, of those whose time has not come.
     pub(crate) fn next_try(&self) -> Option<u64> {
         let unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
-        unavailable.values().map(|(_, until_ms)| *until_ms).min()
+        unavailable.values().map(|(_, until_ms)| *until_ms).filter(|until_ms| *until_ms > 0).min()
+    }
+
+    /// The time of some has come: they are no longer waited for.
+    pub(crate) fn handle_timeout(&self, now_ms: u64) {
+        let mut unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, until_ms) in unavailable.values_mut().filter(|(_, until_ms)| *until_ms <= now_ms) {
+            *until_ms = 0;
+        }
     }
 
     /// Takes the body of a key answer and stores what it says, beside what was known. The host has checked that the

@@ -1,4 +1,78 @@
 //! gibbous: an embeddable, event-sourced room-state engine for Matrix homeservers.
+//!
+//! # What it does
+//!
+//! A homeserver hands an [`Engine`] what arrives over federation. The engine does the checks on receipt of a PDU, finds
+//! the state before and after each event, stores all of it durably, and says what to ask other servers ([`Request`])
+//! and what has changed ([`Update`]). It makes *faster joins* (MSC3706, MSC3902) available: after a `send_join`
+//! response without members a room can be used at once; the full state is fetched in the background, and events flip
+//! from partial to full state in place, with their verdicts given anew.
+//!
+//! # What it does not
+//!
+//! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It has no invites,
+//! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does. The rules of
+//! authorisation, and of state resolution for room versions 2 to 12, are ruma's for now.
+//!
+//! # The data path
+//!
+//! ```text
+//! PDUs ──▶ Engine::receive             the host ◀── poll_update ◀─────────────┐
+//!            │                                                                │
+//!            ▼                                                                │
+//!          check 1 format ── 2 signatures ── 3 hashes      drop · redact      │
+//!            │                                                                │
+//!            ▼                                                                │
+//!          auth events and states after the prev events at hand?              │
+//!            │ yes         │ no: it waits ──▶ poll_request ──▶ other servers  │
+//!            │             ▲                                       │          │
+//!            │             └─── gap, auth chain, full state ◀── handle_response
+//!            ▼                                                                │
+//!          state before ── check 4 auth events ── check 5 state before        │
+//!            │                                             reject             │
+//!            │ partial: judged by what is known, flipped when all is full     │
+//!            ▼                                                                │
+//!          check 6 current state, in canonical order, once full    soft-fail  │
+//!            │                                                                │
+//!            ▼                                                                │
+//!          log record ─▶ rows ─▶ commit ─▶ sync ──────────────────────────────┘
+//! ```
+//!
+//! A verdict is written as soon as checks 4 and 5 have given it; check 6 of a partial room is folded later and is
+//! written then. [`architecture`] tells the way of an event and of an answer file by file.
+//!
+//! # Use
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use gibbous::{Config, Engine, JoinTicket, MemoryBackend, RoomId, RoomVersionId, SendJoin};
+//!
+//! let engine = Engine::open(Arc::new(MemoryBackend::new()), Config::new("our.example".try_into()?))?;
+//!
+//! // The host has sent the join event to other.example with `omit_members=true`; this is the answer.
+//! let join = |room_id: &RoomId, event: &[u8], response: &[u8], now_ms: u64| -> Result<JoinTicket, gibbous::Error> {
+//!     let via = "other.example".try_into().expect("a server name");
+//!     let room_version = &RoomVersionId::V11;
+//!     engine.begin_join(SendJoin { room_id, room_version, via, event, response, asked_partial: true }, now_ms)
+//! };
+//! let ticket = join("!room:other.example".try_into()?, b"{}", b"{}", 0)?;
+//! println!("{:?}", engine.join_status(ticket)); // Failed(MalformedResponse(…)): the body is no answer.
+//! while let Some(request) = engine.poll_request(0)? {
+//!     println!("{} is to be asked: {:?}", request.destination, request.kind);
+//! }
+//! # use gibbous::{JoinError, JoinStatus};
+//! # assert!(matches!(engine.join_status(ticket), JoinStatus::Failed(JoinError::MalformedResponse(_))));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! `replay` plays recordings through an engine, `cli` is the command line, `testing` tells rooms as stories. None is on
+//! by default, and none changes a result or a byte on disk.
+
+#[doc = include_str!("../ARCHITECTURE.md")]
+pub mod architecture {}
 
 mod auth;
 mod engine;
@@ -38,3 +112,8 @@ pub use partial_join::{JoinError, SendJoin};
 pub use request::{Request, RequestError, RequestId, RequestKind, Response};
 pub use resync::ResyncStatus;
 pub use view::{EventInfo, EventStage, RoomView};
+
+/// The examples of the README, which stands outside the package: it is read for doc tests alone.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct ReadmeExamples;

@@ -9,10 +9,14 @@
 //! - The host's clock stands still, but while a resync runs and nothing can be answered: then it jumps to the next
 //!   deadline that the engine named.
 //!
+//! A host may ask for [`Trouble`]: restarts and disorder beyond what a recording says. What it expects must hold all the
+//! same.
+//!
 //! Real time is an argument, for measuring alone: nothing the engine does depends on it.
 
 mod answers;
 mod build;
+mod disorder;
 mod expect;
 #[cfg(test)]
 mod fixture;
@@ -28,6 +32,7 @@ mod walk;
 use std::{
     fs::File,
     io::{self, BufRead},
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -44,6 +49,24 @@ pub struct Host<'a> {
     pub elapsed: &'a dyn Fn() -> Duration,
     /// Is told how far playing has come.
     pub progress: &'a mut dyn FnMut(Progress),
+    /// What goes wrong beside what the recording says.
+    pub trouble: Trouble,
+}
+
+/// What goes wrong while a recording is played beside what it says; nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// The engine is closed and opened again after so many records of what happened and answers given, counted together.
+    ///
+    /// Two restarts are put off. While a join awaits keys it is in memory alone, and a host whose engine is gone has to
+    /// make it anew: the restart comes when the join is done. And an engine that could store nothing in the time it had
+    /// is followed by one that has twice the time, until one has stored something: what takes several answers to be
+    /// stored would never be.
+    pub restart_every: Option<NonZeroU64>,
+    /// Answers come in another order, by this seed: of the questions that are answered at once any is the next; those of
+    /// a round are answered in any order, some of them rounds later; and some answers are given again later, under the
+    /// same request ID, but not over a restart, where IDs begin anew.
+    pub shuffle_answers: Option<u64>,
 }
 
 /// How far playing has come.

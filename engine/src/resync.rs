@@ -199,7 +199,11 @@ impl Resync {
             match &mut need.phase {
                 Phase::Ready if need.until_ms <= now_ms => {
                     let mut candidates = self.good.iter().chain(&self.servers).chain(&need.told_by);
-                    let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else { continue };
+                    let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else {
+                        // There is nobody to ask, at this time or any other.
+                        need.until_ms = 0;
+                        continue;
+                    };
                     need.phase = Phase::Asked;
                     asks.push(ask(prev, server, RequestKind::StateIds { event_id: prev.clone() }));
                 }

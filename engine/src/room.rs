@@ -12,7 +12,7 @@ use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
     OwnedServerName, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
 };
-use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, RoomRows, Store, Txn};
+use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, NodeSource, RoomRows, Store, Txn};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -328,8 +328,7 @@ impl Room {
                 present
             }
         };
-        // What was staged is a state group that may serve again.
-        self.commit(txn)?;
+        self.commit_looked_up(cx, txn)?;
         self.present = Some(present);
         Ok(present)
     }
@@ -420,6 +419,19 @@ impl Room {
         self.advance(cx)
     }
 
+    /// Ends a transaction in which the room was only looked at: the provisional state that was resolved for it is stored,
+    /// unless it was before.
+    fn commit_looked_up(&mut self, cx: Context<'_>, txn: Txn<'_>) -> Result<(), Error> {
+        let state = self.provisional.as_ref().map(|(_, current)| current.root);
+        match state {
+            Some(root) if cx.store.snapshot(self.num)?.node(&root)?.is_none() => self.commit(txn),
+            _ => {
+                txn.discard();
+                Ok(())
+            }
+        }
+    }
+
     /// Tells whether an event waits for a server's keys.
     pub(crate) fn has_unverified(&self) -> bool {
         self.open.iter().any(|(_, event)| event.kind == OpenKind::Unverified)
@@ -434,7 +446,7 @@ impl Room {
         for num in extremities {
             extremity_ids.push(txn.event_record(num)?.event_id.clone());
         }
-        self.commit(txn)?;
+        self.commit_looked_up(cx, txn)?;
         Ok(Some(RoomView {
             store: cx.store.clone(),
             num: self.num,

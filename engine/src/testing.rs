@@ -16,8 +16,10 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod history;
 mod host;
 mod keys;
+pub mod oracle;
 mod room_builder;
 mod servers;
 mod story;

@@ -7,7 +7,7 @@ use gibbous::{
     Backend, MemoryBackend,
     gibbous_codec::exchange,
     gibbous_storage::{Batch, Finding, Row, Store, Table, check},
-    replay::{Host, Storage, play},
+    replay::{Host, Storage, Trouble, play},
 };
 
 /// Returns a store as a replayed recording leaves it.
@@ -16,7 +16,7 @@ fn replayed(recording: &str) -> MemoryBackend {
     let input = exchange::open(path.to_str().expect("the path is text")).expect("the recording is there");
     let backend = MemoryBackend::new();
     let spill = tempfile::tempfile().expect("a temporary file can be made");
-    let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {} };
+    let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
     let report = play(input, &Storage::Memory(backend.clone()), spill, &mut host).expect("the recording plays");
     assert!(report.passed(), "{:?}", report.mismatches);
     backend

@@ -117,6 +117,13 @@ fn json_is_an_object_a_file_and_the_sums() {
 }
 
 #[test]
+fn restarts_and_disorder_are_asked_for_by_number() {
+    let ran = run(&["replay", "--restart-every", "1", "--shuffle-answers", "0", "--json", "-"], &lines(&[]));
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(run(&["replay", "--restart-every", "0", "-"], &lines(&[])).status, Some(2), "never is no number");
+}
+
+#[test]
 fn a_data_directory_is_kept_one_for_each_file_and_must_be_empty() {
     let dir = tempfile::tempdir().unwrap();
     let files = ["one", "two"].map(|name| write(dir.path(), name, &lines(&[])));

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,21 +11,21 @@ use std::{
 use gibbous::{
     MemoryBackend, SledOptions,
     gibbous_codec::exchange,
-    replay::{Host, Mismatch, Storage, play},
+    replay::{Host, Mismatch, Report, Storage, Trouble, play},
 };
 
 /// Plays a recording, which must hold in all it expects.
-fn check(recording: &Path, storage: &Storage) -> Result<(), String> {
+fn check(recording: &Path, storage: &Storage, trouble: Trouble) -> Result<Report, String> {
     let input = exchange::open(recording.to_str().expect("paths of test data are UTF-8")).map_err(|e| e.to_string())?;
     let spill = tempfile::tempfile().map_err(|e| e.to_string())?;
-    let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {} };
+    let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble };
     let report = play(input, storage, spill, &mut host).map_err(|e| e.to_string())?;
     if !report.passed() {
         let named = |mismatch: &Mismatch| format!("  line {}: {mismatch}", mismatch.line);
         return Err(report.mismatches.iter().map(named).collect::<Vec<_>>().join("\n"));
     }
     // A recording that expects nothing shows nothing.
-    if report.expectations == 0 { Err("it expects nothing".to_owned()) } else { Ok(()) }
+    if report.expectations == 0 { Err("it expects nothing".to_owned()) } else { Ok(report) }
 }
 
 fn recordings() -> Vec<PathBuf> {
@@ -39,24 +40,53 @@ fn recordings() -> Vec<PathBuf> {
 
 /// Plays every recording, and names all that do not hold.
 #[track_caller]
-fn check_all(storage: impl Fn() -> Storage) {
-    let failures: Vec<_> = recordings()
-        .iter()
-        .filter_map(|path| check(path, &storage()).err().map(|why| format!("{}:\n{why}", path.display())))
-        .collect();
+fn check_all(storage: impl Fn() -> Storage, trouble: Trouble) -> Vec<Report> {
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
+    for path in recordings() {
+        match check(&path, &storage(), trouble) {
+            Ok(report) => reports.push(report),
+            Err(why) => failures.push(format!("{}, {trouble:?}:\n{why}", path.display())),
+        }
+    }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    reports
+}
+
+fn in_memory() -> Storage {
+    Storage::Memory(MemoryBackend::new())
 }
 
 #[test]
 fn every_recording_holds_in_memory() {
-    check_all(|| Storage::Memory(MemoryBackend::new()));
+    check_all(in_memory, Trouble::default());
 }
 
 #[test]
 fn every_recording_holds_on_disk() {
     let dirs = tempfile::tempdir().expect("a temporary directory can be made");
-    check_all(|| {
+    let on_disk = || {
         let dir = tempfile::tempdir_in(&dirs).expect("a temporary directory can be made").keep();
         Storage::Sled { dir, options: SledOptions { cache_bytes: 16 << 20 } }
-    });
+    };
+    check_all(on_disk, Trouble::default());
+}
+
+#[test]
+fn every_recording_holds_when_the_engine_is_opened_again_after_every_record_and_answer() {
+    let trouble = Trouble { restart_every: NonZeroU64::new(1), ..Trouble::default() };
+    for report in check_all(in_memory, trouble) {
+        assert!(report.restarts > report.events, "{report:?}");
+    }
+}
+
+#[test]
+fn every_recording_holds_in_whatever_order_answers_come() {
+    for seed in [1, 2, 3] {
+        check_all(in_memory, Trouble { shuffle_answers: Some(seed), ..Trouble::default() });
+    }
+}
+
+#[test]
+fn every_recording_holds_when_answers_are_in_disorder_and_the_engine_is_opened_again_and_again() {
+    check_all(in_memory, Trouble { restart_every: NonZeroU64::new(3), shuffle_answers: Some(4) });
 }

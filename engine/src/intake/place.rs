@@ -73,13 +73,17 @@ impl Room {
         position: Position,
     ) -> Result<Option<EventNum>, Error> {
         let Assessment::Verdict(verdict) = self.assess(txn, pdu, Demand::Any, None)? else { return Ok(None) };
+        // Each event that is moved before this one takes a place in the log; only then is this one's number known, which
+        // the state after it holds. Nothing stands behind a root that is about to be stored.
+        if !position.is_root {
+            self.pull_before(txn, pdu, position.root)?;
+        }
         let num = EventNum(txn.next_seq().0);
         let root = if position.is_root { LogSeq(num.0) } else { position.root };
         let position = Position { root, ..position };
         let accepted = !verdict.status.is_rejected();
         let after = with_event(txn, verdict.before, pdu, num, accepted)?;
         let states = States { before: verdict.before, after };
-        self.pull_before(txn, pdu, position.root)?;
         let mut status = verdict.status;
         let mut folded = None;
         if !verdict.partial && position.is_root && self.open.is_folded() {

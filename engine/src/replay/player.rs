@@ -18,8 +18,8 @@ use crate::{Error, JoinStatus, Outcome, Receipt, SendJoin};
 
 /// Plays a recording through an engine over `storage`.
 pub(super) fn play(index: &Index, storage: &Storage, host: &mut Host<'_>) -> Result<Report, ReplayError> {
-    let session = Session::open(index, storage, host.elapsed).map_err(ReplayError::Open)?;
-    let mut player = Player::new(index, host.progress);
+    let session = Session::open(index, storage, host.elapsed, host.trouble.restart_every).map_err(ReplayError::Open)?;
+    let mut player = Player::new(index, host);
     match player.play(session) {
         Ok(session) => player.count(session),
         Err(Stop { cause: Cause::Spill(error), .. }) => return Err(ReplayError::Spill(error)),
@@ -56,6 +56,7 @@ impl From<Halt> for Cause {
     fn from(halt: Halt) -> Self {
         match halt {
             Halt::Engine(error) => Self::Engine(error.to_string()),
+            Halt::Open(error) => Self::Engine(error.to_string()),
             Halt::Spill(error) => Self::Spill(error),
             Halt::AsksOn => {
                 Self::Engine(format!("{ROUNDS_WITHOUT_PROGRESS_MAX} questions at one instant without a new answer"))
@@ -77,11 +78,11 @@ impl From<std::io::Error> for Cause {
 }
 
 impl<'a> Player<'a> {
-    fn new(index: &'a Index, progress: &'a mut dyn FnMut(Progress)) -> Self {
+    fn new(index: &'a Index, host: &'a mut Host<'_>) -> Self {
         Self {
             index,
-            progress,
-            rounds: Rounds::new(index),
+            rounds: Rounds::new(index, host.trouble.shuffle_answers),
+            progress: host.progress,
             refused: BTreeMap::new(),
             partial: None,
             report: Report::default(),
@@ -93,7 +94,7 @@ impl<'a> Player<'a> {
         let index = self.index;
         for (nth, step) in index.steps.iter().enumerate() {
             (self.progress)(Progress::Step { done: nth as u64, of: index.steps.len() as u64 });
-            session = self.step(session, step).map_err(|cause| Stop { line: step.line, cause })?;
+            self.step(&mut session, step).map_err(|cause| Stop { line: step.line, cause })?;
         }
         let line_of_the_end = index.steps.last().map_or(1, |step| step.line);
         self.capture_partial_state(&session).map_err(|cause| Stop { line: line_of_the_end, cause })?;
@@ -109,7 +110,7 @@ impl<'a> Player<'a> {
         Ok(session)
     }
 
-    fn step(&mut self, mut session: Session<'a>, step: &Step) -> Result<Session<'a>, Cause> {
+    fn step(&mut self, session: &mut Session<'a>, step: &Step) -> Result<(), Cause> {
         let index = self.index;
         let now_ms = self.rounds.now_ms();
         if step.kind.event().is_some() {
@@ -117,29 +118,29 @@ impl<'a> Player<'a> {
         }
         match &step.kind {
             StepKind::SendJoin { via, event_id, pdu, response } => {
-                self.join(&mut session, step.line, &Join { via, event_id, pdu: *pdu, response: *response })?;
+                self.join(session, step.line, &Join { via, event_id, pdu: *pdu, response: *response })?;
             }
             StepKind::Pdu { origin, event_id, pdu } => {
                 let pdu = index.bytes(*pdu)?;
                 let receipts = session.call(|engine| engine.receive(origin, &[&pdu], now_ms))?;
                 for receipt in receipts {
-                    self.note(&mut session, event_id, &receipt);
+                    self.note(session, event_id, &receipt);
                 }
             }
             StepKind::Local { event_id, pdu } => {
                 let pdu = index.bytes(*pdu)?;
                 let result = session.call(|engine| engine.submit(&pdu, now_ms));
-                self.submitted(&mut session, event_id, result)?;
+                self.submitted(session, event_id, result)?;
             }
             StepKind::Leave { event_id, pdu } => {
                 let pdu = index.bytes(*pdu)?;
                 let result = session.call(|engine| engine.leave(&pdu, now_ms));
-                self.submitted(&mut session, event_id, result)?;
+                self.submitted(session, event_id, result)?;
             }
-            StepKind::Resync { rounds } => self.resync(&mut session, step.line, *rounds)?,
+            StepKind::Resync { rounds } => self.resync(session, step.line, *rounds)?,
             StepKind::Restart => {
                 self.rounds.forget_open_questions();
-                session = session.reopen().map_err(|error| Cause::Engine(error.to_string()))?;
+                session.reopen().map_err(|error| Cause::Engine(error.to_string()))?;
             }
             StepKind::Purge => {
                 session.call(|engine| engine.purge(&index.room_id))?;
@@ -148,9 +149,10 @@ impl<'a> Player<'a> {
                 }
             }
         }
-        self.rounds.settle(&mut session)?;
+        session.count_given();
+        self.rounds.settle(session)?;
         session.drain_updates()?;
-        Ok(session)
+        Ok(())
     }
 
     fn submitted(
@@ -301,6 +303,7 @@ impl<'a> Player<'a> {
         self.report.flipped = counts.flipped;
         self.report.verdicts_changed = counts.verdicts_changed;
         self.report.requests = self.rounds.requests();
+        self.report.restarts = counts.restarts;
     }
 
     fn mismatch(&mut self, line: u64, kind: MismatchKind) {

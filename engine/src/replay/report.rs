@@ -26,6 +26,8 @@ pub struct Report {
     pub verdicts_changed: u64,
     /// How many calls of the server-server API the engine asked for.
     pub requests: u64,
+    /// How often the engine was closed and opened again.
+    pub restarts: u64,
     /// The bytes of the store's files after a clean close; none in memory.
     pub bytes_on_disk: Option<u64>,
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, io};
 
-use super::{answers::Answers, index::Index};
+use super::{answers::Answers, disorder::Disorder, index::Index, session::OpenError};
 use crate::{Error, Request, RequestId, RequestKind, Response};
 
 /// The host's clock when a recording begins. Any value would do; keys that were valid when a recording was made still are.
@@ -27,6 +27,8 @@ pub(crate) trait Asker {
     fn waits(&mut self) -> Result<bool, Error>;
     /// Returns a count that grows when events go from partial to full state.
     fn flipped(&self) -> u64;
+    /// Closes the engine and opens it again, if that is due. Tells whether it was: what the old one asked is forgotten.
+    fn restart_if_due(&mut self) -> Result<bool, OpenError>;
 }
 
 /// Why playing cannot go on.
@@ -34,6 +36,8 @@ pub(crate) trait Asker {
 pub(crate) enum Halt {
     /// The engine or the store under it failed.
     Engine(Error),
+    /// The engine could not be opened again.
+    Open(OpenError),
     /// The spill file failed.
     Spill(io::Error),
     /// The engine asks the same questions again and again while time stands still.
@@ -43,6 +47,12 @@ pub(crate) enum Halt {
 impl From<Error> for Halt {
     fn from(error: Error) -> Self {
         Self::Engine(error)
+    }
+}
+
+impl From<OpenError> for Halt {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
     }
 }
 
@@ -65,14 +75,26 @@ pub(crate) struct Rounds<'a> {
     prompt: VecDeque<Request>,
     /// Questions for a state: held until a resync runs.
     held: VecDeque<Request>,
+    /// How the order of answers is disturbed, if it is.
+    disorder: Option<Disorder>,
+    /// How often the open questions were forgotten.
+    restarts: u64,
     now_ms: u64,
     requests: u64,
 }
 
 impl<'a> Rounds<'a> {
-    pub(crate) fn new(index: &'a Index) -> Self {
-        let (prompt, held) = (VecDeque::new(), VecDeque::new());
-        Self { answers: Answers::new(index), prompt, held, now_ms: START_MS, requests: 0 }
+    /// Begins; with a seed, answers come in another order than they were asked for, some of them late, some twice.
+    pub(crate) fn new(index: &'a Index, shuffle_answers: Option<u64>) -> Self {
+        Self {
+            answers: Answers::new(index),
+            prompt: VecDeque::new(),
+            held: VecDeque::new(),
+            disorder: shuffle_answers.map(Disorder::new),
+            restarts: 0,
+            now_ms: START_MS,
+            requests: 0,
+        }
     }
 
     /// Returns the time on the host's clock.
@@ -89,23 +111,36 @@ impl<'a> Rounds<'a> {
     pub(crate) fn forget_open_questions(&mut self) {
         self.prompt.clear();
         self.held.clear();
+        if let Some(disorder) = &mut self.disorder {
+            disorder.forget_repeats();
+        }
+        self.restarts += 1;
     }
 
-    /// Answers everything that is answered at once. Tells whether any answer was new.
+    /// Answers everything that is answered at once, with the restarts that are due between two answers. Tells whether any
+    /// answer was new.
     pub(crate) fn settle(&mut self, asker: &mut impl Asker) -> Result<bool, Halt> {
         let mut any_news = false;
-        let mut repeated = 0;
-        while let Some(news) = self.answer_next(asker)? {
-            any_news |= news;
-            repeated = if news { 0 } else { repeated + 1 };
-            if repeated > ROUNDS_WITHOUT_PROGRESS_MAX {
+        let (mut repeated, mut restarts) = (0, 0);
+        loop {
+            // An engine that was opened again asks again; but it must come to something in its turn.
+            if asker.restart_if_due()? {
+                self.forget_open_questions();
+                (repeated, restarts) = (0, restarts + 1);
+            }
+            if u64::max(repeated, restarts) > ROUNDS_WITHOUT_PROGRESS_MAX {
                 return Err(Halt::AsksOn);
             }
+            match self.answer_next(asker)? {
+                Some(true) => (any_news, repeated, restarts) = (true, 0, 0),
+                Some(false) => repeated += 1,
+                None => return Ok(any_news),
+            }
         }
-        Ok(any_news)
     }
 
-    /// Answers the next question that is answered at once, if there is one. Tells whether the answer was new.
+    /// Answers the next question that is answered at once, if there is one. Tells whether the answer was new. The engine
+    /// stays open, as it must while a join waits for keys.
     pub(crate) fn answer_next(&mut self, asker: &mut impl Asker) -> Result<Option<bool>, Halt> {
         while let Some(request) = asker.poll_request(self.now_ms)? {
             self.requests += match &request.kind {
@@ -117,7 +152,11 @@ impl<'a> Rounds<'a> {
                 _ => self.prompt.push_back(request),
             }
         }
-        match self.prompt.pop_front() {
+        let next = match &mut self.disorder {
+            Some(disorder) => disorder.take(&mut self.prompt),
+            None => self.prompt.pop_front(),
+        };
+        match next {
             Some(request) => self.answer(asker, &request).map(Some),
             None => Ok(None),
         }
@@ -167,14 +206,32 @@ impl<'a> Rounds<'a> {
         Ok(in_vain >= ROUNDS_FOR_WAITING_MAX || (self.held.is_empty() && !asker.waits()?))
     }
 
-    /// Answers every question that is held now, once. Tells whether any answer was new.
+    /// Answers every question that is held now, once, but those whose answers come late. Tells whether any answer was new.
     fn round(&mut self, asker: &mut impl Asker) -> Result<bool, Halt> {
         let mut any_news = false;
-        for request in std::mem::take(&mut self.held) {
+        let mut of_round = std::mem::take(&mut self.held);
+        if let Some(disorder) = &mut self.disorder {
+            (of_round, self.held) = disorder.part(of_round);
+        }
+        while let Some(request) = of_round.pop_front() {
+            let restarts = self.restarts;
             any_news |= self.answer(asker, &request)?;
             any_news |= self.settle(asker)?;
+            if restarts != self.restarts {
+                of_round = self.asked_again(&of_round);
+            }
         }
         Ok(any_news)
+    }
+
+    /// Takes from the held questions those that a restarted engine has asked again. It may ask another server, and under
+    /// another ID it always does.
+    fn asked_again(&mut self, before: &VecDeque<Request>) -> VecDeque<Request> {
+        let again = before.iter().filter_map(|request| {
+            let nth = self.held.iter().position(|held| held.kind == request.kind)?;
+            self.held.remove(nth)
+        });
+        again.collect()
     }
 
     /// Puts the clock forward to the next deadline that the engine named.
@@ -187,7 +244,13 @@ impl<'a> Rounds<'a> {
     }
 
     fn answer(&mut self, asker: &mut impl Asker, request: &Request) -> Result<bool, Halt> {
+        if let Some((id, response)) = self.disorder.as_mut().and_then(Disorder::poll_repeat) {
+            asker.handle_response(id, response, self.now_ms)?;
+        }
         let answered = self.answers.answer(request).map_err(Halt::Spill)?;
+        if let Some(disorder) = &mut self.disorder {
+            disorder.note(request.id, &answered.response);
+        }
         asker.handle_response(request.id, answered.response, self.now_ms)?;
         Ok(answered.news)
     }
@@ -225,6 +288,10 @@ mod tests {
         /// The room is complete once so many bodies came.
         enough: usize,
         times: Vec<u64>,
+        /// The IDs of the questions in the order in which they were answered.
+        ids: Vec<u64>,
+        /// What is asked after a restart, which is due after the next answer if there is any.
+        asks_again: Vec<RequestKind>,
     }
 
     impl Asker for Script {
@@ -236,6 +303,7 @@ mod tests {
         }
 
         fn handle_response(&mut self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
+            self.ids.push(id.0);
             let kind = self.open[id.0 as usize].kind.clone();
             let failed = match &response {
                 Response::Failed(_) => true,
@@ -275,6 +343,14 @@ mod tests {
         fn flipped(&self) -> u64 {
             0
         }
+
+        fn restart_if_due(&mut self) -> Result<bool, OpenError> {
+            let is_due = !self.ids.is_empty() && !self.asks_again.is_empty();
+            if is_due {
+                self.to_ask = self.asks_again.drain(..).collect();
+            }
+            Ok(is_due)
+        }
     }
 
     fn name(kind: &RequestKind) -> &'static str {
@@ -303,7 +379,7 @@ mod tests {
             json!({"kind": "state_ids", "event_id": "$e", "response": {}}),
         ])
         .unwrap();
-        let mut rounds = Rounds::new(&index);
+        let mut rounds = Rounds::new(&index, None);
         let to_ask = VecDeque::from([state_ids(), events(&event_id)]);
         let mut script = Script { to_ask, enough: 2, ..Script::default() };
         assert!(rounds.settle(&mut script).unwrap());
@@ -323,7 +399,7 @@ mod tests {
             json!({"kind": "state_ids", "event_id": "$e", "response": {}}),
         ])
         .unwrap();
-        let mut rounds = Rounds::new(&index);
+        let mut rounds = Rounds::new(&index, None);
         let mut script = Script {
             to_ask: VecDeque::from([state_ids()]),
             retry_after_ms: Some(30_000),
@@ -343,7 +419,7 @@ mod tests {
     #[test]
     fn a_round_answers_each_question_that_was_held_at_its_start_once() {
         let index = read(&[room()]).unwrap();
-        let mut rounds = Rounds::new(&index);
+        let mut rounds = Rounds::new(&index, None);
         let mut script = Script {
             to_ask: VecDeque::from([state_ids(), state_ids()]),
             retry_after_ms: Some(0),
@@ -357,7 +433,7 @@ mod tests {
     #[test]
     fn a_thousand_rounds_without_anything_new_are_the_end() {
         let index = read(&[room()]).unwrap();
-        let mut rounds = Rounds::new(&index);
+        let mut rounds = Rounds::new(&index, None);
         let mut script =
             Script { to_ask: VecDeque::from([state_ids()]), retry_after_ms: Some(1), enough: 1, ..Script::default() };
         assert_eq!(rounds.resync(&mut script, None, |_| {}).unwrap(), Ending::NoProgress);
@@ -369,7 +445,7 @@ mod tests {
     fn a_partial_room_that_asks_nothing_and_names_no_deadline_has_stalled() {
         let index = read(&[room()]).unwrap();
         let mut script = Script { enough: 1, ..Script::default() };
-        assert_eq!(Rounds::new(&index).resync(&mut script, None, |_| {}).unwrap(), Ending::Stalled);
+        assert_eq!(Rounds::new(&index, None).resync(&mut script, None, |_| {}).unwrap(), Ending::Stalled);
     }
 
     #[test]
@@ -380,7 +456,60 @@ mod tests {
             retry_after_ms: Some(0),
             ..Script::default()
         };
-        assert!(matches!(Rounds::new(&index).settle(&mut script), Err(Halt::AsksOn)));
+        assert!(matches!(Rounds::new(&index, None).settle(&mut script), Err(Halt::AsksOn)));
+    }
+
+    fn of_event(event_id: &str) -> RequestKind {
+        RequestKind::StateIds { event_id: event_id.try_into().unwrap() }
+    }
+
+    #[test]
+    fn a_seed_answers_in_another_order_late_and_twice_but_everything_in_the_end() {
+        let ids: Vec<_> = (0..20).map(|nth| format!("$e{nth}")).collect();
+        let mut lines = vec![room()];
+        lines.extend(ids.iter().map(|id| json!({"kind": "state_ids", "event_id": id, "response": {}})));
+        let index = read(&lines).unwrap();
+        let answered = |seed| {
+            let to_ask = ids.iter().map(|id| of_event(id)).collect();
+            let mut script = Script { to_ask, enough: usize::MAX, ..Script::default() };
+            let mut rounds = Rounds::new(&index, seed);
+            assert_eq!(rounds.resync(&mut script, Some(1), |_| {}).unwrap(), Ending::Finished);
+            let in_first_round = script.ids.len();
+            assert_eq!(rounds.resync(&mut script, None, |_| {}).unwrap(), Ending::Stalled);
+            (in_first_round, script.ids)
+        };
+        let in_order: Vec<u64> = (0..20).collect();
+        assert_eq!(answered(None), (20, in_order.clone()));
+        let (in_first_round, shuffled) = answered(Some(1));
+        assert!(in_first_round < shuffled.len(), "none was late");
+        assert!(shuffled.len() > 20, "none was given twice");
+        let mut first_time: Vec<u64> = Vec::new();
+        for id in &shuffled {
+            if !first_time.contains(id) {
+                first_time.push(*id);
+            }
+        }
+        assert_ne!(first_time, in_order);
+        first_time.sort_unstable();
+        assert_eq!(first_time, in_order);
+        assert_eq!(answered(Some(1)).1, shuffled);
+    }
+
+    #[test]
+    fn a_round_goes_on_over_a_restart_with_what_is_asked_again() {
+        let index = read(&[
+            room(),
+            json!({"kind": "state_ids", "event_id": "$a", "response": {}}),
+            json!({"kind": "state_ids", "event_id": "$b", "response": {}}),
+        ])
+        .unwrap();
+        let mut rounds = Rounds::new(&index, None);
+        let mut script = Script { enough: usize::MAX, ..Script::default() };
+        script.to_ask.extend([of_event("$a"), of_event("$b")]);
+        script.asks_again.extend([of_event("$a"), of_event("$b")]);
+        assert_eq!(rounds.resync(&mut script, Some(1), |_| {}).unwrap(), Ending::Finished);
+        // The first question was answered as number 0, then there was a restart, then the second as number 3.
+        assert_eq!(script.ids, [0, 3]);
     }
 
     #[test]
@@ -391,7 +520,7 @@ mod tests {
             json!({"kind": "state_ids", "event_id": "$e", "response": {}}),
         ])
         .unwrap();
-        let mut rounds = Rounds::new(&index);
+        let mut rounds = Rounds::new(&index, None);
         let mut before = Script { to_ask: VecDeque::from([state_ids()]), enough: 1, ..Script::default() };
         assert_eq!(rounds.resync(&mut before, Some(1), |_| {}).unwrap(), Ending::Finished);
         before.to_ask.push_back(state_ids());

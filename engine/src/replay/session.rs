@@ -1,6 +1,6 @@
 //! An engine under replay: open over a store, with a watch on the time spent in it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU64, time::Duration};
 
 use gibbous_codec::{OwnedEventId, RoomId};
 use gibbous_storage::BackendError;
@@ -10,7 +10,9 @@ use crate::{Config, Engine, Error, EventStage, Outcome, Receipt, Request, Reques
 
 /// An open engine.
 pub(super) struct Session<'a> {
-    engine: Engine,
+    /// There is none only while it is opened again: the store belongs to one engine at a time.
+    engine: Option<Engine>,
+    schedule: Option<Schedule>,
     index: &'a Index,
     storage: &'a Storage,
     elapsed: &'a dyn Fn() -> Duration,
@@ -23,9 +25,26 @@ pub(super) struct Session<'a> {
     closed: Counts,
 }
 
+/// When the engine is closed and opened again beside what the recording says.
+///
+/// What an engine holds in memory alone, such as the IDs of a state whose events are being fetched, takes several answers
+/// to become something that is stored. An engine that never lives so long would ask for ever. So the schedule doubles its
+/// patience whenever an engine has stored nothing from its opening to its end, and is as strict as it was once one has.
+#[derive(Debug)]
+struct Schedule {
+    every: NonZeroU64,
+    /// How many records and answers this engine is given.
+    patience: u64,
+    /// How many it has been given.
+    given: u64,
+    /// Whether it has stored anything of it. What it stores when it is looked at does not count.
+    has_stored: bool,
+}
+
 /// What an engine counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
+    pub(super) restarts: u64,
     pub(super) flipped: u64,
     pub(super) verdicts_changed: u64,
 }
@@ -36,10 +55,13 @@ impl<'a> Session<'a> {
         index: &'a Index,
         storage: &'a Storage,
         elapsed: &'a dyn Fn() -> Duration,
+        restart_every: Option<NonZeroU64>,
     ) -> Result<Self, OpenError> {
         let engine = open_engine(index, storage)?;
+        let schedule = |every: NonZeroU64| Schedule { every, patience: every.get(), given: 0, has_stored: false };
         Ok(Self {
-            engine,
+            engine: Some(engine),
+            schedule: restart_every.map(schedule),
             index,
             storage,
             elapsed,
@@ -51,19 +73,33 @@ impl<'a> Session<'a> {
     }
 
     /// Closes the engine and opens another over the same store.
-    pub(super) fn reopen(self) -> Result<Self, OpenError> {
-        let closed = self.counts();
-        let Self { engine, index, storage, elapsed, spent, complete_at, waiting, .. } = self;
-        // The store belongs to one engine at a time.
-        drop(engine);
-        let engine = open_engine(index, storage)?;
-        Ok(Self { engine, index, storage, elapsed, spent, complete_at, waiting, closed })
+    pub(super) fn reopen(&mut self) -> Result<(), OpenError> {
+        self.closed = self.counts();
+        self.closed.restarts += 1;
+        self.engine = None;
+        self.engine = Some(open_engine(self.index, self.storage)?);
+        if let Some(schedule) = &mut self.schedule {
+            (schedule.given, schedule.has_stored) = (0, false);
+        }
+        Ok(())
+    }
+
+    /// Counts a record or an answer that was given to the engine.
+    pub(super) fn count_given(&mut self) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.given += 1;
+        }
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("there is none only while it is opened again")
     }
 
     /// Returns what this engine and those before it counted.
     pub(super) fn counts(&self) -> Counts {
-        let stats = self.engine.stats();
+        let stats = self.engine().stats();
         Counts {
+            restarts: self.closed.restarts,
             flipped: self.closed.flipped + stats.events_flipped,
             verdicts_changed: self.closed.verdicts_changed + stats.verdicts_changed,
         }
@@ -87,15 +123,20 @@ impl<'a> Session<'a> {
     /// Calls the engine, and counts the time.
     pub(super) fn call<T>(&mut self, call: impl FnOnce(&Engine) -> T) -> T {
         let before = (self.elapsed)();
-        let result = call(&self.engine);
+        let rows_before = self.engine().stats().rows_written;
+        let result = call(self.engine());
         self.spent += (self.elapsed)().saturating_sub(before);
+        let has_stored = self.engine().stats().rows_written > rows_before;
+        if let Some(schedule) = &mut self.schedule {
+            schedule.has_stored |= has_stored;
+        }
         result
     }
 
     /// Returns the room as it is now. The time is not counted.
     pub(super) fn room(&self) -> Result<Option<RoomView>, Error> {
         let room_id: &RoomId = &self.index.room_id;
-        self.engine.room(room_id)
+        self.engine().room(room_id)
     }
 
     /// Takes note of an event that waits.
@@ -107,7 +148,7 @@ impl<'a> Session<'a> {
 
     /// Takes every update there is: who does not is cut off.
     pub(super) fn drain_updates(&self) -> Result<(), Error> {
-        while self.engine.poll_update()?.is_some() {}
+        while self.engine().poll_update()?.is_some() {}
         Ok(())
     }
 }
@@ -133,6 +174,7 @@ impl Asker for Session<'_> {
     }
 
     fn handle_response(&mut self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
+        self.count_given();
         self.call(|engine| engine.handle_response(id, response, now_ms))
     }
 
@@ -165,5 +207,15 @@ impl Asker for Session<'_> {
 
     fn flipped(&self) -> u64 {
         self.counts().flipped
+    }
+
+    fn restart_if_due(&mut self) -> Result<bool, OpenError> {
+        let Some(schedule) = self.schedule.as_mut().filter(|schedule| schedule.given >= schedule.patience) else {
+            return Ok(false);
+        };
+        schedule.patience =
+            if schedule.has_stored { schedule.every.get() } else { schedule.patience.saturating_mul(2) };
+        self.reopen()?;
+        Ok(true)
     }
 }

@@ -193,6 +193,15 @@ impl Host {
         panic!("the engine asks in circles; the last question is {:?}", self.asked.last());
     }
 
+    /// Lets one answer arrive of those that are on their way, whichever the number picks. Returns whether there was one.
+    pub fn deliver_one(&mut self, pick: usize) -> bool {
+        self.poll();
+        let at = pick % self.ready.len().max(1);
+        let Some((id, response)) = self.ready.remove(at) else { return false };
+        self.engine().handle_response(id, response, self.now_ms).expect("the store works");
+        true
+    }
+
     /// Takes up what the engine wants to know.
     pub fn poll(&mut self) {
         while let Some(request) = self.engine().poll_request(self.now_ms).expect("the store works") {
@@ -313,6 +322,16 @@ impl Host {
     pub fn state_before(&self, event_id: &EventId) -> StateMap<OwnedEventId> {
         let state = self.view().state_before(event_id).expect("the store works");
         state.unwrap_or_else(|| panic!("{event_id} has no place in the history"))
+    }
+
+    /// Asserts that the room has these forward extremities.
+    #[track_caller]
+    pub fn assert_extremities(&self, expected: &[&OwnedEventId]) {
+        let mut found = self.view().forward_extremities();
+        found.sort();
+        let mut expected: Vec<OwnedEventId> = expected.iter().map(|id| (*id).clone()).collect();
+        expected.sort();
+        assert_eq!(found, expected, "forward extremities");
     }
 
     /// Returns how an event's verdict has changed, if it has.

@@ -227,8 +227,8 @@ impl RoomBuilder {
         serde_json::from_str(self.json(event_id)).expect("an event is JSON")
     }
 
-    /// Signs an event that is made by hand, and remembers it; it becomes no part of the history.
-    pub fn sign(&mut self, server: &str, event: &Value) -> Pdu {
+    /// Signs an event that is made by hand; it becomes no part of the history.
+    pub fn sign(&self, server: &str, event: &Value) -> Pdu {
         let server: &ServerName = server.try_into().expect("a test names servers by their names");
         let json = event.to_string();
         let pdu = sign(&self.rules, json.as_bytes(), server, KEY_ID, &self.keys.key_of(server));

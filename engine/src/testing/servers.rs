@@ -74,6 +74,8 @@ pub struct FakeServers {
 #[derive(Clone, Debug)]
 struct Rule {
     server: Option<OwnedServerName>,
+    /// The event that the question is about.
+    about: Option<OwnedEventId>,
     asked: Asked,
     reply: Reply,
     /// How many more answers it is good for.
@@ -88,12 +90,17 @@ impl FakeServers {
 
     /// Says how a server answers the next few questions of a kind.
     pub fn set_times(&mut self, times: u32, server: &str, asked: Asked, reply: Reply) {
-        self.rules.push(Rule { server: Some(name(server)), asked, reply, left: times });
+        self.rules.push(Rule { server: Some(name(server)), about: None, asked, reply, left: times });
     }
 
     /// Says how all servers answer a kind of question from now on.
     pub fn set_all(&mut self, asked: Asked, reply: Reply) {
-        self.rules.push(Rule { server: None, asked, reply, left: u32::MAX });
+        self.rules.push(Rule { server: None, about: None, asked, reply, left: u32::MAX });
+    }
+
+    /// Says how all servers answer a kind of question about one event from now on.
+    pub fn set_about(&mut self, event_id: &EventId, asked: Asked, reply: Reply) {
+        self.rules.push(Rule { server: None, about: Some(event_id.to_owned()), asked, reply, left: u32::MAX });
     }
 
     /// Lets every server answer as well as it can from now on.
@@ -129,9 +136,16 @@ impl FakeServers {
     /// Returns how the question is to be answered.
     pub(super) fn reply_to(&mut self, request: &Request) -> Reply {
         let asked = Asked::of(&request.kind);
+        let about = match &request.kind {
+            RequestKind::StateIds { event_id }
+            | RequestKind::State { event_id }
+            | RequestKind::EventAuth { event_id } => Some(event_id),
+            _ => None,
+        };
         let fits = |rule: &&mut Rule| {
             rule.left > 0
                 && rule.asked == asked
+                && rule.about.as_ref().is_none_or(|event_id| about == Some(event_id))
                 && rule.server.as_ref().is_none_or(|server| *server == request.destination)
         };
         match self.rules.iter_mut().rev().find(fits) {

@@ -7,6 +7,7 @@ mod resources;
 use std::{
     cell::RefCell,
     fs, io,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -16,7 +17,7 @@ use clap::ValueEnum;
 use gibbous::{
     MemoryBackend, SledOptions,
     gibbous_codec::exchange,
-    replay::{self, Host, ReplayError, Storage},
+    replay::{self, Host, ReplayError, Storage, Trouble},
 };
 use tempfile::TempDir;
 
@@ -40,6 +41,13 @@ pub(crate) struct Args {
     /// Prints a JSON object a file.
     #[arg(long)]
     json: bool,
+    /// Closes the engine and opens it again after every K records and answers, counted together. A join that awaits keys
+    /// is in memory alone and comes to its end first; where an engine could store nothing, the next has twice the time.
+    #[arg(long, value_name = "K")]
+    restart_every: Option<NonZeroU64>,
+    /// Gives answers in another order, some of them late, some twice, as this seed has it.
+    #[arg(long, value_name = "SEED")]
+    shuffle_answers: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,7 +106,9 @@ fn play(args: &Args, file: &str) -> Outcome {
     let elapsed = stopwatch();
     let bar = RefCell::new(Bar::new(file));
     let mut progress = |progress| bar.borrow_mut().show(progress);
-    let result = replay::play(input, &storage, spill, &mut Host { elapsed: &elapsed, progress: &mut progress });
+    let trouble = Trouble { restart_every: args.restart_every, shuffle_answers: args.shuffle_answers };
+    let mut host = Host { elapsed: &elapsed, progress: &mut progress, trouble };
+    let result = replay::play(input, &storage, spill, &mut host);
     bar.into_inner().clear();
     match result {
         Ok(report) => Outcome::Played { report, peak_rss_bytes: resources::peak_memory_bytes() },

@@ -1,0 +1,375 @@
+//! The naive oracle: an engine with full state from the join on, over whole maps in memory, to judge the real one by.
+//!
+//! No index, no cache, no cleverness: it is to be read beside the specification. It resolves whole states with their
+//! whole auth chains, judges every event against whole states, and knows everything before it begins. The rules of
+//! authorisation and the resolution of room version 2 on are ruma's; that of version 1 is written out here.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+};
+
+use gibbous_codec::{Check, EventId, EventStatus, OwnedEventId, Pdu, Rejection, RoomRules, StateKey, StateMap};
+use ruma::state_res::{self, utils::event_id_set::EventIdSet};
+use sha1::{Digest, Sha1};
+
+use crate::lookup::AuthEvent;
+
+/// A whole state.
+pub type State = StateMap<OwnedEventId>;
+
+/// Everything there is to know of a room.
+#[derive(Debug)]
+pub struct Oracle {
+    rules: RoomRules,
+    /// Every event, with whether it was rejected.
+    events: BTreeMap<OwnedEventId, Arc<AuthEvent>>,
+    /// The events that are judged by the state before them, not by their auth events alone.
+    history: BTreeSet<OwnedEventId>,
+    /// The states before events, as another server has told them.
+    told: BTreeMap<OwnedEventId, State>,
+    judged: BTreeMap<OwnedEventId, Judged>,
+}
+
+/// What checks 4 and 5 have said of an event.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Accepted or rejected.
+    pub status: EventStatus,
+    /// The state before the event and the state after it, unless it is known for the sake of other events only.
+    pub states: Option<(Rc<State>, Rc<State>)>,
+}
+
+/// What has become of a room at the end of a canonical order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The events that failed check 6.
+    pub soft_failed: BTreeSet<OwnedEventId>,
+    /// The forward extremities.
+    pub extremities: BTreeSet<OwnedEventId>,
+    /// The current state.
+    pub current: State,
+}
+
+/// What a check says: nothing, or which rule is broken.
+type Decision = Result<(), Rejection>;
+
+impl Oracle {
+    /// Begins with a room of which nothing is known.
+    pub fn new(rules: RoomRules) -> Self {
+        Self {
+            rules,
+            events: BTreeMap::new(),
+            history: BTreeSet::new(),
+            told: BTreeMap::new(),
+            judged: BTreeMap::new(),
+        }
+    }
+
+    /// Learns of an event that other events may cite.
+    pub fn learn(&mut self, pdu: Pdu) {
+        self.events.insert(pdu.event_id().to_owned(), Arc::new(AuthEvent::new(pdu, false)));
+    }
+
+    /// Learns of an event that belongs to the room's history.
+    pub fn add(&mut self, pdu: Pdu) {
+        self.history.insert(pdu.event_id().to_owned());
+        self.learn(pdu);
+    }
+
+    /// Is told the state before an event: the join's, or that of an event which the history leaves out.
+    pub fn tell(&mut self, event_id: &EventId, before: State) {
+        self.history.insert(event_id.to_owned());
+        self.told.insert(event_id.to_owned(), before);
+    }
+
+    /// Returns what was said of an event, or `None` where it, or something that it rests on, is not known.
+    pub fn judged(&self, event_id: &EventId) -> Option<&Judged> {
+        self.judged.get(event_id)
+    }
+
+    /// Judges every event by checks 4 and 5 that was not judged yet, each after all that it rests on. What is said does
+    /// not depend on any order.
+    pub fn judge(&mut self) {
+        let pending = self.events.values().filter(|event| !self.judged.contains_key(event.pdu().event_id()));
+        let mut pending: Vec<Arc<AuthEvent>> = pending.cloned().collect();
+        pending.sort_by_key(|event| (event.pdu().depth(), event.pdu().event_id().to_owned()));
+        loop {
+            let before = pending.len();
+            pending.retain(|event| !self.judge_one(event));
+            if pending.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Judges an event if all that it rests on has been judged. Returns whether it has.
+    fn judge_one(&mut self, event: &AuthEvent) -> bool {
+        let event_id = event.pdu().event_id();
+        let is_judged = |id: &OwnedEventId| self.judged.contains_key(id);
+        if !event.pdu().auth_events().iter().chain(&self.create_event_of(event)).all(is_judged) {
+            return false;
+        }
+        let before = match self.told.get(event_id) {
+            Some(told) if told.values().any(|id| self.events.contains_key(id) && !is_judged(id)) => return false,
+            // "Rejected events are not part of the state", whoever says so; nor is what nobody knows.
+            Some(told) => {
+                let is_in = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| !judged.status.is_rejected());
+                let kept = told.iter().filter(|(_, id)| is_in(id));
+                Some(Rc::new(kept.map(|(key, id)| (key.clone(), id.clone())).collect()))
+            }
+            None if self.history.contains(event_id) => match self.state_at(event.pdu().prev_events()) {
+                Some(before) => Some(before),
+                None => return false,
+            },
+            None => None,
+        };
+        let mut decision = self.check_4(event);
+        if let (Some(before), Ok(())) = (&before, &decision) {
+            decision = self.check_against(event, before, Check::StateBefore);
+        }
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        if status.is_rejected() {
+            let rejected = Arc::new(AuthEvent::new(event.pdu().clone(), true));
+            self.events.insert(event_id.to_owned(), rejected);
+        }
+        let states = before.map(|before| {
+            let after = match key_of(event) {
+                // "The state after an event is that before it, with the event itself if it is a state event": unless
+                // it was rejected.
+                Some(key) if status == EventStatus::Accepted => {
+                    let mut after = (*before).clone();
+                    after.insert(key, event_id.to_owned());
+                    Rc::new(after)
+                }
+                _ => before.clone(),
+            };
+            (before, after)
+        });
+        self.judged.insert(event_id.to_owned(), Judged { status, states });
+        true
+    }
+
+    /// Returns the state where events meet: the resolution of the states after them. `None` if one is not known.
+    pub fn state_at(&self, events: &[OwnedEventId]) -> Option<Rc<State>> {
+        let after = |id: &OwnedEventId| Some(self.judged.get(id)?.states.as_ref()?.1.clone());
+        let mut states: Vec<Rc<State>> = events.iter().map(after).collect::<Option<_>>()?;
+        states.sort();
+        states.dedup();
+        match states.as_slice() {
+            [] => Some(Rc::default()),
+            [only] => Some(only.clone()),
+            [..] if self.rules.ruma().state_res.v2_rules().is_some() => Some(Rc::new(self.resolve(&states))),
+            [..] => Some(Rc::new(self.resolve_v1(&states))),
+        }
+    }
+
+    /// Takes the events of the history through check 6 in canonical order. `handshakes` are those that are joins of our
+    /// users by `send_join`, the first join among them: where none of ours is in the room, they begin it anew.
+    pub fn fold(&self, order: &[OwnedEventId], handshakes: &BTreeSet<OwnedEventId>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut ours = BTreeSet::new();
+        let mut done: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let mut since_join: Vec<OwnedEventId> = Vec::new();
+        for event_id in order {
+            let (Some(event), Some(judged)) = (self.events.get(event_id), self.judged.get(event_id)) else { continue };
+            let is_ours = |user: &StateKey| outcome.current.get(user).is_some_and(|id| self.is_join(id));
+            let begins_anew = handshakes.contains(event_id) && !ours.iter().any(is_ours);
+            if handshakes.contains(event_id) {
+                ours.extend(key_of(event));
+            }
+            if begins_anew {
+                since_join.clear();
+            } else if !judged.status.is_rejected()
+                && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
+            {
+                outcome.soft_failed.insert(event_id.clone());
+            }
+            done.insert(event_id.clone());
+            since_join.push(event_id.clone());
+            let extremities = self.extremities(&since_join, &done, &outcome.soft_failed);
+            if extremities != outcome.extremities {
+                let tips: Vec<OwnedEventId> = extremities.iter().cloned().collect();
+                outcome.current = self.state_at(&tips).map(|state| (*state).clone()).unwrap_or_default();
+                outcome.extremities = extremities;
+            }
+        }
+        outcome
+    }
+
+    /// Returns the accepted events that no accepted event reaches through prev edges: directly, or over events that were
+    /// rejected or soft-failed.
+    fn extremities(
+        &self,
+        events: &[OwnedEventId],
+        done: &BTreeSet<OwnedEventId>,
+        soft_failed: &BTreeSet<OwnedEventId>,
+    ) -> BTreeSet<OwnedEventId> {
+        let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.status.is_rejected());
+        let is_accepted = |id: &&OwnedEventId| !is_rejected(id) && !soft_failed.contains(*id);
+        let accepted: BTreeSet<OwnedEventId> = events.iter().filter(is_accepted).cloned().collect();
+        let mut reached: BTreeSet<OwnedEventId> = BTreeSet::new();
+        for event_id in &accepted {
+            let mut next = self.prev_events(event_id);
+            while let Some(prev) = next.pop() {
+                if reached.insert(prev.clone()) && done.contains(&prev) && !is_accepted(&&prev) {
+                    next.extend(self.prev_events(&prev));
+                }
+            }
+        }
+        accepted.difference(&reached).cloned().collect()
+    }
+
+    fn prev_events(&self, event_id: &EventId) -> Vec<OwnedEventId> {
+        self.events.get(event_id).map(|event| event.pdu().prev_events().to_vec()).unwrap_or_default()
+    }
+
+    fn is_join(&self, event_id: &EventId) -> bool {
+        self.events.get(event_id).is_some_and(|event| event.pdu().membership() == Some("join"))
+    }
+}
+
+/// Authorisation.
+impl Oracle {
+    /// "4. Passes authorization rules based on the event's auth events, otherwise it is rejected."
+    fn check_4(&self, event: &AuthEvent) -> Decision {
+        let independent =
+            state_res::check_state_independent_auth_rules(&self.rules.ruma().authorization, event, |id| {
+                self.events.get(id).cloned()
+            });
+        independent.map_err(|rule| Rejection { check: Check::AuthEvents, rule, source: None })?;
+        let mut state = State::new();
+        for event_id in event.pdu().auth_events().iter().chain(&self.create_event_of(event)) {
+            state.extend(self.events.get(event_id).and_then(|event| Some((key_of(event)?, event_id.clone()))));
+        }
+        self.check_against(event, &state, Check::AuthEvents)
+    }
+
+    /// "5. Passes authorization rules based on the state before the event, otherwise it is rejected."
+    /// "6. Passes authorization rules based on the current state of the room, otherwise it is soft-failed."
+    fn check_against(&self, event: &AuthEvent, state: &State, check: Check) -> Decision {
+        let rules = &self.rules.ruma().authorization;
+        let decision = state_res::check_state_dependent_auth_rules(rules, event, |event_type, state_key| {
+            let event_id = state.get(&StateKey::new(event_type.to_string(), state_key))?;
+            self.events.get(event_id).cloned()
+        });
+        decision.map_err(|rule| Rejection { check, rule, source: None })
+    }
+
+    /// v12 on: the create event is no auth event; the room's ID names it.
+    fn create_event_of(&self, event: &AuthEvent) -> Option<OwnedEventId> {
+        if !self.rules.room_id_is_create_hash() || event.pdu().event_type() == "m.room.create" {
+            return None;
+        }
+        EventId::parse(event.pdu().room_id().as_str().replacen('!', "$", 1)).ok()
+    }
+}
+
+/// State resolution.
+impl Oracle {
+    /// Returns some events with their auth chains, that is their auth events and, again, their auth events.
+    fn with_auth_chain<'e>(&self, events: impl IntoIterator<Item = &'e OwnedEventId>) -> BTreeSet<OwnedEventId> {
+        let mut chain: BTreeSet<OwnedEventId> = events.into_iter().cloned().collect();
+        let mut next: Vec<OwnedEventId> = chain.iter().cloned().collect();
+        while let Some(event) = next.pop().and_then(|event_id| self.events.get(&event_id)) {
+            let auth_events = event.pdu().auth_events().iter().filter(|id| self.events.contains_key(*id));
+            next.extend(auth_events.filter(|id| chain.insert((*id).clone())).cloned());
+        }
+        chain
+    }
+
+    /// Resolves states by the algorithm of room versions 2 to 11, or from 12 on.
+    fn resolve(&self, states: &[Rc<State>]) -> State {
+        let rules = self.rules.ruma();
+        let maps: Vec<state_res::StateMap<OwnedEventId>> = states.iter().map(|state| to_ruma(state)).collect();
+        // A chain is taken with the state's own events, as Synapse and gomatrixserverlib do.
+        let chains = states.iter().map(|state| self.with_auth_chain(state.values()).into_iter().collect()).collect();
+        let resolved = state_res::resolve(
+            &rules.authorization,
+            rules.state_res.v2_rules().expect("room version 1 is resolved otherwise"),
+            &maps,
+            chains,
+            |event_id| self.events.get(event_id).cloned(),
+            |conflicted| Some(self.conflicted_subgraph(conflicted.values().flatten())),
+        );
+        let resolved = resolved.expect("every event that resolution reads is known");
+        let key = |(event_type, state_key): (ruma::events::StateEventType, String)| {
+            StateKey::new(event_type.to_string(), state_key)
+        };
+        resolved.into_iter().map(|(entry, event_id)| (key(entry), event_id)).collect::<BTreeMap<_, _>>()
+    }
+
+    /// v12 on: "the union of all paths along auth events between any pair of conflicted events, including endpoints".
+    fn conflicted_subgraph<'e>(
+        &self,
+        conflicted: impl IntoIterator<Item = &'e OwnedEventId>,
+    ) -> EventIdSet<OwnedEventId> {
+        let conflicted: BTreeSet<OwnedEventId> = conflicted.into_iter().cloned().collect();
+        let reached = self.with_auth_chain(&conflicted);
+        let is_between = |id: &OwnedEventId| !self.with_auth_chain([id]).is_disjoint(&conflicted);
+        reached.into_iter().filter(is_between).collect()
+    }
+
+    /// Resolves states by the algorithm of room version 1.
+    fn resolve_v1(&self, states: &[Rc<State>]) -> State {
+        let mut candidates: BTreeMap<&StateKey, BTreeSet<&OwnedEventId>> = BTreeMap::new();
+        for (key, event_id) in states.iter().flat_map(|state| state.iter()) {
+            candidates.entry(key).or_default().insert(event_id);
+        }
+        // "The resolution starts with R being the set of all unconflicted state."
+        let mut resolved = State::new();
+        let mut conflicts: BTreeMap<&StateKey, Vec<&Arc<AuthEvent>>> = BTreeMap::new();
+        for (key, candidates) in candidates {
+            let mut events: Vec<_> = candidates.into_iter().filter_map(|id| self.events.get(id)).collect();
+            // "Sort by ascending depth and descending `sha1(event_id)`."
+            events.sort_by_key(|event| (event.pdu().depth(), Reverse(sha1(event.pdu().event_id()))));
+            match events.as_slice() {
+                [only] => drop(resolved.insert(key.clone(), only.pdu().event_id().to_owned())),
+                _ => drop(conflicts.insert(key, events)),
+            }
+        }
+        let is_allowed = |event: &AuthEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
+        // "For power levels, then join rules, then memberships": what a pass resolves joins R at the end of the pass.
+        for event_type in ["m.room.power_levels", "m.room.join_rules", "m.room.member"] {
+            let mut pass = State::new();
+            for (key, events) in conflicts.iter().filter(|(key, _)| key.event_type == event_type) {
+                // "Add the first event to R. For each next one: if it is allowed by R, it replaces the one before, else
+                // stop."
+                let mut with_event = resolved.clone();
+                for (place, event) in events.iter().enumerate() {
+                    if place > 0 && !is_allowed(event, &with_event) {
+                        break;
+                    }
+                    with_event.insert((*key).clone(), event.pdu().event_id().to_owned());
+                }
+                pass.extend(with_event.remove(key).map(|event_id| ((*key).clone(), event_id)));
+            }
+            conflicts.retain(|key, _| key.event_type != event_type);
+            resolved.extend(pass);
+        }
+        // "For all other conflicts: the first that is allowed, by descending depth and ascending `sha1(event_id)`"; where
+        // none is, the last, as in Synapse.
+        let mut others = State::new();
+        for (key, events) in conflicts {
+            let chosen = events.iter().rev().find(|event| is_allowed(event, &resolved)).or(events.first());
+            others.extend(chosen.map(|event| (key.clone(), event.pdu().event_id().to_owned())));
+        }
+        resolved.extend(others);
+        resolved
+    }
+}
+
+fn sha1(event_id: &EventId) -> [u8; 20] {
+    Sha1::digest(event_id.as_bytes()).into()
+}
+
+fn key_of(event: &AuthEvent) -> Option<StateKey> {
+    event.pdu().state_key().map(|state_key| StateKey::new(event.pdu().event_type(), state_key))
+}
+
+fn to_ruma(state: &State) -> state_res::StateMap<OwnedEventId> {
+    let ruma_key = |key: &StateKey| (key.event_type.as_str().into(), key.state_key.clone());
+    state.iter().map(|(key, event_id)| (ruma_key(key), event_id.clone())).collect()
+}
