@@ -1,6 +1,32 @@
 //! Matrix PDUs as values, their checks on receipt, and the bytes that gibbous stores.
 //!
-//! This crate knows no store, no thread and no clock: bytes come in, values or typed errors go out.
+//! - [`Pdu::parse`] is check 1 on receipt of a PDU: strict JSON ([`json`]), format and sizes of the room version
+//!   ([`RoomRules`]). It also computes the event ID. [`verify()`] is checks 2 and 3: signatures, by the strict ed25519
+//!   rule, and the content hash, where a wrong one leaves a redacted event ([`VerifiedPdu`]).
+//! - [`EventStatus`], [`Rejection`] and [`Failure`] are what can be said of an event, and why.
+//! - [`StateGroup`] names a whole room state by the written hash rule ([`entry_hash`], [`path`], [`group_id`]), the
+//!   same on every machine.
+//! - [`LogRecord`] is a fact in a room's log; the rows are what is folded from facts. [`encode`] and [`decode`] frame
+//!   both with kind, version, length and checksum; [`KeyBuf`] makes keys that compare as their values do.
+//! - [`exchange`] reads recordings and test vectors.
+//!
+//! This crate knows no store, no thread and no clock: bytes come in, values or typed errors go out. Nothing that
+//! another server sends makes it panic.
+//!
+//! ```
+//! use gibbous_codec::{Pdu, RoomRules, RoomVersionId};
+//!
+//! let rules = RoomRules::of(&RoomVersionId::V11).expect("the version is known");
+//! let json = br#"{
+//!     "type": "m.room.message", "room_id": "!r:a.example", "sender": "@u:a.example", "content": {"body": "hello"},
+//!     "auth_events": ["$c"], "prev_events": ["$c"], "depth": 3, "origin_server_ts": 5,
+//!     "hashes": {"sha256": "x"}, "signatures": {}, "unsigned": {"age": 1.5}
+//! }"#;
+//! let pdu = Pdu::parse(&rules, json)?;
+//! assert_eq!((pdu.event_type(), pdu.depth()), ("m.room.message", 3));
+//! assert!(pdu.canonical_json().starts_with(r#"{"auth_events":["$c"],"content":{"body":"hello"},"depth":3"#));
+//! # Ok::<_, gibbous_codec::FormatError>(())
+//! ```
 
 mod content_hash;
 pub mod exchange;

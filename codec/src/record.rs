@@ -29,6 +29,8 @@ pub enum LogRecord {
     Backoff(Backoff),
     /// Every event of the room has its full state, and check 6 is final for all of them.
     Completed(Completed),
+    /// Events belong to the state of a partial join, but no server could give them with a signature that holds.
+    Holes(Vec<OwnedEventId>),
 }
 
 /// The content of [`LogRecord::RoomOpened`].

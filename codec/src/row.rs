@@ -2,7 +2,7 @@
 //!
 //! The order of the fields is part of the format on disk.
 
-use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Backoff, EventNum, RoomNum, StateGroup};
@@ -43,6 +43,8 @@ pub struct PartialJoin {
     pub join: EventNum,
     /// The server that answered `send_join`.
     pub via: OwnedServerName,
+    /// Events that no server could give with a signature that holds; the first 150 of them, which fit a row.
+    pub holes: Vec<OwnedEventId>,
 }
 
 /// What is known of an event ID in a room.

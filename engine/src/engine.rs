@@ -119,6 +119,7 @@ impl Engine {
         let engine = Self { inner: Arc::new(inner) };
         for (room_id, num) in engine.inner.store.rooms()? {
             if let Some(room) = Room::open(engine.context(0), num)? {
+                engine.inner.store.sync()?;
                 let slot = engine.slot(&room_id);
                 let mut slot = lock(&slot);
                 slot.room = Some(room);

@@ -160,7 +160,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Completed(completed) => {
             changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
         }
-        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) => {}
+        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) | LogRecord::Holes(_) => {}
     }
     Ok(changes)
 }

@@ -61,7 +61,7 @@ impl<R: RoomRows> Resolver<'_, R> {
     ///
     /// # Errors
     ///
-    /// If an event or state cannot be read, or the room's version has no resolution here (version 1).
+    /// If an event or state cannot be read, or an event that the algorithm needs is missing.
     pub(crate) fn resolve(&self, groups: &[StateGroup]) -> Result<Resolution, Error> {
         let base = *groups.first().unwrap_or(&StateGroup::EMPTY);
         let rest = groups.get(1..).unwrap_or_default();

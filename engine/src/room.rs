@@ -175,6 +175,7 @@ impl Room {
             room.open.set(event.num, &event.record.event_id, event.record.depth, &event.state);
             room.open.look_again(event.num);
         }
+        room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
         room.resync.set_servers(room.servers(&rows, &head, cx)?);
         room.resync.resume(&head.backoff);

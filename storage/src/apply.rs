@@ -22,6 +22,9 @@ pub(crate) trait RoomRowsMut: RoomRows + NodeSink {
     fn set_head(&mut self, head: RoomHead);
 }
 
+/// How many holes of a partial join are named: at most 255 bytes each, they fit twice into a row.
+const HOLES_MAX: usize = 150;
+
 /// How many neighbours in the log share one row of [`Table::Unfolded`].
 const UNFOLDED_SPAN: u64 = 64;
 
@@ -71,8 +74,19 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
                 head.min_depth = rows.event_record(joined.join)?.depth;
             }
             if joined.opens_partial {
-                head.partial = Some(PartialJoin { join: joined.join, via: joined.via.clone() });
+                head.partial = Some(PartialJoin {
+                    join: joined.join,
+                    via: joined.via.clone(),
+                    holes: Vec::new(),
+                });
                 head.backoff = Default::default();
+            }
+        }
+        LogRecord::Holes(holes) => {
+            if let Some(partial) = &mut head.partial {
+                let new: Vec<_> = holes.iter().filter(|hole| !partial.holes.contains(hole)).cloned().collect();
+                partial.holes.extend(new);
+                partial.holes.truncate(HOLES_MAX);
             }
         }
         LogRecord::Backoff(backoff) => head.backoff = backoff.clone(),

@@ -1,6 +1,33 @@
 //! Facts on disk: the event log, its tables, and content-addressed state groups.
 //!
-//! This crate knows no authorisation rule and spawns no thread.
+//! - A [`Store`] keeps the rooms of one engine over a [`Backend`]: [`SledBackend`] by default, [`MemoryBackend`] as the
+//!   reference, or the host's own database.
+//! - A room is a log of [`LogRecord`](gibbous_codec::LogRecord)s. A [`Txn`] appends records, each of which is folded
+//!   into rows at once, and commits all of it at one instant or nothing. [`check()`] folds a log again and compares.
+//! - A room state is a [`StateGroup`], a persistent tree that is named by its content ([`state_group`]). States share
+//!   what they have in common; [`diff`] walks only where two of them differ.
+//! - [`RoomRows`] reads the rows of a room as values, from a [`RoomSnapshot`] or from within a transaction.
+//!
+//! A commit is atomic; it is durable after [`Store::sync`]. Every byte is drawn in [`mod@format`].
+//!
+//! This crate knows no authorisation rule and spawns no thread, though sled does: what a verdict is, the engine decides.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use gibbous_codec::{LogRecord, RoomOpened, RoomVersionId};
+//! use gibbous_storage::{MemoryBackend, RoomRows, Store};
+//!
+//! let store = Store::open(Arc::new(MemoryBackend::new()))?;
+//! let room_id = gibbous_codec::RoomId::parse("!room:example.org")?;
+//! let room = store.number_room(&room_id)?;
+//! let mut txn = store.txn(room)?;
+//! txn.stage(&LogRecord::RoomOpened(RoomOpened { room_id, room_version: RoomVersionId::V11 }))?;
+//! txn.commit()?;
+//! store.sync()?;
+//! assert_eq!(store.snapshot(room)?.head()?.map(|head| head.next_seq), Some(1));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod apply;
 mod auth_chain;
@@ -9,6 +36,8 @@ mod batch;
 mod cache;
 mod check;
 mod error;
+#[doc = include_str!("../FORMAT.md")]
+pub mod format {}
 mod keys;
 mod rows;
 pub mod state_group;

@@ -10,7 +10,7 @@ use std::fmt;
 pub enum Table {
     /// What the store is and which version of the format it has.
     Format = 0,
-    /// From room ID to room number and version.
+    /// From room ID to room number.
     Rooms = 1,
     /// The head row of each room, the only row of a room that changes in place as a matter of course.
     Head = 2,
@@ -28,13 +28,11 @@ pub enum Table {
     Servers = 8,
     /// The signing keys of servers.
     ServerKeys = 9,
-    /// When requests are to be tried again.
-    Retry = 10,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -45,7 +43,6 @@ impl Table {
         Self::Unfolded,
         Self::Servers,
         Self::ServerKeys,
-        Self::Retry,
     ];
 
     /// Returns the number of the table.
@@ -71,7 +68,6 @@ impl Table {
             Self::Unfolded => "unfolded",
             Self::Servers => "servers",
             Self::ServerKeys => "server_keys",
-            Self::Retry => "retry",
         }
     }
 }

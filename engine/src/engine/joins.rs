@@ -117,6 +117,7 @@ impl Engine {
             slot.room = None;
             cx.store.purge(room_id)?;
         }
+        self.inner.store.sync()?;
         let status = match result {
             Ok(joined) => JoinStatus::Joined { event_id: joined.event_id, partial: joined.partial },
             Err(error) => JoinStatus::Failed(error),

@@ -117,6 +117,8 @@ impl Room {
                 // A fork: the current state is to be resolved, which needs the event stored.
                 return Ok(None);
             }
+        } else {
+            tips.add_out(txn, pdu)?;
         }
         let soft_failed = if *status == EventStatus::SoftFailed { vec![num] } else { Vec::new() };
         tips.into_folded(&self.memory, txn, vec![num], soft_failed).map(Some)

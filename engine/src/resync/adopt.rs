@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, OwnedEventId, Pdu, Rejection, ServerName, Stage, StateGroup,
+    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, ServerName, Stage, StateGroup,
     StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
@@ -222,7 +222,7 @@ impl Room {
         }
         let mut txn = cx.store.txn(self.num)?;
         if txn.head()?.is_some_and(|head| head.partial.is_some()) {
-            txn.stage(&gibbous_codec::LogRecord::Backoff(self.resync.backoff()))?;
+            txn.stage(&LogRecord::Backoff(self.resync.backoff()))?;
         }
         for prev in self.resync.hopeless(cx.limits.rounds_before_set_aside) {
             self.set_aside_waiters(&mut txn, &prev)?;
@@ -363,7 +363,12 @@ impl Room {
             return Ok(Err(reason));
         }
         self.last_adopted = before;
-        self.holes.extend(holes.into_iter().filter(|hole| hole != prev || told == Ok(false)));
+        holes.retain(|hole| (hole != prev || told == Ok(false)) && self.holes.insert(hole.clone()));
+        if !holes.is_empty() {
+            // As many as a record holds at 255 bytes each; the store names no more.
+            let named: Vec<OwnedEventId> = holes.into_iter().take(150).collect();
+            txn.stage(&LogRecord::Holes(named))?;
+        }
         self.loose = Loose::default();
         self.commit(txn)?;
         Ok(Ok(()))

@@ -71,6 +71,20 @@ impl Tips {
         self.follow(txn, pdu.event_id(), num, pdu.prev_events().to_vec(), states)
     }
 
+    /// Takes a rejected or soft-failed event. Where an accepted one that follows it came before it (the state here had been
+    /// told), what lies behind is passed only now.
+    pub(crate) fn add_out(&mut self, txn: &Txn<'_>, pdu: &Pdu) -> Result<(), Error> {
+        if !self.is_passed(txn, pdu.event_id())? {
+            return Ok(());
+        }
+        let before = self.extremities();
+        self.pass(txn, pdu.prev_events().to_vec())?;
+        if self.extremities() != before {
+            self.current = self.single_state();
+        }
+        Ok(())
+    }
+
     fn follow(
         &mut self,
         txn: &Txn<'_>,
@@ -243,8 +257,9 @@ impl Room {
                     EventStatus::SoftFailed => {
                         tips.soft_failed.insert(num);
                         soft_failed.push(num);
+                        tips.add_out(txn, &pdu)?;
                     }
-                    EventStatus::Rejected(_) => {}
+                    EventStatus::Rejected(_) => tips.add_out(txn, &pdu)?,
                 }
                 tips.seen.insert(num);
             }

@@ -206,7 +206,7 @@ impl fmt::Debug for SledBackend {
 
 const NAME: &str = "sled";
 
-/// A quarter of it, 2 MiB, holds twenty rows of a key (1 KiB) and a value (68 KiB) and what sled writes around them.
+/// A quarter of it, 2 MiB, holds twenty rows of a key (1 KiB) and a value (80 KiB) and what sled writes around them.
 const SEGMENT_BYTES: usize = 8 << 20;
 
 /// Calls sled, and makes a panic in it an error as well.
