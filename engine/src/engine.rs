@@ -349,17 +349,19 @@ impl Engine {
     pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
         self.inner.keys.handle_timeout(now_ms);
         let overdue = lock(&self.inner.requests).overdue(now_ms);
+        // A room in trouble does not keep the others from what is due.
+        let mut done = Ok(());
         for in_flight in overdue {
-            self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms)?;
+            done = done.and(self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms));
         }
         for (room_id, slot) in self.slots() {
             let mut slot = lock(&slot);
             if let Some(room) = &mut slot.room {
-                let done = room.handle_timeout(self.context(now_ms));
-                self.settle(&room_id, &mut slot, done)?;
+                let in_room = room.handle_timeout(self.context(now_ms));
+                done = done.and(self.settle(&room_id, &mut slot, in_room));
             }
         }
-        Ok(())
+        done
     }
 
     /// Returns the next change in any room since the engine was opened. It is durable.

@@ -12,6 +12,7 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     lookup::status_of,
+    open_events::OpenKind,
     room::{Context, Room},
     state::stage_of,
     verify_pool::{servers_of, verify_all},
@@ -82,7 +83,14 @@ impl Room {
             };
             let event_id = pdu.event_id().to_owned();
             let outcome = match verified.next() {
-                Some(Ok(pdu)) => self.take_in(cx, &mut txn, pdu.into_pdu(), origin, Arrival::Pushed)?,
+                Some(Ok(verified)) => {
+                    let pdu = verified.into_pdu();
+                    let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, Arrival::Pushed)?;
+                    if pdu.sender().server_name() == cx.our_server {
+                        self.note_local_join(&mut txn, &pdu, cx.our_server)?;
+                    }
+                    outcome
+                }
                 Some(Err(VerifyError::MissingKeys { .. })) | None => {
                     is_unverified = true;
                     self.take_in_unverified(cx, &mut txn, &pdu, origin)?
@@ -135,37 +143,56 @@ impl Room {
         origin: &ServerName,
         arrival: Arrival,
     ) -> Result<Outcome, Error> {
-        if let Some((num, stage)) = stage_of(txn, pdu.event_id())? {
-            return self.take_in_known(txn, num, stage, origin, arrival);
-        }
-        if self.is_full_of_waiting(cx) {
-            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+        match stage_of(txn, pdu.event_id())? {
+            Some((num, Stage::Unverified | Stage::Dropped)) => self.supersede(txn, num)?,
+            Some((num, stage)) => return self.take_in_known(cx, txn, num, stage, origin, arrival),
+            None => {}
         }
         let next = txn.next_seq();
         let position = self.position_of(&pdu, next, arrival);
         if let Some(num) = self.place_new(txn, &pdu, position)? {
             return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
+        if !self.has_room_for_waiting(cx, txn)? {
+            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+        }
         // The place in the log may have moved on while the event was being judged.
         let position = self.waiting_position(txn, self.position_of(&pdu, txn.next_seq(), arrival))?;
         let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
         let num = self.stage_new(txn, &pdu, state, None)?;
-        self.gaps.came_from(self.open.root_of(num), origin);
+        self.came_from(cx, num, origin);
         self.open.look_again(num);
         Ok(Outcome::Waiting)
+    }
+
+    /// A copy of an event that is verified has come after one that is not: anybody may have made that one up, so nothing
+    /// of it is kept.
+    pub(crate) fn supersede(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        if !matches!(event.state.stage, Stage::Dropped) {
+            self.judge(txn, num, None, EventState { stage: Stage::Dropped, position: None, ..event.state })?;
+        }
+        Ok(())
+    }
+
+    /// Notes which server sent an event: it is asked first for what the event lacks.
+    fn came_from(&mut self, cx: Context<'_>, num: EventNum, origin: &ServerName) {
+        if origin != cx.our_server {
+            self.gaps.came_from(self.open.root_of(num), origin);
+        }
     }
 
     /// An event that is stored comes again: an outlier begins its way, all else is known.
     fn take_in_known(
         &mut self,
+        cx: Context<'_>,
         txn: &mut Txn<'_>,
         num: EventNum,
         stage: Stage,
         origin: &ServerName,
         arrival: Arrival,
     ) -> Result<Outcome, Error> {
-        // A dropped event's signature did not hold under any key known then; this copy's does.
-        if !matches!(stage, Stage::Outlier { .. } | Stage::Dropped) {
+        if !matches!(stage, Stage::Outlier { .. }) {
             return Ok(Outcome::Known);
         }
         let event = txn.event(num)?;
@@ -186,7 +213,7 @@ impl Room {
         let position = self.waiting_position(txn, position)?;
         let state = EventState { stage: Stage::Waiting, position, replaced_json: event.state.replaced_json };
         self.judge(txn, num, was, state)?;
-        self.gaps.came_from(self.open.root_of(num), origin);
+        self.came_from(cx, num, origin);
         self.open.look_again(num);
         Ok(Outcome::Waiting)
     }
@@ -202,20 +229,19 @@ impl Room {
         if stage_of(txn, pdu.event_id())?.is_some() {
             return Ok(Outcome::Known);
         }
-        if self.is_full_of_waiting(cx) {
+        if !self.has_room_for_waiting(cx, txn)? {
             return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
         }
         let position = self.position_of(pdu, txn.next_seq(), Arrival::Pushed);
         let position = self.waiting_position(txn, position)?;
         let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
         let num = self.stage_new(txn, pdu, state, None)?;
-        self.gaps.came_from(self.open.root_of(num), origin);
+        self.came_from(cx, num, origin);
         Ok(Outcome::Waiting)
     }
 
     /// Does checks 2 and 3 of the events that waited for keys.
     pub(crate) fn reverify(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        use crate::open_events::OpenKind;
         let mut txn = cx.store.txn(self.num)?;
         let unverified: Vec<EventNum> =
             self.open.iter().filter(|(_, event)| event.kind == OpenKind::Unverified).map(|(num, _)| num).collect();
@@ -258,7 +284,7 @@ impl Room {
         self.commit(txn)
     }
 
-    /// Asks for a server's keys: the server itself first, then the one that we joined by, as a notary.
+    /// Asks for a server's keys. The host may turn to a notary where the server itself does not answer.
     pub(crate) fn ask_keys(&mut self, server: OwnedServerName) {
         self.asks.push(crate::room::Ask {
             destination: server.clone(),
@@ -295,8 +321,32 @@ impl Room {
         Ok(num)
     }
 
-    fn is_full_of_waiting(&self, cx: Context<'_>) -> bool {
-        self.open.waiting() >= cx.limits.waiting_events_max
+    /// Tells whether one more event may wait. Where the room is full, one goes that cannot be verified anyway.
+    fn has_room_for_waiting(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<bool, Error> {
+        if self.open.waiting() < cx.limits.waiting_events_max {
+            return Ok(true);
+        }
+        let hopeless = self.open.iter().find(|(_, event)| event.kind == OpenKind::Unverified && event.is_stuck);
+        match hopeless.map(|(num, _)| num) {
+            Some(num) => self.supersede(txn, num).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Notes that one of our users has joined by an event of ours, so that the room is known to be ours as long as he is.
+    fn note_local_join(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, origin: &ServerName) -> Result<(), Error> {
+        let is_join = pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str());
+        if !is_join || self.our_users.contains(pdu.sender().as_str()) {
+            return Ok(());
+        }
+        let Some(join) = txn.event_num(pdu.event_id())? else { return Ok(()) };
+        self.our_users.insert(pdu.sender().to_string());
+        let user = pdu.sender().to_owned();
+        let via = origin.to_owned();
+        let record = gibbous_codec::JoinRecord { join, user, via, opens_partial: false, begins_anew: false };
+        txn.stage(&gibbous_codec::LogRecord::Joined(record))?;
+        self.present = None;
+        Ok(())
     }
 
     fn position_of(&self, pdu: &Pdu, next: LogSeq, arrival: Arrival) -> Position {

@@ -13,6 +13,11 @@ use serde::Deserialize;
 
 use crate::{Error, Limits};
 
+/// How many keys of a server are kept: 100, a rotation a month for eight years. With their IDs they fit a row.
+const KEYS_A_SERVER_MAX: usize = 100;
+/// The longest key ID that is kept, in bytes.
+const KEY_ID_BYTES_MAX: usize = 255;
+
 /// The decoded keys of one server, by key ID.
 type ServerKeys = Arc<BTreeMap<String, VerifyKey>>;
 
@@ -99,6 +104,11 @@ impl KeyRing {
             return Ok(Err("the keys are another server's".to_owned()));
         }
         let mut row = self.store.server_keys(server)?;
+        let is_too_many = answer.verify_keys.len() + answer.old_verify_keys.len() > KEYS_A_SERVER_MAX;
+        let mut key_ids = answer.verify_keys.keys().chain(answer.old_verify_keys.keys());
+        if is_too_many || key_ids.any(|key_id| key_id.len() > KEY_ID_BYTES_MAX) {
+            return Ok(Err("more keys, or longer key IDs, than are kept".to_owned()));
+        }
         let current = answer.verify_keys.iter().map(|(id, key)| (id, &key.key, answer.valid_until_ts));
         let old = answer.old_verify_keys.iter().map(|(id, key)| (id, &key.key, key.expired_ts));
         for (key_id, key, valid_until_ts) in current.chain(old) {
@@ -111,13 +121,23 @@ impl KeyRing {
                 None => row.keys.push(new),
             }
         }
+        // Keys of former answers give way to those of this one.
+        let surplus = row.keys.len().saturating_sub(KEYS_A_SERVER_MAX);
+        row.keys.drain(..surplus);
         if row.keys.is_empty() {
             return Ok(Err("no key that can be used".to_owned()));
         }
         self.store.put_server_keys(server, &row)?;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), decode(&row));
-        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+        if let Some((_, until_ms)) = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).get_mut(server) {
+            *until_ms = 0;
+        }
         Ok(Ok(()))
+    }
+
+    /// A key that was awaited has come: the next one that is missing is asked for without a pause.
+    pub(crate) fn came(&self, server: &ServerName) {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
     }
 }
 

@@ -23,6 +23,13 @@ pub(crate) enum OpenKind {
     Full,
 }
 
+impl OpenKind {
+    /// Tells whether such an event has no verdict yet.
+    fn waits(self) -> bool {
+        matches!(self, Self::Unverified | Self::Waiting)
+    }
+}
+
 /// One open event.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenEvent {
@@ -38,6 +45,10 @@ pub(crate) struct OpenEvents {
     events: BTreeMap<EventNum, OpenEvent>,
     order: BTreeMap<OrderKey, EventNum>,
     waiters: BTreeMap<OwnedEventId, BTreeSet<EventNum>>,
+    /// The same, by who waits.
+    awaited: BTreeMap<EventNum, BTreeSet<OwnedEventId>>,
+    /// How many events wait without a verdict.
+    waiting: usize,
     /// Events that something they waited for has happened to.
     ready: BTreeSet<EventNum>,
 }
@@ -58,13 +69,25 @@ impl OpenEvents {
         if let Some(order) = &order {
             self.order.insert(order.clone(), num);
         }
+        self.waiting += usize::from(kind.waits());
         self.events.insert(num, OpenEvent { kind, order, is_stuck: false });
     }
 
-    /// Drops an event that is done.
+    /// Drops an event that is done, and what it waited for.
     pub(crate) fn remove(&mut self, num: EventNum) {
-        if let Some(OpenEvent { order: Some(order), .. }) = self.events.remove(&num) {
-            self.order.remove(&order);
+        if let Some(event) = self.events.remove(&num) {
+            self.waiting -= usize::from(event.kind.waits());
+            if let Some(order) = event.order {
+                self.order.remove(&order);
+            }
+        }
+        for event_id in self.awaited.remove(&num).into_iter().flatten() {
+            if let Some(waiters) = self.waiters.get_mut(&event_id) {
+                waiters.remove(&num);
+                if waiters.is_empty() {
+                    self.waiters.remove(&event_id);
+                }
+            }
         }
     }
 
@@ -94,8 +117,7 @@ impl OpenEvents {
 
     /// Returns how many events wait without a verdict.
     pub(crate) fn waiting(&self) -> usize {
-        let waits = |event: &&OpenEvent| matches!(event.kind, OpenKind::Unverified | OpenKind::Waiting);
-        self.events.values().filter(waits).count()
+        self.waiting
     }
 
     /// Returns the open events that fill the gap before a root, and the root itself.
@@ -112,6 +134,7 @@ impl OpenEvents {
 
     /// Notes that an event waits for another, which may not be stored yet.
     pub(crate) fn wait(&mut self, num: EventNum, for_event: OwnedEventId) {
+        self.awaited.entry(num).or_default().insert(for_event.clone());
         self.waiters.entry(for_event).or_default().insert(num);
     }
 
@@ -130,7 +153,12 @@ impl OpenEvents {
 
     /// Lets those that wait for an event look again.
     pub(crate) fn wake(&mut self, event_id: &EventId) {
-        self.ready.extend(self.waiters.remove(event_id).into_iter().flatten());
+        for num in self.waiters.remove(event_id).into_iter().flatten() {
+            if let Some(awaited) = self.awaited.get_mut(&num) {
+                awaited.remove(event_id);
+            }
+            self.ready.insert(num);
+        }
     }
 
     /// Lets an event look whether it can go on.

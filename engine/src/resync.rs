@@ -50,6 +50,9 @@ pub(crate) struct StateIds {
     pub(crate) auth_chain_ids: Vec<OwnedEventId>,
 }
 
+/// How much of a reason is kept: a line.
+const REASON_CHARS_MAX: usize = 200;
+
 /// The needs of one room.
 #[derive(Debug, Default)]
 pub(crate) struct Resync {
@@ -255,7 +258,8 @@ impl Resync {
         }
         need.phase = Phase::Ready;
         need.tried.insert(from.to_owned());
-        need.reason = format!("{from}: {reason}");
+        // What a server sent may be quoted in the reason; it is kept, so it is cut.
+        need.reason = format!("{from}: {reason}").chars().take(REASON_CHARS_MAX).collect();
         if self.servers.iter().chain(&need.told_by).any(|server| !need.tried.contains(server)) {
             return false;
         }
@@ -291,6 +295,15 @@ impl Resync {
             if let Some(tried) = fetch.missing.get_mut(&event_id) {
                 tried.insert(from.to_owned());
                 fetch.unverifiable.insert(event_id);
+            }
+        }
+    }
+
+    /// Further events are missing for a state that is being fetched.
+    pub(crate) fn lacks_too(&mut self, prev: &EventId, lacking: BTreeSet<OwnedEventId>) {
+        if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {
+            for event_id in lacking {
+                fetch.missing.entry(event_id).or_default();
             }
         }
     }

@@ -416,6 +416,8 @@ impl Room {
             cx.keys.failed(server, cx.limits, cx.now_ms);
             self.asks.retain(|ask| ask.question != Question::Keys { server: server.to_owned() });
             self.reverify(cx)?;
+        } else if cx.keys.may_ask(server, cx.now_ms) {
+            cx.keys.came(server);
         }
         self.advance(cx)
     }

@@ -241,10 +241,19 @@ fn expect_group<W: RoomRowsMut>(
     Err(StoreError::Inconsistent(format!("the log names state group {expected:?}, its fold gives {found:?}")))
 }
 
+fn is_verified<R: RoomRows + ?Sized>(rows: &R, num: EventNum) -> Result<bool, StoreError> {
+    let stage = match rows.changed_state(num)? {
+        Some(state) => state.stage,
+        None => rows.event_record(num)?.state.stage.clone(),
+    };
+    Ok(!matches!(stage, Stage::Unverified | Stage::Dropped))
+}
+
 /// Returns the edge to an event of that ID, as it is stored.
 pub(crate) fn edge<R: RoomRows + ?Sized>(rows: &R, event_id: &EventId) -> Result<Edge, StoreError> {
+    // A verified copy may take the place of one that is not, under another number.
     Ok(match rows.event_num(event_id)? {
-        Some(num) => Edge::Known(num),
-        None => Edge::Unknown(event_id.to_owned()),
+        Some(num) if is_verified(rows, num)? => Edge::Known(num),
+        _ => Edge::Unknown(event_id.to_owned()),
     })
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    EventNum, EventState, LogSeq, OwnedEventId, OwnedServerName, Pdu, ServerName, Stage, StateKey,
+    EventNum, EventState, LogSeq, OwnedEventId, OwnedServerName, Pdu, ServerName, Stage,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -142,9 +142,9 @@ impl Room {
         if !blocked.prev_events.is_empty() && self.ask_gap(cx, txn, root, pdu)? {
             return Ok(());
         }
-        let origin = self.gaps.origin(root).unwrap_or_else(|| pdu.sender().server_name().to_owned());
+        let origin = self.origin_of(cx, root, pdu);
         for prev in blocked.prev_events {
-            self.resync.need(prev, Some(&origin));
+            self.resync.need(prev, origin.as_deref());
         }
         if !blocked.auth_events.is_empty() || !self.are_stuck(txn, &blocked.on_their_way)? {
             return Ok(());
@@ -160,6 +160,12 @@ impl Room {
         let event = txn.event(num)?;
         let verdict = self.verdict(txn, pdu, &blocked.known, true)?;
         self.place(txn, num, pdu, event.state, verdict)
+    }
+
+    /// Returns the server that sent an event, or after a restart its sender's; never ours.
+    fn origin_of(&self, cx: Context<'_>, root: LogSeq, pdu: &Pdu) -> Option<OwnedServerName> {
+        let sender = Some(pdu.sender().server_name().to_owned()).filter(|server| server != cx.our_server);
+        self.gaps.origin(root).or(sender)
     }
 
     fn are_stuck(&self, txn: &Txn<'_>, event_ids: &[OwnedEventId]) -> Result<bool, Error> {
@@ -195,6 +201,7 @@ impl Room {
 
     /// Asks for the events in the gap before a PDU. Returns whether an answer is awaited.
     fn ask_gap(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, root: LogSeq, pdu: &Pdu) -> Result<bool, Error> {
+        let destination = self.origin_of(cx, root, pdu).or_else(|| self.resync.servers().first().cloned());
         let gap = self.gaps.gaps.entry(root).or_default();
         if gap.is_asked {
             return Ok(true);
@@ -204,10 +211,12 @@ impl Room {
             gap.is_exhausted = true;
             return Ok(false);
         }
+        let Some(destination) = destination else {
+            gap.is_exhausted = true;
+            return Ok(false);
+        };
         gap.is_asked = true;
         gap.rounds += 1;
-        let origin = gap.origin.clone();
-        let destination = origin.unwrap_or_else(|| pdu.sender().server_name().to_owned());
         let (earliest, _) = self.provisional(txn)?;
         let mut earliest_ids = Vec::new();
         for num in earliest {
@@ -314,17 +323,20 @@ impl Room {
     /// Sets aside what waits for a state that no server tells, and all that follows it; but not the joins of our users:
     /// for what these need the resync goes on.
     pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, prev: &OwnedEventId) -> Result<(), Error> {
+        for num in self.open.waiters(prev) {
+            // Only we can have signed it, and only a join by handshake has prev events that we do not know.
+            let (pdu, _) = self.memory.events(txn).with_state(num)?;
+            let is_ours = self.our_users.contains(pdu.sender().as_str());
+            if is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()) {
+                return Ok(());
+            }
+        }
         let mut aside = BTreeSet::new();
         let mut next: Vec<OwnedEventId> = vec![prev.clone()];
         while let Some(event_id) = next.pop() {
             for num in self.open.waiters(&event_id) {
-                let record = txn.event_record(num)?;
-                let is_ours = |key: &StateKey| key.event_type == "m.room.member" && self.our_users.contains(&key.state_key);
-                if record.state_key.as_ref().is_some_and(is_ours) {
-                    return Ok(());
-                }
                 if aside.insert(num) {
-                    next.push(record.event_id.clone());
+                    next.push(txn.event_record(num)?.event_id.clone());
                 }
             }
         }
@@ -338,7 +350,8 @@ impl Room {
     /// order when it is placed.
     pub(crate) fn set_aside(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
         let event = txn.event(num)?;
-        if event.state.position.is_some() {
+        let is_open = matches!(event.state.stage, Stage::Waiting | Stage::Placed { partial: true, .. });
+        if is_open && event.state.position.is_some() {
             let was = status_of(&event.state.stage).cloned();
             self.judge(txn, num, was, EventState { stage: Stage::Waiting, position: None, ..event.state })?;
             // Its waiting has been noted and goes on.

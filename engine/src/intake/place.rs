@@ -17,6 +17,9 @@ use crate::{
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
 };
 
+/// How many passed events the record of an event names beside the event itself: at 255 bytes each, 4 KiB.
+const PASSED_AT_ONCE_MAX: usize = 16;
+
 /// What can be said of an event: a value, nothing is written yet.
 #[derive(Debug)]
 pub(crate) enum Assessment {
@@ -121,7 +124,9 @@ impl Room {
             tips.add_out(txn, pdu)?;
         }
         let soft_failed = if *status == EventStatus::SoftFailed { vec![num] } else { Vec::new() };
-        tips.into_folded(&self.memory, txn, vec![num], soft_failed).map(Some)
+        let folded = tips.into_folded(&self.memory, txn, vec![num], soft_failed)?;
+        // More than the event's own record holds is left to the fold.
+        Ok((folded.passed.len() <= PASSED_AT_ONCE_MAX).then_some(folded))
     }
 
     /// Lets a waiting event look whether everything is there now.

@@ -186,8 +186,16 @@ impl Room {
                 }
             }
         }
+        // A server that leaves out auth events is asked for them too: without them nothing can be stored.
+        let mut lacking = BTreeSet::new();
+        for event_id in self.loose.without_auth_events.values().flat_map(|pdu| rests_on(&self.memory.rules, pdu)) {
+            if !is_stored(&rows, &event_id)? && !self.loose.without_auth_events.contains_key(&event_id) {
+                lacking.insert(event_id);
+            }
+        }
         drop(rows);
         self.resync.handle_events(prev, from, asked, unverifiable, |event_id| stored.contains(event_id));
+        self.resync.lacks_too(prev, lacking);
         self.proceed(cx, prev)?;
         self.advance(cx)
     }
@@ -273,7 +281,8 @@ impl Room {
 
     /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
     pub(crate) fn store_outlier(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<bool, Error> {
-        if stage_of(txn, pdu.event_id())?.is_some_and(|(_, stage)| !matches!(stage, Stage::Dropped)) {
+        let known = stage_of(txn, pdu.event_id())?;
+        if known.as_ref().is_some_and(|(_, stage)| !matches!(stage, Stage::Unverified | Stage::Dropped)) {
             return Ok(true);
         }
         let mut provisional = false;
@@ -282,6 +291,9 @@ impl Room {
                 None | Some((_, Stage::Unverified | Stage::Dropped)) => return Ok(false),
                 Some((_, stage)) => provisional |= may_change(&stage),
             }
+        }
+        if let Some((num, _)) = known {
+            self.supersede(txn, num)?;
         }
         let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu.clone(), false);
@@ -311,8 +323,19 @@ impl Room {
         if waits {
             return Ok(());
         }
-        let decision = check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?;
+        let auth_event = AuthEvent::new(pdu.clone(), false);
+        let decision = match states {
+            None => check_auth_events(&self.memory.rules, &auth_event, &events)?,
+            Some(states) => self.decide(txn, &auth_event, states.before, false)?,
+        };
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        let states = match states {
+            None => None,
+            Some(States { before, .. }) => {
+                let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
+                Some(States { before, after })
+            }
+        };
         self.counts.verdicts_changed += u64::from(was.is_rejected() != status.is_rejected());
         let stage = Stage::Outlier { status, provisional: false, states };
         self.judge(txn, num, Some(was), EventState { stage, ..event.state })
@@ -339,6 +362,10 @@ impl Room {
             // what is no state event is dropped; a rejected event is never part of a state.
             let Some(key) = event.record.state_key.clone() else { continue };
             if is_rejected(&event.state.stage) || matches!(event.state.stage, Stage::Unverified) {
+                if may_change(&event.state.stage) && !matches!(event.state.stage, Stage::Unverified) {
+                    txn.discard();
+                    return Ok(Err(format!("the verdict on {event_id} is not final yet")));
+                }
                 continue;
             }
             if state.insert(key.clone(), num).is_some_and(|other| other != num) {

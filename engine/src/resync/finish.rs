@@ -19,6 +19,9 @@ use crate::{
     state::resolve_groups,
 };
 
+/// How many passed events a record names: at 255 bytes each, half of what a value may hold.
+pub(crate) const PASSED_A_RECORD_MAX: usize = 150;
+
 /// The forward extremities of a room on their way through events, and what of its history has been passed.
 #[derive(Debug)]
 pub(crate) struct Tips {
@@ -273,7 +276,14 @@ impl Room {
         if !soft_failed.is_empty() {
             self.present = None;
         }
-        let record = tips.into_folded(&self.memory, txn, folded, soft_failed)?;
+        let mut record = tips.into_folded(&self.memory, txn, folded, soft_failed)?;
+        // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
+        while record.passed.len() > PASSED_A_RECORD_MAX {
+            let passed = record.passed.split_off(record.passed.len() - PASSED_A_RECORD_MAX);
+            let (extremities, current) = (head.extremities.clone(), head.current);
+            let marks = Folded { events: Vec::new(), soft_failed: Vec::new(), extremities, current, passed };
+            txn.stage(&LogRecord::Folded(marks))?;
+        }
         txn.stage(&LogRecord::Folded(record))?;
         Ok(true)
     }
