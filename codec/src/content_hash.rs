@@ -43,11 +43,7 @@ impl Path {
     /// Returns a nibble, 0 to 15; the high nibble of each byte comes first, and behind the path all are zero.
     pub fn nibble(&self, depth: usize) -> u8 {
         let byte = self.0.get(depth / 2).copied().unwrap_or(0);
-        if depth.is_multiple_of(2) {
-            byte >> 4
-        } else {
-            byte & 0x0f
-        }
+        if depth.is_multiple_of(2) { byte >> 4 } else { byte & 0x0f }
     }
 }
 
@@ -205,18 +201,10 @@ mod tests {
     #[test]
     fn state_of_one_event_is_hashed_by_the_written_rule() {
         let entry = entry_hash(&create(), event_id!("$a:b"));
-        let group = StateGroup {
-            root: leaf_hash([entry]),
-            count: 1,
-        };
+        let group = StateGroup { root: leaf_hash([entry]), count: 1 };
         check(
             group.id(&RoomVersionId::V1).0,
-            &[
-                b"\x02",
-                b"\x01\0\0\x001",
-                &1_u64.to_le_bytes(),
-                &group.root.0,
-            ],
+            &[b"\x02", b"\x01\0\0\x001", &1_u64.to_le_bytes(), &group.root.0],
             "55424d3f752cafc0ba91238b061755120c519aed2ec82335038a0f16bf9f848c",
         );
     }
@@ -226,9 +214,6 @@ mod tests {
         let mut path = Path([0; 32]);
         path.0[0] = 0xab;
         path.0[31] = 0x0c;
-        assert_eq!(
-            [0, 1, 2, 62, 63, 64].map(|depth| path.nibble(depth)),
-            [0xa, 0xb, 0, 0, 0xc, 0]
-        );
+        assert_eq!([0, 1, 2, 62, 63, 64].map(|depth| path.nibble(depth)), [0xa, 0xb, 0, 0, 0xc, 0]);
     }
 }

@@ -65,10 +65,8 @@ impl<'a> KeyReader<'a> {
 
     /// Takes a number. Fails if fewer than eight bytes are left.
     pub fn u64(&mut self) -> Result<u64, MalformedKey> {
-        let (number, rest) = self.0.split_first_chunk().ok_or(MalformedKey::Short {
-            expected: 8,
-            found: self.0.len(),
-        })?;
+        let (number, rest) =
+            self.0.split_first_chunk().ok_or(MalformedKey::Short { expected: 8, found: self.0.len() })?;
         self.0 = rest;
         Ok(u64::from_be_bytes(*number))
     }
@@ -100,13 +98,7 @@ impl<'a> KeyReader<'a> {
 
     /// Ends the reading. Fails if bytes are left.
     pub fn end(self) -> Result<(), MalformedKey> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(MalformedKey::Trailing {
-                found: self.0.len(),
-            })
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(MalformedKey::Trailing { found: self.0.len() }) }
     }
 }
 
@@ -166,29 +158,17 @@ mod tests {
 
     /// Bytes with many zeroes and 0xff, where an escape could go wrong.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
-        vec(
-            prop_oneof![Just(0u8), Just(1u8), Just(0xff_u8), any::<u8>()],
-            0..6,
-        )
+        vec(prop_oneof![Just(0u8), Just(1u8), Just(0xff_u8), any::<u8>()], 0..6)
     }
 
     type Parts = (u64, Vec<u8>, u64, Vec<u8>);
 
     fn parts() -> impl Strategy<Value = Parts> {
-        (
-            0..3_u64,
-            bytes(),
-            prop_oneof![0..3_u64, any::<u64>()],
-            bytes(),
-        )
+        (0..3_u64, bytes(), prop_oneof![0..3_u64, any::<u64>()], bytes())
     }
 
     fn key((first, text, second, rest): &Parts) -> Vec<u8> {
-        KeyBuf::new()
-            .u64(*first)
-            .bytes_terminated(text)
-            .u64(*second)
-            .rest(rest)
+        KeyBuf::new().u64(*first).bytes_terminated(text).u64(*second).rest(rest)
     }
 
     proptest! {
@@ -225,24 +205,9 @@ mod tests {
 
     #[test]
     fn malformed_keys_are_refused_by_name() {
-        assert_eq!(
-            KeyReader::new(&[0; 7]).u64(),
-            Err(MalformedKey::Short {
-                expected: 8,
-                found: 7
-            })
-        );
-        assert_eq!(
-            KeyReader::new(b"ab\0").bytes_terminated(),
-            Err(MalformedKey::Unterminated)
-        );
-        assert_eq!(
-            KeyReader::new(b"a\0\x01").bytes_terminated(),
-            Err(MalformedKey::Escape { found: 1 })
-        );
-        assert_eq!(
-            KeyReader::new(b"x").end(),
-            Err(MalformedKey::Trailing { found: 1 })
-        );
+        assert_eq!(KeyReader::new(&[0; 7]).u64(), Err(MalformedKey::Short { expected: 8, found: 7 }));
+        assert_eq!(KeyReader::new(b"ab\0").bytes_terminated(), Err(MalformedKey::Unterminated));
+        assert_eq!(KeyReader::new(b"a\0\x01").bytes_terminated(), Err(MalformedKey::Escape { found: 1 }));
+        assert_eq!(KeyReader::new(b"x").end(), Err(MalformedKey::Trailing { found: 1 }));
     }
 }

@@ -56,16 +56,13 @@ pub use record::{
     Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement, LogRecord, Position,
     RoomOpened, Stage, States,
 };
-pub use row::{
-    FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, UnfoldedRow,
-};
+pub use row::{FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, UnfoldedRow};
 pub use rules::RoomRules;
 pub use state_group::StateGroup;
 pub use state_map::{StateKey, StateMap};
 pub use status::{Check, EventStatus, Failure, FailureCode, Rejection, Severity};
 pub use verify::{
-    BadSignature, KeyError, KeySource, SigningKey, VerifiedPdu, VerifyError, VerifyKey, required_servers, sign, sign_again,
-    verify,
+    BadSignature, KeyError, KeySource, SigningKey, VerifiedPdu, VerifyError, VerifyKey, required_servers, sign,
+    sign_again, verify,
 };
 pub use wire::{HEADER_LEN, Kind, PAYLOAD_MAX, WireError, decode, decode_bytes, encode, encode_bytes};
-

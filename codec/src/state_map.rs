@@ -19,10 +19,7 @@ pub struct StateKey {
 impl StateKey {
     /// Makes the key of an event type and a state key.
     pub fn new(event_type: impl Into<String>, state_key: impl Into<String>) -> Self {
-        Self {
-            event_type: event_type.into(),
-            state_key: state_key.into(),
-        }
+        Self { event_type: event_type.into(), state_key: state_key.into() }
     }
 }
 
@@ -45,9 +42,6 @@ mod tests {
 
     #[test]
     fn state_keys_are_shown_on_one_line() {
-        assert_eq!(
-            StateKey::new("m.room.member", "@a:x\n").to_string(),
-            r#"("m.room.member", "@a:x\n")"#
-        );
+        assert_eq!(StateKey::new("m.room.member", "@a:x\n").to_string(), r#"("m.room.member", "@a:x\n")"#);
     }
 }

@@ -152,12 +152,9 @@ impl Failure {
     pub fn of(event_id: &OwnedEventId, status: &EventStatus) -> Option<Self> {
         let (severity, code, reason, source) = match status {
             EventStatus::Accepted => return None,
-            EventStatus::SoftFailed => (
-                Severity::Warn,
-                FailureCode::SoftFailed,
-                "not authorised by the current state".to_owned(),
-                None,
-            ),
+            EventStatus::SoftFailed => {
+                (Severity::Warn, FailureCode::SoftFailed, "not authorised by the current state".to_owned(), None)
+            }
             EventStatus::Rejected(rejection) => (
                 Severity::Error,
                 match rejection.check {

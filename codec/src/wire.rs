@@ -54,19 +54,10 @@ pub enum Kind {
 /// [`WireError::TooLong`] if the payload is over [`PAYLOAD_MAX`], [`WireError::Malformed`] if the type cannot be encoded.
 pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; HEADER_LEN];
-    options()
-        .serialize_into(&mut frame, value)
-        .map_err(|error| match *error {
-            bincode::ErrorKind::SizeLimit => WireError::TooLong {
-                kind,
-                limit: PAYLOAD_MAX,
-                found: None,
-            },
-            _ => WireError::Malformed {
-                kind,
-                why: error.to_string(),
-            },
-        })?;
+    options().serialize_into(&mut frame, value).map_err(|error| match *error {
+        bincode::ErrorKind::SizeLimit => WireError::TooLong { kind, limit: PAYLOAD_MAX, found: None },
+        _ => WireError::Malformed { kind, why: error.to_string() },
+    })?;
     seal(kind, version, frame)
 }
 
@@ -77,12 +68,7 @@ pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8
 /// A [`WireError`] that names the first thing that is not as [`encode`] writes it.
 pub fn decode<T: DeserializeOwned>(kind: Kind, version: u8, bytes: &[u8]) -> Result<T, WireError> {
     let payload = decode_bytes(kind, version, bytes)?;
-    options()
-        .deserialize(payload)
-        .map_err(|error| WireError::Malformed {
-            kind,
-            why: error.to_string(),
-        })
+    options().deserialize(payload).map_err(|error| WireError::Malformed { kind, why: error.to_string() })
 }
 
 /// Frames a payload that has its own layout.
@@ -103,53 +89,29 @@ pub fn encode_bytes(kind: Kind, version: u8, payload: &[u8]) -> Result<Vec<u8>, 
 ///
 /// A [`WireError`] that names the first thing that is not as [`encode_bytes`] writes it.
 pub fn decode_bytes(kind: Kind, version: u8, bytes: &[u8]) -> Result<&[u8], WireError> {
-    let short = WireError::Truncated {
-        kind,
-        expected: HEADER_LEN,
-        found: bytes.len(),
-    };
-    let Some((&[found_kind, found_version, l0, l1, l2, l3], rest)) = bytes.split_first_chunk()
-    else {
+    let short = WireError::Truncated { kind, expected: HEADER_LEN, found: bytes.len() };
+    let Some((&[found_kind, found_version, l0, l1, l2, l3], rest)) = bytes.split_first_chunk() else {
         return Err(short);
     };
     let Some((found_sum, payload)) = rest.split_first_chunk::<8>() else {
         return Err(short);
     };
     if found_kind != kind as u8 {
-        return Err(WireError::WrongKind {
-            expected: kind,
-            found: found_kind,
-        });
+        return Err(WireError::WrongKind { expected: kind, found: found_kind });
     }
     if found_version != version {
-        return Err(WireError::UnknownVersion {
-            kind,
-            expected: version,
-            found: found_version,
-        });
+        return Err(WireError::UnknownVersion { kind, expected: version, found: found_version });
     }
     // The length is compared with the bytes that are there before anything is allocated by it.
     let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     if len > PAYLOAD_MAX {
-        return Err(WireError::TooLong {
-            kind,
-            limit: PAYLOAD_MAX,
-            found: Some(len),
-        });
+        return Err(WireError::TooLong { kind, limit: PAYLOAD_MAX, found: Some(len) });
     }
     if payload.len() < len {
-        return Err(WireError::Truncated {
-            kind,
-            expected: HEADER_LEN + len,
-            found: bytes.len(),
-        });
+        return Err(WireError::Truncated { kind, expected: HEADER_LEN + len, found: bytes.len() });
     }
     if payload.len() > len {
-        return Err(WireError::Trailing {
-            kind,
-            expected: HEADER_LEN + len,
-            found: bytes.len(),
-        });
+        return Err(WireError::Trailing { kind, expected: HEADER_LEN + len, found: bytes.len() });
     }
     if *found_sum != checksum(found_kind, found_version, payload) {
         return Err(WireError::Checksum { kind });
@@ -236,21 +198,14 @@ impl std::fmt::Display for Found {
 }
 
 fn options() -> impl Options {
-    bincode::DefaultOptions::new()
-        .with_fixint_encoding()
-        .with_limit(PAYLOAD_MAX as u64)
-        .reject_trailing_bytes()
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(PAYLOAD_MAX as u64).reject_trailing_bytes()
 }
 
 /// Fills the header of a frame whose payload is in its place.
 fn seal(kind: Kind, version: u8, mut frame: Vec<u8>) -> Result<Vec<u8>, WireError> {
     let (header, payload) = frame.split_at_mut(HEADER_LEN);
     if payload.len() > PAYLOAD_MAX {
-        return Err(WireError::TooLong {
-            kind,
-            limit: PAYLOAD_MAX,
-            found: Some(payload.len()),
-        });
+        return Err(WireError::TooLong { kind, limit: PAYLOAD_MAX, found: Some(payload.len()) });
     }
     let len = payload.len() as u32;
     header[0] = kind as u8;
@@ -285,11 +240,7 @@ mod tests {
     }
 
     fn sample() -> Sample {
-        Sample {
-            number: 7,
-            text: Some("$event".to_owned()),
-            list: vec![(1, "a".to_owned())],
-        }
+        Sample { number: 7, text: Some("$event".to_owned()), list: vec![(1, "a".to_owned())] }
     }
 
     #[test]
@@ -297,10 +248,7 @@ mod tests {
         let frame = encode(Kind::Head, 2, &0x0102_u16).expect("a number is encoded");
         assert_eq!(Hex(&frame).to_string(), "010202000000fc894a93e1d5db050201");
         assert_eq!(frame[6..14], blake3::hash(&[1, 2, 2, 1]).as_bytes()[..8]);
-        assert_eq!(
-            frame,
-            encode_bytes(Kind::Head, 2, &[2, 1]).expect("two bytes are framed")
-        );
+        assert_eq!(frame, encode_bytes(Kind::Head, 2, &[2, 1]).expect("two bytes are framed"));
     }
 
     #[test]
@@ -320,92 +268,34 @@ mod tests {
             read(&frame)
         };
         assert_eq!(read(&frame), Ok(b"payload".to_vec()));
-        assert_eq!(
-            read(&frame[..13]),
-            Err(WireError::Truncated {
-                kind,
-                expected: 14,
-                found: 13
-            })
-        );
-        assert_eq!(
-            read(&frame[..20]),
-            Err(WireError::Truncated {
-                kind,
-                expected: 21,
-                found: 20
-            })
-        );
-        assert_eq!(
-            read(&[&frame[..], b"!"].concat()),
-            Err(WireError::Trailing {
-                kind,
-                expected: 21,
-                found: 22
-            })
-        );
-        assert_eq!(
-            changed(0, 1),
-            Err(WireError::WrongKind {
-                expected: kind,
-                found: 1
-            })
-        );
-        assert_eq!(
-            changed(1, 9),
-            Err(WireError::UnknownVersion {
-                kind,
-                expected: 1,
-                found: 9
-            })
-        );
-        assert!(matches!(
-            changed(5, 1),
-            Err(WireError::TooLong { found: Some(_), .. })
-        ));
+        assert_eq!(read(&frame[..13]), Err(WireError::Truncated { kind, expected: 14, found: 13 }));
+        assert_eq!(read(&frame[..20]), Err(WireError::Truncated { kind, expected: 21, found: 20 }));
+        assert_eq!(read(&[&frame[..], b"!"].concat()), Err(WireError::Trailing { kind, expected: 21, found: 22 }));
+        assert_eq!(changed(0, 1), Err(WireError::WrongKind { expected: kind, found: 1 }));
+        assert_eq!(changed(1, 9), Err(WireError::UnknownVersion { kind, expected: 1, found: 9 }));
+        assert!(matches!(changed(5, 1), Err(WireError::TooLong { found: Some(_), .. })));
         assert_eq!(changed(7, frame[7] ^ 1), Err(WireError::Checksum { kind }));
         assert_eq!(changed(20, b'?'), Err(WireError::Checksum { kind }));
         assert!(
-            matches!(
-                decode::<u64>(kind, 1, &frame),
-                Err(WireError::Malformed { .. })
-            ),
+            matches!(decode::<u64>(kind, 1, &frame), Err(WireError::Malformed { .. })),
             "seven bytes are no number"
         );
-        assert!(
-            matches!(
-                decode::<u32>(kind, 1, &frame),
-                Err(WireError::Malformed { .. })
-            ),
-            "three bytes are left"
-        );
+        assert!(matches!(decode::<u32>(kind, 1, &frame), Err(WireError::Malformed { .. })), "three bytes are left");
     }
 
     #[test]
     fn payload_over_the_limit_is_refused() {
         let long = vec![0_u8; PAYLOAD_MAX + 1];
         assert!(encode_bytes(Kind::Node, 0, &long[1..]).is_ok());
-        assert!(matches!(
-            encode_bytes(Kind::Node, 0, &long),
-            Err(WireError::TooLong { .. })
-        ));
-        assert!(matches!(
-            encode(Kind::Node, 0, &long),
-            Err(WireError::TooLong { .. })
-        ));
+        assert!(matches!(encode_bytes(Kind::Node, 0, &long), Err(WireError::TooLong { .. })));
+        assert!(matches!(encode(Kind::Node, 0, &long), Err(WireError::TooLong { .. })));
     }
 
     #[test]
     fn length_in_a_payload_is_not_believed() {
         let huge = encode(Kind::Node, 0, &u64::MAX).expect("a number is encoded");
-        assert!(matches!(
-            decode::<Vec<u8>>(Kind::Node, 0, &huge),
-            Err(WireError::Malformed { .. })
-        ));
-        assert!(matches!(
-            decode::<Vec<u64>>(Kind::Node, 0, &huge),
-            Err(WireError::Malformed { .. })
-        ));
+        assert!(matches!(decode::<Vec<u8>>(Kind::Node, 0, &huge), Err(WireError::Malformed { .. })));
+        assert!(matches!(decode::<Vec<u64>>(Kind::Node, 0, &huge), Err(WireError::Malformed { .. })));
     }
 
     proptest! {

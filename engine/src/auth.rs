@@ -104,13 +104,8 @@ pub(crate) fn check_state(
 pub(crate) fn auth_keys(rules: &RoomRules, event: &AuthEvent) -> Vec<StateKey> {
     let pdu = event.pdu();
     let event_type = TimelineEventType::from(pdu.event_type());
-    let types = auth_types_for_event(
-        &event_type,
-        pdu.sender(),
-        pdu.state_key(),
-        pdu.content(),
-        &rules.ruma().authorization,
-    );
+    let types =
+        auth_types_for_event(&event_type, pdu.sender(), pdu.state_key(), pdu.content(), &rules.ruma().authorization);
     let mut keys: Vec<_> = types
         .unwrap_or_default() // An event that makes no sense is rejected by the check itself.
         .into_iter()

@@ -19,8 +19,7 @@ use gibbous_storage::{Backend, RoomRows, Store};
 use serde::Deserialize;
 
 use crate::{
-    Error, Limits, Outcome, Receipt, Request, RequestError, RequestId, Response, RoomView, Update,
-    intake,
+    Error, Limits, Outcome, Receipt, Request, RequestError, RequestId, Response, RoomView, Update, intake,
     keys::KeyRing,
     notify::{UpdatePosition, UpdateQueue, updates_of},
     requests::{InFlight, Requests},
@@ -187,8 +186,7 @@ impl Engine {
     ///
     /// If the store fails, the room is not known, or the bytes are no event.
     pub fn submit(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
-        let peek: RoomOfPdu =
-            serde_json::from_slice(pdu).map_err(|error| Error::BadLocalEvent(error.to_string()))?;
+        let peek: RoomOfPdu = serde_json::from_slice(pdu).map_err(|error| Error::BadLocalEvent(error.to_string()))?;
         let room_id = peek.room_id.ok_or_else(|| Error::BadLocalEvent("it names no room".to_owned()))?;
         let our_server = self.inner.config.our_server.clone();
         let receipts = self.receive_in_room(&our_server, &room_id, &[pdu], now_ms)?;
@@ -394,8 +392,7 @@ impl Engine {
         after: Option<UpdatePosition>,
         records: usize,
     ) -> Result<Vec<Update>, Error> {
-        let num =
-            self.inner.store.room_num(room_id)?.ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
+        let num = self.inner.store.room_num(room_id)?.ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
         let rows = self.inner.store.snapshot(num)?;
         let from = after.map_or(LogSeq(0), |position| position.seq);
         let mut updates = Vec::new();
@@ -461,7 +458,6 @@ impl Engine {
     fn slots(&self) -> Vec<(OwnedRoomId, Arc<Mutex<Slot>>)> {
         lock(&self.inner.rooms).iter().map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect()
     }
-
 }
 
 /// A panic while a lock was held left nothing half done that the store does not know better.

@@ -143,6 +143,9 @@ impl Room {
         origin: &ServerName,
         arrival: Arrival,
     ) -> Result<Outcome, Error> {
+        if follows_itself(&pdu) {
+            return Ok(Outcome::Refused(bad_format(Some(&pdu), "it follows itself")));
+        }
         match stage_of(txn, pdu.event_id())? {
             Some((num, Stage::Unverified | Stage::Dropped)) => self.supersede(txn, num)?,
             Some((num, stage)) => return self.take_in_known(cx, txn, num, stage, origin, arrival),
@@ -378,21 +381,32 @@ impl Room {
 
 /// Parses a PDU that was handed in (check 1).
 pub(crate) fn parse(rules: &gibbous_codec::RoomRules, json: &[u8]) -> Result<Pdu, Failure> {
-    Pdu::parse(rules, json).map_err(|error| Failure {
+    let pdu = Pdu::parse(rules, json).map_err(|error| bad_format(None, &error.to_string()))?;
+    if follows_itself(&pdu) {
+        return Err(bad_format(Some(&pdu), "it follows itself"));
+    }
+    Ok(pdu)
+}
+
+/// In room versions 1 and 2, where IDs are given, an event can claim to follow itself.
+fn follows_itself(pdu: &Pdu) -> bool {
+    pdu.prev_events().iter().chain(pdu.auth_events()).any(|event_id| event_id == pdu.event_id())
+}
+
+fn bad_format(pdu: Option<&Pdu>, reason: &str) -> Failure {
+    Failure {
         severity: Severity::Fatal,
         code: FailureCode::BadFormat,
-        reason: error.to_string(),
-        affected: None,
+        reason: reason.to_owned(),
+        affected: pdu.map(|pdu| pdu.event_id().to_owned()),
         source: None,
-    })
+    }
 }
 
 fn outcome_of(event_id: &gibbous_codec::EventId, stage: &Stage) -> Outcome {
     match stage {
         Stage::Unverified | Stage::Waiting => Outcome::Waiting,
-        Stage::Outlier { status, provisional, .. } => {
-            Outcome::Judged { status: status.clone(), partial: *provisional }
-        }
+        Stage::Outlier { status, provisional, .. } => Outcome::Judged { status: status.clone(), partial: *provisional },
         Stage::Placed { status, partial, .. } => Outcome::Judged { status: status.clone(), partial: *partial },
         Stage::Dropped => Outcome::Refused(Failure {
             severity: Severity::Fatal,

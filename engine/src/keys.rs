@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gibbous_codec::{
-    KeySource, OwnedServerName, ServerKeyRow, ServerKeysRow, ServerName, VerifyKey,
-};
+use gibbous_codec::{KeySource, OwnedServerName, ServerKeyRow, ServerKeysRow, ServerName, VerifyKey};
 use gibbous_storage::Store;
 use serde::Deserialize;
 

@@ -64,7 +64,8 @@ impl Default for Limits {
 impl Limits {
     /// Returns the pause after so many rounds in which every server refused.
     pub(crate) fn backoff_ms(&self, rounds: u32) -> u64 {
-        let doubled = self.backoff_ms_min.saturating_mul(1_u64.checked_shl(rounds.saturating_sub(1)).unwrap_or(u64::MAX));
+        let doubled =
+            self.backoff_ms_min.saturating_mul(1_u64.checked_shl(rounds.saturating_sub(1)).unwrap_or(u64::MAX));
         doubled.min(self.backoff_ms_max)
     }
 }

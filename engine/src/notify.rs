@@ -92,11 +92,8 @@ pub(crate) fn updates_of<R: RoomRows>(
     record: &LogRecord,
 ) -> Result<Vec<Update>, Error> {
     let changes = changes_of(rows, record)?;
-    let update = |(index, change)| Update {
-        room_id: room_id.to_owned(),
-        position: UpdatePosition { seq, index },
-        change,
-    };
+    let update =
+        |(index, change)| Update { room_id: room_id.to_owned(), position: UpdatePosition { seq, index }, change };
     Ok((0_u32..).zip(changes).map(update).collect())
 }
 

@@ -63,9 +63,9 @@ impl Batch {
             match result {
                 Ok(verified) => self.verified.push(verified.into_pdu()),
                 Err(VerifyError::MissingKeys { servers })
-                    if servers.iter().all(|server| {
-                        !self.answered.contains(server) && cx.keys.may_ask(server, cx.now_ms)
-                    }) =>
+                    if servers
+                        .iter()
+                        .all(|server| !self.answered.contains(server) && cx.keys.may_ask(server, cx.now_ms)) =>
                 {
                     self.awaited.extend(servers);
                     self.unverified.push(pdu);

@@ -162,11 +162,17 @@ impl ParsedJoin {
         let parse = |raw: &&RawValue| Pdu::parse(&rules, raw.get().as_bytes()).ok();
         let of_room = |pdu: &Pdu| pdu.room_id() == send_join.room_id;
         let mut pdus = BTreeMap::new();
-        for pdu in map(&body.state.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse).into_iter().flatten().filter(of_room) {
+        for pdu in
+            map(&body.state.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse).into_iter().flatten().filter(of_room)
+        {
             pdus.insert(pdu.event_id().to_owned(), pdu);
         }
         let state_ids: BTreeSet<OwnedEventId> = pdus.keys().cloned().collect();
-        for pdu in map(&body.auth_chain.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse).into_iter().flatten().filter(of_room) {
+        for pdu in map(&body.auth_chain.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse)
+            .into_iter()
+            .flatten()
+            .filter(of_room)
+        {
             pdus.entry(pdu.event_id().to_owned()).or_insert(pdu);
         }
         Ok(Self {
@@ -195,10 +201,8 @@ impl ParsedJoin {
             room_version: Option<String>,
         }
         let content: Result<Content, _> = serde_json::from_str(create.content().get());
-        let found = content.map_or_else(
-            |error| error.to_string(),
-            |content| content.room_version.unwrap_or_else(|| "1".to_owned()),
-        );
+        let found = content
+            .map_or_else(|error| error.to_string(), |content| content.room_version.unwrap_or_else(|| "1".to_owned()));
         if found != self.rules.version().as_str() {
             return Err(JoinError::WrongRoomVersion { expected: self.rules.version().clone(), found });
         }

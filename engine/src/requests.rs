@@ -72,12 +72,8 @@ impl Requests {
 
     /// Returns the questions that have taken too long.
     pub(crate) fn overdue(&mut self, now_ms: u64) -> Vec<InFlight> {
-        let overdue: Vec<RequestId> = self
-            .in_flight
-            .iter()
-            .filter(|(_, in_flight)| in_flight.deadline_ms <= now_ms)
-            .map(|(id, _)| *id)
-            .collect();
+        let overdue: Vec<RequestId> =
+            self.in_flight.iter().filter(|(_, in_flight)| in_flight.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
         overdue.iter().filter_map(|id| self.in_flight.remove(id)).collect()
     }
 

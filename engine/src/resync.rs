@@ -162,6 +162,11 @@ impl Resync {
         }
     }
 
+    /// Tells whether another state than that is being fetched.
+    pub(crate) fn is_fetching_other_than(&self, prev: &EventId) -> bool {
+        self.needs.iter().any(|(of, need)| of != prev && matches!(need.phase, Phase::Fetching(_)))
+    }
+
     /// Returns the schedule to be stored, if a round has failed.
     pub(crate) fn backoff(&self) -> Backoff {
         let worst = self.needs.values().max_by_key(|need| (need.rounds, need.until_ms));
@@ -181,11 +186,9 @@ impl Resync {
         }
         let waits = |need: &&Need| matches!(need.phase, Phase::Ready) && need.until_ms > now_ms;
         match self.needs.values().filter(waits).min_by_key(|need| need.until_ms) {
-            Some(need) if self.needs.values().all(|need| waits(&need)) => ResyncStatus::BackingOff {
-                until_ms: need.until_ms,
-                rounds: need.rounds,
-                reason: need.reason.clone(),
-            },
+            Some(need) if self.needs.values().all(|need| waits(&need)) => {
+                ResyncStatus::BackingOff { until_ms: need.until_ms, rounds: need.rounds, reason: need.reason.clone() }
+            }
             _ => ResyncStatus::Running { needs: self.needs.len() },
         }
     }
@@ -318,9 +321,8 @@ impl Resync {
         }
         let servers = &self.servers;
         let named_by = &fetch.named_by;
-        let untried = |tried: &BTreeSet<OwnedServerName>| {
-            servers.iter().chain([named_by]).any(|server| !tried.contains(server))
-        };
+        let untried =
+            |tried: &BTreeSet<OwnedServerName>| servers.iter().chain([named_by]).any(|server| !tried.contains(server));
         if fetch.missing.values().any(untried) {
             return Ok(Progress::Waiting);
         }

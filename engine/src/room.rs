@@ -144,7 +144,13 @@ impl Room {
         Self {
             num,
             id,
-            memory: RoomMemory { rules, pdus: PduCache::new(limits.cached_pdus_max), edges: AuthEdges::default(), last_whole: RefCell::default(), resolved: RefCell::default() },
+            memory: RoomMemory {
+                rules,
+                pdus: PduCache::new(limits.cached_pdus_max),
+                edges: AuthEdges::default(),
+                last_whole: RefCell::default(),
+                resolved: RefCell::default(),
+            },
             open: OpenEvents::default(),
             gaps: Gaps::default(),
             auth_questions: AuthQuestions::default(),
@@ -167,8 +173,8 @@ impl Room {
     pub(crate) fn open(cx: Context<'_>, num: RoomNum) -> Result<Option<Self>, Error> {
         let rows = cx.store.snapshot(num)?;
         let Some(head) = rows.head()? else { return Ok(None) };
-        let rules = RoomRules::of(&head.room_version)
-            .ok_or_else(|| Error::UnknownRoomVersion(head.room_version.clone()))?;
+        let rules =
+            RoomRules::of(&head.room_version).ok_or_else(|| Error::UnknownRoomVersion(head.room_version.clone()))?;
         let mut room = Self::new(num, head.room_id.clone(), rules, cx.limits);
         for event in rows.unfolded()? {
             let event = rows.event(event)?;
@@ -186,12 +192,7 @@ impl Room {
     }
 
     /// Returns the servers to ask: the one joined by first, then those that `send_join` named.
-    fn servers<R: RoomRows>(
-        &self,
-        rows: &R,
-        head: &RoomHead,
-        cx: Context<'_>,
-    ) -> Result<Vec<OwnedServerName>, Error> {
+    fn servers<R: RoomRows>(&self, rows: &R, head: &RoomHead, cx: Context<'_>) -> Result<Vec<OwnedServerName>, Error> {
         let mut servers: Vec<_> = head.partial.iter().map(|partial| partial.via.clone()).collect();
         for server in rows.servers()? {
             if server != cx.our_server && !servers.contains(&server) {
@@ -279,6 +280,8 @@ impl Room {
         state: &EventState,
     ) {
         self.open.set(num, event_id, depth, state);
+        // What it waited for is forgotten with what was held of it before: it looks again.
+        self.open.look_again(num);
         self.provisional = None;
         // Only its own membership, or a verdict that changed, can take one of our users in or out.
         let is_ours = |key: &StateKey| key.event_type == "m.room.member" && self.our_users.contains(&key.state_key);
@@ -336,10 +339,7 @@ impl Room {
 
     /// Returns the room's forward extremities and current state as far as they are known: those of the fold, carried on
     /// over the events that it has not reached, without check 6.
-    pub(crate) fn provisional(
-        &mut self,
-        txn: &mut Txn<'_>,
-    ) -> Result<(Vec<EventNum>, StateGroup), Error> {
+    pub(crate) fn provisional(&mut self, txn: &mut Txn<'_>) -> Result<(Vec<EventNum>, StateGroup), Error> {
         let Some(head) = txn.head()? else { return Ok((Vec::new(), StateGroup::EMPTY)) };
         if self.open.is_folded() {
             return Ok((head.extremities, head.current));
@@ -362,7 +362,6 @@ impl Room {
         Ok(provisional)
     }
 }
-
 
 impl Room {
     /// Takes the answer to a question of the room.

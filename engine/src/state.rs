@@ -4,10 +4,7 @@
 use gibbous_codec::{EventNum, Stage, StateGroup};
 use gibbous_storage::{RoomRows, Txn};
 
-use crate::{
-    Error,
-    room::RoomMemory,
-};
+use crate::{Error, room::RoomMemory};
 
 /// The state after a prev event, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +24,9 @@ pub(crate) fn state_after(stage: &Stage) -> StateAfter {
         Stage::Placed { partial: false, states, .. } => StateAfter::Full(states.after),
         Stage::Outlier { states: Some(states), provisional: true, .. } => StateAfter::Partial(states.after),
         Stage::Outlier { states: Some(states), provisional: false, .. } => StateAfter::Full(states.after),
-        Stage::Outlier { states: None, .. } | Stage::Unverified | Stage::Waiting | Stage::Dropped => StateAfter::Unknown,
+        Stage::Outlier { states: None, .. } | Stage::Unverified | Stage::Waiting | Stage::Dropped => {
+            StateAfter::Unknown
+        }
     }
 }
 

@@ -107,9 +107,7 @@ impl RoomView {
         let stage = match &event.state.stage {
             Stage::Unverified | Stage::Waiting => EventStage::Waiting,
             Stage::Outlier { status, .. } => EventStage::Outlier { status: status.clone() },
-            Stage::Placed { status, partial, .. } => {
-                EventStage::Placed { status: status.clone(), partial: *partial }
-            }
+            Stage::Placed { status, partial, .. } => EventStage::Placed { status: status.clone(), partial: *partial },
             Stage::Dropped => return Ok(None),
         };
         let pdu = parse_stored(&self.rules, &event)?;

@@ -203,7 +203,8 @@ fn check_out_of_order(version: &RoomVersionId, seed: u64) {
         twin.receive(S, &[event]);
     }
     for event in &in_order {
-        let verdicts = [story.verdict(event), twin.verdict(event)].map(|verdict| verdict.replace("soft_failed", "accepted"));
+        let verdicts =
+            [story.verdict(event), twin.verdict(event)].map(|verdict| verdict.replace("soft_failed", "accepted"));
         assert_eq!(verdicts[0], verdicts[1], "{}", story.room.json(event));
         assert_eq!(story.state_before(event), twin.state_before(event), "{}", story.room.json(event));
     }

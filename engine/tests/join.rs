@@ -121,7 +121,8 @@ fn a_response_without_create_event_is_refused() {
 #[test]
 fn a_create_event_in_the_auth_chain_alone_does_not_do() {
     let error = refused(&RoomVersionId::V11, |response| {
-        let create = response["state"].as_array().expect("a list").iter().find(|event| event["type"] == "m.room.create");
+        let create =
+            response["state"].as_array().expect("a list").iter().find(|event| event["type"] == "m.room.create");
         let create = create.expect("there is one").clone();
         retain(&mut response["state"], |event| event["type"] != "m.room.create");
         response["auth_chain"].as_array_mut().expect("a list").push(create);

@@ -200,7 +200,8 @@ fn a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
     for version in &VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 50)], |room| drop(room.leave(DEREK).send()));
         let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
-        let bad = story.room.state(DEREK, "m.room.test", "", json!({})).auth(&[&levels, &derek]).without_effect().send();
+        let bad =
+            story.room.state(DEREK, "m.room.test", "", json!({})).auth(&[&levels, &derek]).without_effect().send();
         story.receive(S, &[&bad]);
         assert_eq!(story.verdict(&bad), "accepted, partial");
         let last = story.room.message(CHARLIE, "X").after(&[&bad]).send();
@@ -224,7 +225,8 @@ fn a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
         let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
         let elsie = story.room.membership_of(ELSIE);
         let kick = story.room.member(DEREK, ELSIE, "leave").auth(&[&levels, &derek, &elsie]).without_effect().send();
-        let test = story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
+        let test =
+            story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
         let sentinel = story.room.message(CHARLIE, "on it goes").after(&[&test]).send();
         let last = story.room.message(CHARLIE, "X").send();
         story.receive(S, &[&kick, &test, &sentinel]);

@@ -356,7 +356,8 @@ fn late_and_repeated_answers_are_harmless() {
     story.servers.set_times(1, S, Asked::StateIds, Reply::Silence);
     let mut story = join(story);
     assert!(story.view().is_partial());
-    let late: Vec<Request> = story.asked.iter().filter(|asked| Asked::of(&asked.kind) == Asked::StateIds).cloned().collect();
+    let late: Vec<Request> =
+        story.asked.iter().filter(|asked| Asked::of(&asked.kind) == Asked::StateIds).cloned().collect();
     story.pass_time();
     assert!(!story.view().is_partial());
     let hello = story.room.message(DEREK, "hello").send();
@@ -379,7 +380,8 @@ fn an_answer_after_its_time_is_up_does_not_disturb_the_next_server() {
     story.servers.set(S, Asked::StateIds, Reply::Silence);
     story.servers.set(S2, Asked::StateIds, Reply::Held);
     let mut story = join(story);
-    let late = story.asked.iter().find(|asked| Asked::of(&asked.kind) == Asked::StateIds).expect("it was asked").clone();
+    let late =
+        story.asked.iter().find(|asked| Asked::of(&asked.kind) == Asked::StateIds).expect("it was asked").clone();
     story.pass_time();
     assert_eq!(story.questions(), [(S, Asked::StateIds), (S2, Asked::StateIds)]);
     let answer = story.honest_answer(&late);
@@ -396,14 +398,17 @@ fn an_event_that_the_full_state_rejects_leaves_the_extremities() {
         let mut story = Story::joined_with(version, &[(DEREK, 50)], |room| drop(room.leave(DEREK).send()));
         let [join, derek] = [story.join.clone(), story.derek.clone()];
         let levels = story.power_levels.clone();
-        let bad = story.room.state(DEREK, "m.room.test", "", json!({})).auth(&[&levels, &derek]).without_effect().send();
+        let bad =
+            story.room.state(DEREK, "m.room.test", "", json!({})).auth(&[&levels, &derek]).without_effect().send();
         story.receive(S, &[&bad]);
         assert_eq!(story.verdict(&bad), "accepted, partial");
         story.assert_extremities(&[&bad]);
         story.release();
         assert_eq!(story.verdict(&bad), "rejected");
         story.assert_extremities(&[&join]);
-        assert!(!story.view().current_state().expect("the store works").contains_key(&StateKey::new("m.room.test", "")));
+        assert!(
+            !story.view().current_state().expect("the store works").contains_key(&StateKey::new("m.room.test", ""))
+        );
         let change = story.verdict_change(&bad).expect("the host is told");
         assert!(matches!(change, (EventStatus::Accepted, EventStatus::Rejected(_))), "{change:?}");
         story.assert_converged();
@@ -421,7 +426,8 @@ fn an_event_that_the_full_state_allows_becomes_an_extremity() {
         let [join, derek, levels] = [story.join.clone(), story.derek.clone(), story.power_levels.clone()];
         let elsie = story.room.membership_of(ELSIE);
         let kick = story.room.member(DEREK, ELSIE, "leave").auth(&[&levels, &derek, &elsie]).without_effect().send();
-        let test = story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
+        let test =
+            story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
         story.receive(S, &[&kick, &test]);
         assert_eq!(story.verdict(&kick), "accepted, partial");
         assert_eq!(story.verdict(&test), "rejected, partial");
@@ -445,7 +451,8 @@ fn an_event_that_the_current_state_forbids_is_soft_failed_at_completion() {
         let [join, derek, levels] = [story.join.clone(), story.derek.clone(), story.power_levels.clone()];
         let charlie = story.charlie.clone();
         let ban = story.room.member(CHARLIE, DEREK, "ban").auth(&[&levels, &charlie, &derek]).send();
-        let late = story.room.message(DEREK, "still here").after(&[&join]).auth(&[&levels, &derek]).without_effect().send();
+        let late =
+            story.room.message(DEREK, "still here").after(&[&join]).auth(&[&levels, &derek]).without_effect().send();
         story.receive(S, &[&ban]);
         story.receive(S, &[&late]);
         assert_eq!(story.verdict(&late), "accepted, partial");

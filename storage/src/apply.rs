@@ -45,7 +45,9 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             backoff: Default::default(),
             holes: 0,
         },
-        _ => rows.head()?.ok_or_else(|| StoreError::Missing { what: format!("the head row of room {}", rows.room()) })?,
+        _ => {
+            rows.head()?.ok_or_else(|| StoreError::Missing { what: format!("the head row of room {}", rows.room()) })?
+        }
     };
     head.next_seq = seq.0 + 1;
     match record {
@@ -74,11 +76,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
                 head.min_depth = rows.event_record(joined.join)?.depth;
             }
             if joined.opens_partial {
-                head.partial = Some(PartialJoin {
-                    join: joined.join,
-                    via: joined.via.clone(),
-                    holes: Vec::new(),
-                });
+                head.partial = Some(PartialJoin { join: joined.join, via: joined.via.clone(), holes: Vec::new() });
                 head.backoff = Default::default();
             }
         }

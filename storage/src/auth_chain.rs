@@ -94,12 +94,7 @@ impl AuthEdges {
         Ok(between)
     }
 
-    fn of<R: RoomRows>(
-        &self,
-        rows: &R,
-        event: EventNum,
-        then: impl FnOnce(&[EventNum]),
-    ) -> Result<(), StoreError> {
+    fn of<R: RoomRows>(&self, rows: &R, event: EventNum, then: impl FnOnce(&[EventNum])) -> Result<(), StoreError> {
         if let Some(edges) = self.edges.borrow().get(&event) {
             then(edges);
             return Ok(());

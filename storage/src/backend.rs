@@ -77,9 +77,7 @@ pub trait Snapshot {
     ///
     /// As [`Snapshot::get`].
     fn multi_get(&self, keys: &[(Table, &[u8])]) -> Result<Vec<Option<Vec<u8>>>, BackendError> {
-        keys.iter()
-            .map(|(table, key)| self.get(*table, key))
-            .collect()
+        keys.iter().map(|(table, key)| self.get(*table, key)).collect()
     }
 
     /// Reads, by ascending key, at most `limit` rows whose keys begin with `prefix` and are not below `from`.
@@ -89,11 +87,5 @@ pub trait Snapshot {
     /// # Errors
     ///
     /// As [`Snapshot::get`].
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Row>, BackendError>;
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError>;
 }

@@ -56,34 +56,22 @@ impl Batch {
 
     /// Demands that there is no such row.
     pub fn expect_absent(&mut self, table: Table, key: Vec<u8>) {
-        self.expectations.push(Expectation {
-            table,
-            key,
-            value: None,
-        });
+        self.expectations.push(Expectation { table, key, value: None });
     }
 
     /// Demands that a row is there with this value.
     pub fn expect_equals(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
-        self.expectations.push(Expectation {
-            table,
-            key,
-            value: Some(value),
-        });
+        self.expectations.push(Expectation { table, key, value: Some(value) });
     }
 
     /// Returns what the batch writes to a row: nothing, a removal, or a value.
     pub fn staged(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.writes
-            .get(&(table, key.to_vec()))
-            .map(Option::as_deref)
+        self.writes.get(&(table, key.to_vec())).map(Option::as_deref)
     }
 
     /// Returns all writes by table and key; no value is a removal.
     pub fn writes(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
-        self.writes
-            .iter()
-            .map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()))
+        self.writes.iter().map(|((table, key), value)| (*table, key.as_slice(), value.as_deref()))
     }
 
     /// Returns all expectations in the order in which they were made.
@@ -118,22 +106,10 @@ impl Batch {
             }
             // Only so much of a key is shown as a legal one could have.
             let key = Hex(key.get(..KEY_MAX).unwrap_or(key)).to_string();
-            Err(BackendError::TooBig {
-                table,
-                what,
-                key,
-                limit,
-                found,
-            })
+            Err(BackendError::TooBig { table, what, key, limit, found })
         };
         for expectation in &self.expectations {
-            within(
-                expectation.table,
-                "key",
-                &expectation.key,
-                expectation.key.len(),
-                KEY_MAX,
-            )?;
+            within(expectation.table, "key", &expectation.key, expectation.key.len(), KEY_MAX)?;
         }
         self.writes().try_for_each(|(table, key, value)| {
             within(table, "key", key, key.len(), KEY_MAX)?;
@@ -175,13 +151,7 @@ mod tests {
             batch.check_limits()
         };
         assert!(check(KEY_MAX, VALUE_MAX).is_ok());
-        assert!(matches!(
-            check(KEY_MAX + 1, 0),
-            Err(BackendError::TooBig { what: "key", .. })
-        ));
-        assert!(matches!(
-            check(0, VALUE_MAX + 1),
-            Err(BackendError::TooBig { what: "value", .. })
-        ));
+        assert!(matches!(check(KEY_MAX + 1, 0), Err(BackendError::TooBig { what: "key", .. })));
+        assert!(matches!(check(0, VALUE_MAX + 1), Err(BackendError::TooBig { what: "value", .. })));
     }
 }

@@ -91,21 +91,14 @@ pub enum StoreError {
 impl StoreError {
     /// Names the row whose value could not be read.
     pub fn wire(table: Table, key: &[u8], source: WireError) -> Self {
-        Self::Wire {
-            table,
-            key: Hex(key).to_string(),
-            source,
-        }
+        Self::Wire { table, key: Hex(key).to_string(), source }
     }
 }
 
 impl From<CommitError> for StoreError {
     fn from(error: CommitError) -> Self {
         match error {
-            CommitError::Conflict { table, key } => Self::Conflict {
-                table,
-                key: Hex(&key).to_string(),
-            },
+            CommitError::Conflict { table, key } => Self::Conflict { table, key: Hex(&key).to_string() },
             CommitError::Poisoned => Self::Poisoned,
             CommitError::Backend(error) => Self::Backend(error),
         }
@@ -163,9 +156,7 @@ pub enum BackendError {
         why: String,
     },
     /// A row is over the limits that hold for every backend. Nothing was written.
-    #[error(
-        "{what} of row {key} in table {table} is too big: expected at most {limit} bytes, found {found}"
-    )]
+    #[error("{what} of row {key} in table {table} is too big: expected at most {limit} bytes, found {found}")]
     TooBig {
         /// The table of the row.
         table: Table,

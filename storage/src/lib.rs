@@ -53,5 +53,5 @@ pub use error::{BackendError, CommitError, StoreError};
 pub use rows::{RoomRows, Rows, StoredEvent};
 pub use state_group::{Difference, Entry, NodeSink, NodeSource, StateGroup, diff, entries};
 pub use store::{FORMAT_VERSION, RoomSnapshot, Store, WriteCounts};
-pub use txn::{Committed, Txn};
 pub use tables::Table;
+pub use txn::{Committed, Txn};

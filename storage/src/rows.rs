@@ -27,13 +27,7 @@ pub trait Rows {
     /// # Errors
     ///
     /// If the backend fails.
-    fn rows(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        from: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError>;
+    fn rows(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError>;
 }
 
 /// A stored event, and what is now held of it.
@@ -124,9 +118,7 @@ pub trait RoomRows: Rows + NodeSource {
         let prefix = room_prefix(self.room());
         let rows = self.rows(Table::Log, &prefix, &room_seq_key(self.room(), from), limit)?;
         rows.into_iter()
-            .map(|(key, bytes)| {
-                Ok((seq_of(Table::Log, &key)?, decode_row(Table::Log, &key, Kind::LogEntry, &bytes)?))
-            })
+            .map(|(key, bytes)| Ok((seq_of(Table::Log, &key)?, decode_row(Table::Log, &key, Kind::LogEntry, &bytes)?)))
             .collect()
     }
 

@@ -68,21 +68,14 @@ impl NodeSink for BTreeMap<NodeHash, Arc<Node>> {
 /// # Errors
 ///
 /// [`StoreError`] if a node on the way could not be read, is missing or damaged.
-pub fn lookup(
-    nodes: &impl NodeSource,
-    group: &StateGroup,
-    path: &Path,
-) -> Result<Option<EventNum>, StoreError> {
+pub fn lookup(nodes: &impl NodeSource, group: &StateGroup, path: &Path) -> Result<Option<EventNum>, StoreError> {
     let mut next = root(group);
     let mut depth = 0;
     while let Some(child) = next {
         match &*read(nodes, child, depth)? {
             Node::Leaf(entries) => {
                 let found = entries.binary_search_by(|entry| entry.path.cmp(path));
-                return Ok(found
-                    .ok()
-                    .and_then(|at| entries.get(at))
-                    .map(|entry| entry.event));
+                return Ok(found.ok().and_then(|at| entries.get(at)).map(|entry| entry.event));
             }
             Node::Inner(inner) => next = inner.child(path.nibble(depth)),
         }
@@ -93,34 +86,19 @@ pub fn lookup(
 
 /// Returns the root of a state as a child of nothing; the empty state has none.
 fn root(group: &StateGroup) -> Option<Child> {
-    (!group.is_empty()).then_some(Child {
-        hash: group.root,
-        count: group.count,
-    })
+    (!group.is_empty()).then_some(Child { hash: group.root, count: group.count })
 }
 
 /// Reads the node that a parent at `depth - 1` speaks of.
 fn read(nodes: &impl NodeSource, child: Child, depth: usize) -> Result<Arc<Node>, StoreError> {
-    let node = nodes
-        .node(&child.hash)?
-        .ok_or(StoreError::MissingNode { hash: child.hash })?;
-    let damaged = |expected, found| StoreError::DamagedNode {
-        hash: child.hash,
-        expected,
-        found,
-    };
+    let node = nodes.node(&child.hash)?.ok_or(StoreError::MissingNode { hash: child.hash })?;
+    let damaged = |expected, found| StoreError::DamagedNode { hash: child.hash, expected, found };
     if node.count() != child.count {
-        return Err(damaged(
-            format!("{} entries", child.count),
-            format!("{}", node.count()),
-        ));
+        return Err(damaged(format!("{} entries", child.count), format!("{}", node.count())));
     }
     // This is also what bounds every recursion over nodes.
     if depth >= Path::NIBBLES && matches!(*node, Node::Inner(_)) {
-        return Err(damaged(
-            "a leaf at the end of the path".to_owned(),
-            "an inner node".to_owned(),
-        ));
+        return Err(damaged("a leaf at the end of the path".to_owned(), "an inner node".to_owned()));
     }
     Ok(node)
 }

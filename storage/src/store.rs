@@ -1,13 +1,14 @@
 //! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is written.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use gibbous_codec::{EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName};
+use gibbous_codec::{
+    EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow,
+    ServerName,
+};
 
 use crate::{
     Backend, Batch, Row, Snapshot, StoreError, Table,
@@ -119,8 +120,7 @@ impl Store {
     pub fn room_num(&self, room_id: &RoomId) -> Result<Option<RoomNum>, StoreError> {
         let key = room_id.as_bytes();
         let row = self.backend.snapshot()?.get(Table::Rooms, key)?;
-        let row: Option<RoomRow> =
-            row.map(|bytes| decode_row(Table::Rooms, key, Kind::RoomRow, &bytes)).transpose()?;
+        let row: Option<RoomRow> = row.map(|bytes| decode_row(Table::Rooms, key, Kind::RoomRow, &bytes)).transpose()?;
         Ok(row.map(|row| row.num))
     }
 
@@ -156,9 +156,12 @@ impl Store {
             .map(|(key, bytes)| {
                 let row: RoomRow = decode_row(Table::Rooms, &key, Kind::RoomRow, &bytes)?;
                 let room_id = std::str::from_utf8(&key).ok().and_then(|id| OwnedRoomId::try_from(id).ok());
-                Ok((room_id.ok_or_else(|| StoreError::Missing {
-                    what: format!("a room ID in table rooms, not {}", Hex(&key)),
-                })?, row.num))
+                Ok((
+                    room_id.ok_or_else(|| StoreError::Missing {
+                        what: format!("a room ID in table rooms, not {}", Hex(&key)),
+                    })?,
+                    row.num,
+                ))
             })
             .collect()
     }
@@ -368,13 +371,7 @@ impl Rows for RoomSnapshot<'_> {
         Ok(self.snapshot.get(table, key)?)
     }
 
-    fn rows(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        from: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError> {
+    fn rows(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         Ok(self.snapshot.scan(table, from, prefix, limit)?)
     }
 }

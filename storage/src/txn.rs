@@ -1,15 +1,11 @@
 //! A transaction on one room: records are staged, their rows can be read at once, and all of it is committed at one
 //! instant or not at all.
 
-use std::{
-    collections::BTreeMap,
-    mem,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, GroupRecord, Kind, LogRecord, LogSeq, NodeHash, RoomHead, RoomNum, StateGroup,
-    StateKey, entry_hash, path,
+    Edge, EventId, EventNum, EventRecord, GroupRecord, Kind, LogRecord, LogSeq, NodeHash, RoomHead, RoomNum,
+    StateGroup, StateKey, entry_hash, path,
 };
 
 use crate::{
@@ -231,13 +227,7 @@ impl Rows for Txn<'_> {
         }
     }
 
-    fn rows(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        from: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError> {
+    fn rows(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         // What is staged may hide rows, so as many more are read as there are staged ones under the prefix.
         let staged: Vec<_> = self
             .batch

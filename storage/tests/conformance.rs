@@ -3,8 +3,7 @@
 use std::{fmt::Debug, path::PathBuf, sync::Arc, thread};
 
 use gibbous_storage::{
-    Backend, BackendError, Batch, CommitError, KEY_MAX, MemoryBackend, Row, SledBackend,
-    SledOptions, Table, VALUE_MAX,
+    Backend, BackendError, Batch, CommitError, KEY_MAX, MemoryBackend, Row, SledBackend, SledOptions, Table, VALUE_MAX,
 };
 use tempfile::TempDir;
 
@@ -32,10 +31,7 @@ struct Sled {
 impl Sled {
     fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
-        Self {
-            backend: open_sled(dir.path().to_owned()).expect("an empty directory can be opened"),
-            dir,
-        }
+        Self { backend: open_sled(dir.path().to_owned()).expect("an empty directory can be opened"), dir }
     }
 }
 
@@ -53,12 +49,7 @@ impl Subject for Sled {
 }
 
 fn open_sled(dir: PathBuf) -> Result<SledBackend, BackendError> {
-    SledBackend::open(
-        &dir,
-        SledOptions {
-            cache_bytes: 16 << 20,
-        },
-    )
+    SledBackend::open(&dir, SledOptions { cache_bytes: 16 << 20 })
 }
 
 /// Runs a check on an empty store of each kind.
@@ -74,10 +65,7 @@ fn batch(write: impl FnOnce(&mut Batch)) -> Batch {
 }
 
 fn put(table: Table, rows: &[(&[u8], &[u8])]) -> Batch {
-    batch(|batch| {
-        rows.iter()
-            .for_each(|(key, value)| batch.put(table, key.to_vec(), value.to_vec()))
-    })
+    batch(|batch| rows.iter().for_each(|(key, value)| batch.put(table, key.to_vec(), value.to_vec())))
 }
 
 fn get(backend: &dyn Backend, table: Table, key: &[u8]) -> Option<Vec<u8>> {
@@ -104,11 +92,7 @@ fn rows_are_read_back_and_absent_ones_are_none() {
         must(backend.commit(&put(Table::Log, &[(b"a", b"1"), (b"b", b"2")])));
         assert_eq!(get(backend, Table::Log, b"a"), Some(b"1".to_vec()));
         assert_eq!(get(backend, Table::Log, b"ab"), None);
-        let keys = [
-            (Table::Log, &b"b"[..]),
-            (Table::Head, b"b"),
-            (Table::Log, b"a"),
-        ];
+        let keys = [(Table::Log, &b"b"[..]), (Table::Head, b"b"), (Table::Log, b"a")];
         let rows = must(must(backend.snapshot()).multi_get(&keys));
         assert_eq!(rows, [Some(b"2".to_vec()), None, Some(b"1".to_vec())]);
     });
@@ -119,21 +103,11 @@ fn tables_do_not_see_each_other() {
     on_all(|subject| {
         let backend = subject.backend();
         for table in Table::ALL {
-            must(backend.commit(&put(
-                table,
-                &[(b"", table.name().as_bytes()), (&[0xff; 3], b"last")],
-            )));
+            must(backend.commit(&put(table, &[(b"", table.name().as_bytes()), (&[0xff; 3], b"last")])));
         }
         for table in Table::ALL {
             let rows = scan(backend, table, b"", b"", 9);
-            assert_eq!(
-                rows,
-                [
-                    (vec![], table.name().into()),
-                    (vec![0xff; 3], b"last".to_vec())
-                ],
-                "{table}"
-            );
+            assert_eq!(rows, [(vec![], table.name().into()), (vec![0xff; 3], b"last".to_vec())], "{table}");
         }
     });
 }
@@ -142,18 +116,12 @@ fn tables_do_not_see_each_other() {
 fn last_write_of_a_batch_counts_and_deletes_remove() {
     on_all(|subject| {
         let backend = subject.backend();
-        must(backend.commit(&put(
-            Table::Log,
-            &[(b"a", b"1"), (b"b", b"2"), (b"a", b"3")],
-        )));
+        must(backend.commit(&put(Table::Log, &[(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])));
         must(backend.commit(&batch(|batch| {
             batch.delete(Table::Log, b"b".to_vec());
             batch.delete(Table::Log, b"never there".to_vec());
         })));
-        assert_eq!(
-            scan(backend, Table::Log, b"", b"", 9),
-            [(b"a".to_vec(), b"3".to_vec())]
-        );
+        assert_eq!(scan(backend, Table::Log, b"", b"", 9), [(b"a".to_vec(), b"3".to_vec())]);
     });
 }
 
@@ -161,31 +129,11 @@ fn last_write_of_a_batch_counts_and_deletes_remove() {
 fn scans_are_by_ascending_key_within_the_prefix() {
     on_all(|subject| {
         let backend = subject.backend();
-        let rows: [&[u8]; 7] = [
-            b"\xff\xff",
-            b"b",
-            b"a",
-            b"b\x01",
-            b"b\x00",
-            b"",
-            b"b\xff\x01",
-        ];
+        let rows: [&[u8]; 7] = [b"\xff\xff", b"b", b"a", b"b\x01", b"b\x00", b"", b"b\xff\x01"];
         must(backend.commit(&put(Table::Head, &rows.map(|key| (key, &b"v"[..])))));
-        let all: [&[u8]; 7] = [
-            b"",
-            b"a",
-            b"b",
-            b"b\x00",
-            b"b\x01",
-            b"b\xff\x01",
-            b"\xff\xff",
-        ];
+        let all: [&[u8]; 7] = [b"", b"a", b"b", b"b\x00", b"b\x01", b"b\xff\x01", b"\xff\xff"];
         let check = |from: &[u8], prefix: &[u8], limit, expected: &[&[u8]]| {
-            assert_eq!(
-                keys(&scan(backend, Table::Head, from, prefix, limit)),
-                expected,
-                "{from:?} {prefix:?}"
-            );
+            assert_eq!(keys(&scan(backend, Table::Head, from, prefix, limit)), expected, "{from:?} {prefix:?}");
         };
         check(b"", b"", 9, &all);
         check(b"", b"b", 9, &all[2..6]);
@@ -203,13 +151,9 @@ fn scans_are_by_ascending_key_within_the_prefix() {
 fn scan_pages_join_to_the_whole() {
     on_all(|subject| {
         let backend = subject.backend();
-        let all: Vec<_> = (0..500_u64)
-            .map(|number| (number.to_be_bytes().to_vec(), vec![number as u8; 40]))
-            .collect();
+        let all: Vec<_> = (0..500_u64).map(|number| (number.to_be_bytes().to_vec(), vec![number as u8; 40])).collect();
         must(backend.commit(&batch(|batch| {
-            all.iter()
-                .rev()
-                .for_each(|(key, value)| batch.put(Table::Log, key.clone(), value.clone()));
+            all.iter().rev().for_each(|(key, value)| batch.put(Table::Log, key.clone(), value.clone()));
         })));
         for limit in [1, 7, 500, 501] {
             let (mut found, mut from) = (Vec::new(), Vec::new());
@@ -220,10 +164,7 @@ fn scan_pages_join_to_the_whole() {
                 if is_last {
                     break;
                 }
-                from = found
-                    .last()
-                    .map(|(key, _)| [key, &b"\0"[..]].concat())
-                    .unwrap_or_default();
+                from = found.last().map(|(key, _)| [key, &b"\0"[..]].concat()).unwrap_or_default();
             }
             assert_eq!(found, all, "pages of {limit}");
         }
@@ -244,17 +185,9 @@ fn batch_whose_expectation_fails_writes_nothing() {
             match (result, conflict) {
                 (Ok(()), None) => {
                     assert_eq!(get(backend, Table::Log, b"entry"), Some(b"new".to_vec()));
-                    must(
-                        backend.commit(&batch(|batch| batch.delete(Table::Log, b"entry".to_vec()))),
-                    );
+                    must(backend.commit(&batch(|batch| batch.delete(Table::Log, b"entry".to_vec()))));
                 }
-                (
-                    Err(CommitError::Conflict {
-                        table: Table::Head,
-                        key,
-                    }),
-                    Some(expected),
-                ) => {
+                (Err(CommitError::Conflict { table: Table::Head, key }), Some(expected)) => {
                     assert_eq!(key, expected);
                     assert_eq!(get(backend, Table::Log, b"entry"), None);
                 }
@@ -262,30 +195,12 @@ fn batch_whose_expectation_fails_writes_nothing() {
             }
         };
         let room = || b"room".to_vec();
-        check(
-            &|batch| batch.expect_equals(Table::Head, room(), b"1".to_vec()),
-            None,
-        );
-        check(
-            &|batch| batch.expect_equals(Table::Head, room(), b"2".to_vec()),
-            Some(b"room"),
-        );
-        check(
-            &|batch| batch.expect_equals(Table::Head, room(), b"".to_vec()),
-            Some(b"room"),
-        );
-        check(
-            &|batch| batch.expect_absent(Table::Head, room()),
-            Some(b"room"),
-        );
-        check(
-            &|batch| batch.expect_absent(Table::Head, b"other".to_vec()),
-            None,
-        );
-        check(
-            &|batch| batch.expect_equals(Table::Head, b"other".to_vec(), b"".to_vec()),
-            Some(b"other"),
-        );
+        check(&|batch| batch.expect_equals(Table::Head, room(), b"1".to_vec()), None);
+        check(&|batch| batch.expect_equals(Table::Head, room(), b"2".to_vec()), Some(b"room"));
+        check(&|batch| batch.expect_equals(Table::Head, room(), b"".to_vec()), Some(b"room"));
+        check(&|batch| batch.expect_absent(Table::Head, room()), Some(b"room"));
+        check(&|batch| batch.expect_absent(Table::Head, b"other".to_vec()), None);
+        check(&|batch| batch.expect_equals(Table::Head, b"other".to_vec(), b"".to_vec()), Some(b"other"));
         check(
             &|batch| {
                 batch.expect_equals(Table::Head, room(), b"1".to_vec());
@@ -317,10 +232,7 @@ fn empty_keys_and_values_are_rows_like_others() {
         assert_eq!(get(subject.backend(), Table::Format, b""), Some(vec![]));
         assert_eq!(get(subject.backend(), Table::Rooms, b""), None);
         let expecting = batch(|batch| batch.expect_absent(Table::Format, vec![]));
-        assert!(matches!(
-            subject.backend().commit(&expecting),
-            Err(CommitError::Conflict { .. })
-        ));
+        assert!(matches!(subject.backend().commit(&expecting), Err(CommitError::Conflict { .. })));
     });
 }
 
@@ -330,21 +242,12 @@ fn longest_rows_are_kept() {
         let key = |number: u8| vec![number; KEY_MAX];
         let value = |number: u8| vec![number; VALUE_MAX];
         for number in 0..60 {
-            must(
-                subject
-                    .backend()
-                    .commit(&put(Table::Log, &[(&key(number), &value(number))])),
-            );
+            must(subject.backend().commit(&put(Table::Log, &[(&key(number), &value(number))])));
         }
         must(subject.backend().sync());
         subject = subject.reopened();
         let rows = scan(subject.backend(), Table::Log, b"", b"", 99);
-        assert_eq!(
-            rows,
-            (0..60)
-                .map(|number| (key(number), value(number)))
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(rows, (0..60).map(|number| (key(number), value(number))).collect::<Vec<_>>());
     });
 }
 
@@ -352,20 +255,11 @@ fn longest_rows_are_kept() {
 fn row_over_a_limit_is_refused_before_anything_is_written() {
     on_all(|subject| {
         let backend = subject.backend();
-        let long = [
-            (vec![1; KEY_MAX + 1], vec![]),
-            (vec![1], vec![1; VALUE_MAX + 1]),
-        ];
+        let long = [(vec![1; KEY_MAX + 1], vec![]), (vec![1], vec![1; VALUE_MAX + 1])];
         for (key, value) in long {
             let batch = put(Table::Log, &[(b"", b"fits"), (&key, &value)]);
             let refused = backend.commit(&batch);
-            assert!(
-                matches!(
-                    refused,
-                    Err(CommitError::Backend(BackendError::TooBig { .. }))
-                ),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, Err(CommitError::Backend(BackendError::TooBig { .. }))), "{refused:?}");
             assert_eq!(get(backend, Table::Log, b""), None);
         }
         must(backend.commit(&put(Table::Log, &[(b"", b"still accepts")])));
@@ -387,14 +281,8 @@ fn committed_rows_survive_reopening() {
                 must(subject.backend().sync());
             }
             subject = subject.reopened();
-            assert_eq!(
-                get(subject.backend(), Table::Head, b"round"),
-                Some(vec![round])
-            );
-            assert_eq!(
-                scan(subject.backend(), Table::Nodes, b"", b"", 999).len(),
-                50 * (usize::from(round) + 1)
-            );
+            assert_eq!(get(subject.backend(), Table::Head, b"round"), Some(vec![round]));
+            assert_eq!(scan(subject.backend(), Table::Nodes, b"", b"", 999).len(), 50 * (usize::from(round) + 1));
         }
     });
 }
@@ -408,19 +296,10 @@ fn concurrent_writers_with_expectations_lose_no_update() {
         must(backend.commit(&put(Table::Head, &[(b"n", &0_u64.to_le_bytes())])));
         let step = || {
             let former = get(backend, Table::Head, b"n").expect("the row is never removed");
-            let number = u64::from_le_bytes(
-                former
-                    .clone()
-                    .try_into()
-                    .expect("all writers write eight bytes"),
-            );
+            let number = u64::from_le_bytes(former.clone().try_into().expect("all writers write eight bytes"));
             let result = backend.commit(&batch(|batch| {
                 batch.expect_equals(Table::Head, b"n".to_vec(), former);
-                batch.put(
-                    Table::Head,
-                    b"n".to_vec(),
-                    (number + 1).to_le_bytes().to_vec(),
-                );
+                batch.put(Table::Head, b"n".to_vec(), (number + 1).to_le_bytes().to_vec());
                 batch.put(Table::Log, number.to_be_bytes().to_vec(), vec![]);
             }));
             match result {
@@ -434,14 +313,8 @@ fn concurrent_writers_with_expectations_lose_no_update() {
                 scope.spawn(|| (0..STEPS).for_each(|_| while !step() {}));
             }
         });
-        assert_eq!(
-            get(backend, Table::Head, b"n"),
-            Some((WRITERS * STEPS).to_le_bytes().to_vec())
-        );
-        assert_eq!(
-            scan(backend, Table::Log, b"", b"", 9999).len() as u64,
-            WRITERS * STEPS
-        );
+        assert_eq!(get(backend, Table::Head, b"n"), Some((WRITERS * STEPS).to_le_bytes().to_vec()));
+        assert_eq!(scan(backend, Table::Log, b"", b"", 9999).len() as u64, WRITERS * STEPS);
     });
 }
 
@@ -462,10 +335,7 @@ fn readers_see_a_batch_wholly_or_not_at_all() {
             scope.spawn(|| {
                 for _ in 0..300 {
                     // The later read may be of a later batch, never of an earlier one.
-                    let (head, first) = (
-                        get(backend, Table::Head, b"last"),
-                        get(backend, Table::Events, b"first"),
-                    );
+                    let (head, first) = (get(backend, Table::Head, b"last"), get(backend, Table::Events, b"first"));
                     assert!(first >= head, "{first:?} read after {head:?}");
                 }
             });
@@ -487,10 +357,7 @@ fn memory_backend_is_shared_by_its_clones() {
 fn sled_directory_belongs_to_one_store_at_a_time() {
     let first = Sled::new();
     let second = open_sled(first.dir.path().to_owned());
-    assert!(
-        matches!(second, Err(BackendError::InUse { .. })),
-        "{second:?}"
-    );
+    assert!(matches!(second, Err(BackendError::InUse { .. })), "{second:?}");
 }
 
 #[test]
@@ -505,14 +372,9 @@ fn sled_says_how_much_of_the_disk_it_uses() {
 fn sled_keeps_every_page_in_its_one_synced_file() {
     let sled = Sled::new();
     for round in 0..200_u8 {
-        let rows: Vec<_> = (0..15_u8)
-            .map(|row| vec![row.wrapping_mul(round), row, round])
-            .collect();
+        let rows: Vec<_> = (0..15_u8).map(|row| vec![row.wrapping_mul(round), row, round]).collect();
         let value = vec![round; VALUE_MAX];
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|key| (key.as_slice(), value.as_slice()))
-            .collect();
+        let rows: Vec<_> = rows.iter().map(|key| (key.as_slice(), value.as_slice())).collect();
         must(sled.backend.commit(&put(Table::Log, &rows)));
     }
     must(sled.backend.sync());
@@ -523,19 +385,10 @@ fn sled_keeps_every_page_in_its_one_synced_file() {
 #[test]
 fn sled_refuses_a_damaged_directory_by_a_typed_error() {
     let dir = TempDir::new().expect("a temporary directory can be made");
-    must(std::fs::write(
-        dir.path().join("conf"),
-        b"not what sled writes",
-    ));
+    must(std::fs::write(dir.path().join("conf"), b"not what sled writes"));
     must(std::fs::write(dir.path().join("db"), vec![0xa5; 100_000]));
     let opened = open_sled(dir.path().to_owned());
-    assert!(
-        matches!(
-            opened,
-            Err(BackendError::Corrupt { .. } | BackendError::Io { .. })
-        ),
-        "{opened:?}"
-    );
+    assert!(matches!(opened, Err(BackendError::Corrupt { .. } | BackendError::Io { .. })), "{opened:?}");
 }
 
 #[test]
@@ -551,20 +404,11 @@ fn sled_that_failed_to_sync_accepts_nothing_more() {
     let sled = Sled::new();
     must(sled.backend.commit(&put(Table::Log, &[(b"a", b"1")])));
     // Its file is gone, so that the fsync after sled's own flush fails.
-    must(std::fs::rename(
-        sled.dir.path().join("db"),
-        sled.dir.path().join("gone"),
-    ));
+    must(std::fs::rename(sled.dir.path().join("db"), sled.dir.path().join("gone")));
     assert!(matches!(sled.backend.sync(), Err(BackendError::Io { .. })));
-    must(std::fs::rename(
-        sled.dir.path().join("gone"),
-        sled.dir.path().join("db"),
-    ));
+    must(std::fs::rename(sled.dir.path().join("gone"), sled.dir.path().join("db")));
     let refused = sled.backend.commit(&put(Table::Log, &[(b"b", b"2")]));
     assert!(matches!(refused, Err(CommitError::Poisoned)), "{refused:?}");
-    assert!(matches!(
-        sled.backend.sync(),
-        Err(BackendError::Poisoned { .. })
-    ));
+    assert!(matches!(sled.backend.sync(), Err(BackendError::Poisoned { .. })));
     assert_eq!(get(&sled.backend, Table::Log, b"a"), Some(b"1".to_vec()));
 }

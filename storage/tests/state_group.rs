@@ -7,8 +7,7 @@ use std::{
 };
 
 use gibbous_codec::{
-    EventNum, Kind, NodeHash, Path, RoomVersionId, StateKey, encode_bytes, inner_hash, leaf_hash,
-    path,
+    EventNum, Kind, NodeHash, Path, RoomVersionId, StateKey, encode_bytes, inner_hash, leaf_hash, path,
 };
 use gibbous_storage::{
     NodeSink, NodeSource, StateGroup, StoreError,
@@ -52,19 +51,13 @@ impl Nodes {
     }
 
     fn build(&mut self, model: &Model) -> StateGroup {
-        let changes: Vec<_> = model
-            .iter()
-            .map(|(path, held)| (*path, Some(*held)))
-            .collect();
+        let changes: Vec<_> = model.iter().map(|(path, held)| (*path, Some(*held))).collect();
         self.update(&StateGroup::EMPTY, &changes)
     }
 
     fn reachable(&self, group: &StateGroup) -> BTreeSet<NodeHash> {
         let mut found = BTreeSet::new();
-        let mut next: Vec<_> = (!group.is_empty())
-            .then_some(group.root)
-            .into_iter()
-            .collect();
+        let mut next: Vec<_> = (!group.is_empty()).then_some(group.root).into_iter().collect();
         while let Some(hash) = next.pop() {
             let node = &self.nodes[&hash];
             assert_eq!(node.hash(), hash, "a node stands under its hash");
@@ -79,10 +72,7 @@ impl Nodes {
 
 /// The entry that a value makes at a path. Its hash is told by both, its number by the value alone.
 fn held(path: Path, value: u8) -> (NodeHash, EventNum) {
-    (
-        NodeHash(*blake3::hash(&[&path.0[..], &[value]].concat()).as_bytes()),
-        EventNum(value.into()),
-    )
+    (NodeHash(*blake3::hash(&[&path.0[..], &[value]].concat()).as_bytes()), EventNum(value.into()))
 }
 
 /// The root hash once more, from the written rule alone.
@@ -90,56 +80,22 @@ fn root_by_the_rule(entries: &[(Path, NodeHash)], depth: usize) -> NodeHash {
     if entries.len() <= LEAF_MAX {
         return leaf_hash(entries.iter().map(|(_, hash)| *hash));
     }
-    let at = |nibble: u8| -> Vec<_> {
-        entries
-            .iter()
-            .filter(|(path, _)| path.nibble(depth) == nibble)
-            .copied()
-            .collect()
-    };
-    let children: Vec<_> = (0..16)
-        .map(|nibble| (nibble, at(nibble)))
-        .filter(|(_, below)| !below.is_empty())
-        .collect();
-    let bitmap = children
-        .iter()
-        .fold(0, |bitmap, (nibble, _)| bitmap | 1 << nibble);
-    inner_hash(
-        bitmap,
-        children
-            .iter()
-            .map(|(_, below)| root_by_the_rule(below, depth + 1)),
-    )
+    let at =
+        |nibble: u8| -> Vec<_> { entries.iter().filter(|(path, _)| path.nibble(depth) == nibble).copied().collect() };
+    let children: Vec<_> = (0..16).map(|nibble| (nibble, at(nibble))).filter(|(_, below)| !below.is_empty()).collect();
+    let bitmap = children.iter().fold(0, |bitmap, (nibble, _)| bitmap | 1 << nibble);
+    inner_hash(bitmap, children.iter().map(|(_, below)| root_by_the_rule(below, depth + 1)))
 }
 
 /// Checks everything that can be asked of a state against the model.
 fn check(nodes: &Nodes, group: &StateGroup, model: &Model) {
-    let by_path: Vec<_> = model
-        .iter()
-        .map(|(path, (hash, _))| (*path, *hash))
-        .collect();
+    let by_path: Vec<_> = model.iter().map(|(path, (hash, _))| (*path, *hash)).collect();
     assert_eq!(group.count, model.len() as u64);
-    assert_eq!(
-        group.root,
-        if model.is_empty() {
-            NodeHash::ZERO
-        } else {
-            root_by_the_rule(&by_path, 0)
-        }
-    );
-    let expected: Vec<_> = model
-        .iter()
-        .map(|(&path, &(hash, event))| Entry { path, hash, event })
-        .collect();
-    assert_eq!(
-        entries(nodes, group, None, usize::MAX).expect("all nodes are there"),
-        expected
-    );
+    assert_eq!(group.root, if model.is_empty() { NodeHash::ZERO } else { root_by_the_rule(&by_path, 0) });
+    let expected: Vec<_> = model.iter().map(|(&path, &(hash, event))| Entry { path, hash, event }).collect();
+    assert_eq!(entries(nodes, group, None, usize::MAX).expect("all nodes are there"), expected);
     for (path, (_, event)) in model {
-        assert_eq!(
-            lookup(nodes, group, path).expect("all nodes are there"),
-            Some(*event)
-        );
+        assert_eq!(lookup(nodes, group, path).expect("all nodes are there"), Some(*event));
     }
 }
 
@@ -148,13 +104,7 @@ fn difference(a: &Model, b: &Model) -> Vec<Difference> {
     let differs = |path: &Path| a.get(path).map(|held| held.0) != b.get(path).map(|held| held.0);
     let event = |model: &Model, path| model.get(&path).map(|held| held.1);
     let differing = paths.into_iter().filter(differs);
-    differing
-        .map(|path| Difference {
-            path,
-            a: event(a, path),
-            b: event(b, path),
-        })
-        .collect()
+    differing.map(|path| Difference { path, a: event(a, path), b: event(b, path) }).collect()
 }
 
 fn apply(model: &mut Model, changes: &[Change]) {
@@ -169,11 +119,7 @@ fn apply(model: &mut Model, changes: &[Change]) {
 /// Paths as a hash gives them, and paths as an attacker would like them: the same for a long way.
 fn any_path() -> impl Strategy<Value = Path> {
     let spread = (0..=255_u8).prop_map(|seed| Path(*blake3::hash(&[seed]).as_bytes()));
-    let prefixed = (
-        prop_oneof![Just(0_usize), Just(5), Just(30), Just(31)],
-        0..=255_u8,
-        0..4_u8,
-    );
+    let prefixed = (prop_oneof![Just(0_usize), Just(5), Just(30), Just(31)], 0..=255_u8, 0..4_u8);
     let prefixed = prefixed.prop_map(|(same, byte, last)| {
         let mut path = Path([0xa7; 32]);
         path.0[same] = byte;
@@ -185,17 +131,13 @@ fn any_path() -> impl Strategy<Value = Path> {
 
 fn any_changes(removed: u32, len: usize) -> impl Strategy<Value = Vec<Change>> {
     let value = prop_oneof![3 => (0..3_u8).prop_map(Some), removed => Just(None)];
-    let change =
-        (any_path(), value).prop_map(|(path, value)| (path, value.map(|value| held(path, value))));
+    let change = (any_path(), value).prop_map(|(path, value)| (path, value.map(|value| held(path, value))));
     vec(change, 0..len)
 }
 
 /// Steps that fill a state and steps that empty it again.
 fn any_steps() -> impl Strategy<Value = Vec<Vec<Change>>> {
-    vec(
-        prop_oneof![any_changes(1, 400), any_changes(12, 400), any_changes(3, 6)],
-        1..8,
-    )
+    vec(prop_oneof![any_changes(1, 400), any_changes(12, 400), any_changes(3, 6)], 1..8)
 }
 
 proptest! {
@@ -299,12 +241,7 @@ proptest! {
 /// Realistic state: one create event and many members.
 fn members(count: usize) -> Vec<(Path, u64)> {
     (0..count as u64)
-        .map(|number| {
-            (
-                path(&StateKey::new("m.room.member", format!("@user{number}:hs"))),
-                number,
-            )
-        })
+        .map(|number| (path(&StateKey::new("m.room.member", format!("@user{number}:hs"))), number))
         .collect()
 }
 
@@ -322,57 +259,23 @@ fn cost_follows_change_not_size() {
     let changes: Vec<_> = members(20_000).into_iter().map(joined).collect();
     let group = nodes.update(&StateGroup::EMPTY, &changes);
     assert_eq!(nodes.reads.get(), 0, "nothing is read to build a state");
-    assert_eq!(
-        nodes.puts.len(),
-        nodes.reachable(&group).len(),
-        "a bulk build puts each node once"
-    );
+    assert_eq!(nodes.puts.len(), nodes.reachable(&group).len(), "a bulk build puts each node once");
 
     let (member, _) = members(1)[0];
     let next = nodes.update(&group, &[joined((member, 1_000_000))]);
-    assert!(
-        nodes.puts.len() <= 5,
-        "{} nodes put for one change",
-        nodes.puts.len()
-    );
-    assert!(
-        nodes.reads.get() <= 5,
-        "{} nodes read for one change",
-        nodes.reads.get()
-    );
-    let bytes: usize = nodes
-        .puts
-        .iter()
-        .map(|hash| nodes.nodes[hash].encode().map_or(0, |bytes| bytes.len()))
-        .sum();
+    assert!(nodes.puts.len() <= 5, "{} nodes put for one change", nodes.puts.len());
+    assert!(nodes.reads.get() <= 5, "{} nodes read for one change", nodes.reads.get());
+    let bytes: usize = nodes.puts.iter().map(|hash| nodes.nodes[hash].encode().map_or(0, |bytes| bytes.len())).sum();
     assert!(bytes <= 5_000, "{bytes} bytes put for one change");
 
     nodes.reads.set(0);
-    assert_eq!(
-        lookup(&nodes, &next, &member).expect("all nodes are there"),
-        Some(EventNum(1_000_000))
-    );
-    assert!(
-        nodes.reads.get() <= 5,
-        "{} nodes read for one lookup",
-        nodes.reads.get()
-    );
+    assert_eq!(lookup(&nodes, &next, &member).expect("all nodes are there"), Some(EventNum(1_000_000)));
+    assert!(nodes.reads.get() <= 5, "{} nodes read for one lookup", nodes.reads.get());
 
     nodes.reads.set(0);
     let found = diff(&nodes, &group, &next).expect("all nodes are there");
-    assert_eq!(
-        found,
-        [Difference {
-            path: member,
-            a: Some(EventNum(0)),
-            b: Some(EventNum(1_000_000))
-        }]
-    );
-    assert!(
-        nodes.reads.get() <= 10,
-        "{} nodes read to compare neighbours",
-        nodes.reads.get()
-    );
+    assert_eq!(found, [Difference { path: member, a: Some(EventNum(0)), b: Some(EventNum(1_000_000)) }]);
+    assert!(nodes.reads.get() <= 10, "{} nodes read to compare neighbours", nodes.reads.get());
 }
 
 #[test]
@@ -382,19 +285,11 @@ fn changes_that_change_nothing_put_nothing() {
     let group = nodes.update(&StateGroup::EMPTY, &all);
     let stranger = path(&StateKey::new("m.room.name", ""));
     let renumbered = all[7].1.map(|(hash, _)| (hash, EventNum(999)));
-    for changes in [
-        &[],
-        &all[..],
-        &[(stranger, None)],
-        &[(all[7].0, renumbered)],
-    ] {
+    for changes in [&[], &all[..], &[(stranger, None)], &[(all[7].0, renumbered)]] {
         assert_eq!(nodes.update(&group, changes), group);
         assert!(nodes.puts.is_empty());
     }
-    assert_eq!(
-        nodes.update(&StateGroup::EMPTY, &[(stranger, None)]),
-        StateGroup::EMPTY
-    );
+    assert_eq!(nodes.update(&StateGroup::EMPTY, &[(stranger, None)]), StateGroup::EMPTY);
 }
 
 #[test]
@@ -404,10 +299,7 @@ fn last_of_several_changes_to_a_path_counts() {
     let changes = [joined((member, 1)), (member, None), joined((member, 2))];
     let group = nodes.update(&StateGroup::EMPTY, &changes);
     assert_eq!(group, nodes.update(&StateGroup::EMPTY, &changes[2..]));
-    assert_eq!(
-        nodes.update(&StateGroup::EMPTY, &changes[..2]),
-        StateGroup::EMPTY
-    );
+    assert_eq!(nodes.update(&StateGroup::EMPTY, &changes[..2]), StateGroup::EMPTY);
 }
 
 #[test]
@@ -427,28 +319,14 @@ fn subtree_becomes_a_leaf_again_when_it_fits_one() {
 fn equal_prefixes_go_no_deeper_than_the_path() {
     let mut nodes = Nodes::default();
     // Forty paths that part at the last byte only: sixty-two inner nodes above one another.
-    let paths: Vec<_> = (0..40_u8)
-        .map(|last| Path(std::array::from_fn(|at| if at == 31 { last } else { 0xab })))
-        .collect();
-    let changes: Vec<_> = paths
-        .iter()
-        .map(|path| (*path, Some(held(*path, 1))))
-        .collect();
+    let paths: Vec<_> =
+        (0..40_u8).map(|last| Path(std::array::from_fn(|at| if at == 31 { last } else { 0xab }))).collect();
+    let changes: Vec<_> = paths.iter().map(|path| (*path, Some(held(*path, 1)))).collect();
     let group = nodes.update(&StateGroup::EMPTY, &changes);
-    assert!(
-        (63..=66).contains(&nodes.puts.len()),
-        "{} nodes put",
-        nodes.puts.len()
-    );
+    assert!((63..=66).contains(&nodes.puts.len()), "{} nodes put", nodes.puts.len());
     let model: Model = paths.iter().map(|path| (*path, held(*path, 1))).collect();
     check(&nodes, &group, &model);
-    let fewer = nodes.update(
-        &group,
-        &paths[..8]
-            .iter()
-            .map(|path| (*path, None))
-            .collect::<Vec<_>>(),
-    );
+    let fewer = nodes.update(&group, &paths[..8].iter().map(|path| (*path, None)).collect::<Vec<_>>());
     assert_eq!(nodes.puts, [fewer.root], "all of it becomes one leaf");
 }
 
@@ -457,19 +335,11 @@ fn missing_node_is_an_error_and_never_an_empty_state() {
     let mut nodes = Nodes::default();
     let all: Vec<_> = members(500).into_iter().map(joined).collect();
     let group = nodes.update(&StateGroup::EMPTY, &all);
-    let Node::Inner(root) = &*nodes.nodes[&group.root] else {
-        panic!("500 entries do not fit a leaf")
-    };
-    let lost = root
-        .child(all[3].0.nibble(0))
-        .expect("the entry is below it")
-        .hash;
+    let Node::Inner(root) = &*nodes.nodes[&group.root] else { panic!("500 entries do not fit a leaf") };
+    let lost = root.child(all[3].0.nibble(0)).expect("the entry is below it").hash;
     nodes.nodes.remove(&lost);
     let is_missing = |error: Option<StoreError>| {
-        assert!(
-            matches!(&error, Some(StoreError::MissingNode { hash }) if *hash == lost),
-            "{error:?}"
-        );
+        assert!(matches!(&error, Some(StoreError::MissingNode { hash }) if *hash == lost), "{error:?}");
     };
     is_missing(lookup(&nodes, &group, &all[3].0).err());
     is_missing(entries(&nodes, &group, None, 500).err());
@@ -484,10 +354,7 @@ fn node_that_is_not_as_its_parent_says_is_an_error() {
     let group = nodes.update(&StateGroup::EMPTY, &all);
     let wrong = StateGroup { count: 41, ..group };
     let error = lookup(&nodes, &wrong, &all[0].0).err();
-    assert!(
-        matches!(error, Some(StoreError::DamagedNode { .. })),
-        "{error:?}"
-    );
+    assert!(matches!(error, Some(StoreError::DamagedNode { .. })), "{error:?}");
 }
 
 #[test]
@@ -499,17 +366,10 @@ fn inner_node_that_leads_to_itself_ends_in_an_error() {
     let bytes = encode_bytes(Kind::Node, 0, &payload).expect("the payload is short");
     let node = Node::decode(&bytes).expect("the node is well-formed");
     nodes.nodes.insert(hash, Arc::new(node));
-    let group = StateGroup {
-        root: hash,
-        count: 100,
-    };
+    let group = StateGroup { root: hash, count: 100 };
     let at = Path([0x11; 32]);
-    let is_damaged = |error: Option<StoreError>| {
-        assert!(
-            matches!(error, Some(StoreError::DamagedNode { .. })),
-            "{error:?}"
-        )
-    };
+    let is_damaged =
+        |error: Option<StoreError>| assert!(matches!(error, Some(StoreError::DamagedNode { .. })), "{error:?}");
     is_damaged(lookup(&nodes, &group, &at).err());
     is_damaged(entries(&nodes, &group, None, 1).err());
     is_damaged(diff(&nodes, &StateGroup::EMPTY, &group).err());

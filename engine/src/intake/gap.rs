@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{
-    EventNum, EventState, LogSeq, OwnedEventId, OwnedServerName, Pdu, ServerName, Stage,
-};
+use gibbous_codec::{EventNum, EventState, LogSeq, OwnedEventId, OwnedServerName, Pdu, ServerName, Stage};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
@@ -284,13 +282,7 @@ impl Room {
         self.advance(cx)
     }
 
-    fn ask_auth_chain(
-        &mut self,
-        cx: Context<'_>,
-        txn: &mut Txn<'_>,
-        num: EventNum,
-        pdu: &Pdu,
-    ) -> Result<(), Error> {
+    fn ask_auth_chain(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum, pdu: &Pdu) -> Result<(), Error> {
         let origin = self.gaps.origin(self.open.root_of(num));
         let mut servers: Vec<OwnedServerName> = origin.into_iter().collect();
         servers.push(pdu.sender().server_name().to_owned());

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, ServerName, Stage, StateGroup,
-    StateKey, States,
+    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, ServerName, Stage,
+    StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde::Deserialize;
@@ -88,7 +88,7 @@ impl Room {
         let rows = cx.store.snapshot(self.num)?;
         let mut missing = BTreeSet::new();
         for event_id in ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain([prev]) {
-            if !is_stored(&rows, event_id)? && !self.loose.without_auth_events.contains_key(event_id) {
+            if !is_stored(&rows, event_id)? {
                 missing.insert(event_id.clone());
             }
         }
@@ -217,13 +217,7 @@ impl Room {
     }
 
     /// A server has refused, or told what is not true: another is asked; after a round over all of them, there is a pause.
-    fn refuse(
-        &mut self,
-        cx: Context<'_>,
-        prev: &EventId,
-        from: &ServerName,
-        reason: String,
-    ) -> Result<(), Error> {
+    fn refuse(&mut self, cx: Context<'_>, prev: &EventId, from: &ServerName, reason: String) -> Result<(), Error> {
         tracing::debug!(room = %self.id, event = %prev, server = %from, reason, "no state from this server");
         if !self.resync.refuse(prev, from, reason, cx.limits, cx.now_ms) {
             return Ok(());
@@ -355,6 +349,12 @@ impl Room {
         let mut holes = holes.clone();
         for event_id in &ids {
             let Some(num) = txn.event_num(event_id)? else {
+                // It came, but what it rests on cannot be verified; what came and was lost since is asked for again.
+                let is_hole = holes.contains(event_id) || self.loose.without_auth_events.contains_key(event_id);
+                if !is_hole {
+                    txn.discard();
+                    return Ok(Err(format!("{event_id} is to be asked for again")));
+                }
                 holes.insert(event_id.clone());
                 continue;
             };
@@ -396,17 +396,15 @@ impl Room {
             let named: Vec<OwnedEventId> = holes.into_iter().take(150).collect();
             txn.stage(&LogRecord::Holes(named))?;
         }
-        self.loose = Loose::default();
+        if !self.resync.is_fetching_other_than(prev) {
+            self.loose = Loose::default();
+        }
         self.commit(txn)?;
         Ok(Ok(()))
     }
 
     /// Stores a state as a group, by its difference from the one adopted last.
-    fn stage_state(
-        &mut self,
-        txn: &mut Txn<'_>,
-        state: &BTreeMap<StateKey, EventNum>,
-    ) -> Result<StateGroup, Error> {
+    fn stage_state(&mut self, txn: &mut Txn<'_>, state: &BTreeMap<StateKey, EventNum>) -> Result<StateGroup, Error> {
         let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
         let wanted: BTreeSet<EventNum> = state.values().copied().collect();
         let set: Vec<EventNum> = wanted.difference(&base).copied().collect();

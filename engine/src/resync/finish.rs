@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage, StateGroup,
-    States,
+    Check, Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage,
+    StateGroup, States,
 };
 use gibbous_storage::{RoomRows, StoredEvent, Txn};
 
@@ -64,13 +64,7 @@ impl Tips {
     }
 
     /// Takes an accepted event that is about to be stored under the given number.
-    pub(crate) fn add_new(
-        &mut self,
-        txn: &Txn<'_>,
-        pdu: &Pdu,
-        num: EventNum,
-        states: States,
-    ) -> Result<(), Error> {
+    pub(crate) fn add_new(&mut self, txn: &Txn<'_>, pdu: &Pdu, num: EventNum, states: States) -> Result<(), Error> {
         self.follow(txn, pdu.event_id(), num, pdu.prev_events().to_vec(), states)
     }
 

@@ -11,15 +11,8 @@ use super::{
 };
 
 /// Those who were in the room before, or may come.
-const USERS: [&str; 7] = [
-    CHARLIE,
-    DEREK,
-    ELSIE,
-    "@fay:s2.example",
-    "@gil:s3.example",
-    "@hana:s3.example",
-    "@ivo:s4.example",
-];
+const USERS: [&str; 7] =
+    [CHARLIE, DEREK, ELSIE, "@fay:s2.example", "@gil:s3.example", "@hana:s3.example", "@ivo:s4.example"];
 
 /// Chance made of a seed (SplitMix64).
 #[derive(Clone, Debug)]
@@ -94,7 +87,8 @@ impl RandomRoom {
         let kept: Vec<OwnedEventId> = kept.map(|(_, event_id)| event_id.clone()).collect();
         let mut chain = self.room.auth_chain(&kept);
         chain.extend(self.room.auth_chain([&self.join]));
-        let values = |ids: &mut dyn Iterator<Item = &OwnedEventId>| ids.map(|id| self.room.value(id)).collect::<Vec<_>>();
+        let values =
+            |ids: &mut dyn Iterator<Item = &OwnedEventId>| ids.map(|id| self.room.value(id)).collect::<Vec<_>>();
         json!({
             "event": self.room.value(&self.join),
             "state": values(&mut kept.iter()),
@@ -122,7 +116,8 @@ impl RandomRoom {
 
     fn begin(&mut self) {
         let create = self.room.order()[0].clone();
-        let charlie = self.send(CHARLIE, "m.room.member", Some(CHARLIE), json!({ "membership": "join" }), &[create], None);
+        let charlie =
+            self.send(CHARLIE, "m.room.member", Some(CHARLIE), json!({ "membership": "join" }), &[create], None);
         let levels = self.room.power_levels(&[(DEREK, 60), (ELSIE, 50)]).after(&[&charlie]);
         let levels = levels.auth(&[&charlie]).send();
         self.learn(&levels);
@@ -172,7 +167,11 @@ impl RandomRoom {
             member.is_some_and(|id| self.room.pdu(id).membership() == Some("join"))
         };
         let joined: Vec<&str> = USERS.iter().filter(is_in).copied().collect();
-        let sender = if joined.is_empty() || self.dice.percent(15) { USERS[self.dice.below(7)] } else { *self.dice.pick(&joined) };
+        let sender = if joined.is_empty() || self.dice.percent(15) {
+            USERS[self.dice.below(7)]
+        } else {
+            *self.dice.pick(&joined)
+        };
         let sender = if self.dice.percent(25) { CHARLIE } else { sender };
         let target = USERS[self.dice.below(7)];
         let membership = |membership: &str| json!({ "membership": membership });

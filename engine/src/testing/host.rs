@@ -16,8 +16,8 @@ use super::{
     servers::{Asked, FakeServers, Reply, name},
 };
 use crate::{
-    Backend, Change, Config, Engine, EventStage, JoinStatus, JoinTicket, Limits, MemoryBackend, Outcome, Receipt, Request,
-    RequestId, Response, RoomView, SendJoin, SledBackend, SledOptions,
+    Backend, Change, Config, Engine, EventStage, JoinStatus, JoinTicket, Limits, MemoryBackend, Outcome, Receipt,
+    Request, RequestId, Response, RoomView, SendJoin, SledBackend, SledOptions,
 };
 
 /// Beyond so many answers without any time passing, the engine asks in circles.

@@ -330,7 +330,8 @@ impl Oracle {
                 _ => drop(conflicts.insert(key, events)),
             }
         }
-        let is_allowed = |event: &AuthEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
+        let is_allowed =
+            |event: &AuthEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
         // "For power levels, then join rules, then memberships": what a pass resolves joins R at the end of the pass.
         for event_type in ["m.room.power_levels", "m.room.join_rules", "m.room.member"] {
             let mut pass = State::new();

@@ -81,7 +81,11 @@ impl Story {
     }
 
     /// Tells the beginning as [`Story::with`] does; alice has joined, and all that the resync asks is held back.
-    pub fn joined_with(version: &RoomVersionId, levels: &[(&str, i64)], meanwhile: impl FnOnce(&mut RoomBuilder)) -> Self {
+    pub fn joined_with(
+        version: &RoomVersionId,
+        levels: &[(&str, i64)],
+        meanwhile: impl FnOnce(&mut RoomBuilder),
+    ) -> Self {
         let storage = Storage::Memory(crate::MemoryBackend::new());
         Self::with(version, levels, meanwhile, storage, Limits::default()).join_held()
     }

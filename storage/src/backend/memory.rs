@@ -40,14 +40,9 @@ impl Backend for MemoryBackend {
         // One lock over all tables, held from the expectations to the last write: that is the atomicity.
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for expected in batch.expectations() {
-            let found = tables
-                .get(&expected.table)
-                .and_then(|rows| rows.get(&expected.key));
+            let found = tables.get(&expected.table).and_then(|rows| rows.get(&expected.key));
             if found != expected.value.as_ref() {
-                return Err(CommitError::Conflict {
-                    table: expected.table,
-                    key: expected.key.clone(),
-                });
+                return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
             }
         }
         for (table, key, value) in batch.writes() {
@@ -75,31 +70,17 @@ impl Backend for MemoryBackend {
 
 impl Snapshot for &MemoryBackend {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
-        Ok(self
-            .read()
-            .get(&table)
-            .and_then(|rows| rows.get(key))
-            .cloned())
+        Ok(self.read().get(&table).and_then(|rows| rows.get(key)).cloned())
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Row>, BackendError> {
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError> {
         let tables = self.read();
         let Some(rows) = tables.get(&table) else {
             return Ok(Vec::new());
         };
         let start = Bound::Included(from.max(prefix));
         let page = rows.range::<[u8], _>((start, Bound::Unbounded));
-        let page = page
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .take(limit);
-        Ok(page
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect())
+        let page = page.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(page.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 }

@@ -47,9 +47,7 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> Self {
-        Self {
-            cache_bytes: 64 << 20,
-        }
+        Self { cache_bytes: 64 << 20 }
     }
 }
 
@@ -91,10 +89,7 @@ impl SledBackend {
     fn check_expectations(&self, batch: &Batch) -> Result<(), CommitError> {
         for expected in batch.expectations() {
             if self.get(expected.table, &expected.key)? != expected.value {
-                return Err(CommitError::Conflict {
-                    table: expected.table,
-                    key: expected.key.clone(),
-                });
+                return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
             }
         }
         Ok(())
@@ -161,25 +156,13 @@ impl Snapshot for &SledBackend {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Row>, BackendError> {
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError> {
         let start = SledBackend::key(table, from.max(prefix));
         let prefix = SledBackend::key(table, prefix);
         guarded("read rows", || {
             let rows = self.db.range(start..).take(limit);
-            let rows = rows.take_while(|row| {
-                row.as_ref()
-                    .map_or(true, |(key, _)| key.starts_with(&prefix))
-            });
-            rows.map(|row| {
-                row.map(|(key, value)| (key.iter().skip(1).copied().collect(), value.to_vec()))
-            })
-            .collect()
+            let rows = rows.take_while(|row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
+            rows.map(|row| row.map(|(key, value)| (key.iter().skip(1).copied().collect(), value.to_vec()))).collect()
         })
     }
 }
@@ -197,10 +180,7 @@ impl Drop for SledBackend {
 
 impl fmt::Debug for SledBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SledBackend")
-            .field("dir", &self.dir)
-            .field("poisoned", &self.poisoned)
-            .finish_non_exhaustive()
+        f.debug_struct("SledBackend").field("dir", &self.dir).field("poisoned", &self.poisoned).finish_non_exhaustive()
     }
 }
 
@@ -210,34 +190,16 @@ const NAME: &str = "sled";
 const SEGMENT_BYTES: usize = 8 << 20;
 
 /// Calls sled, and makes a panic in it an error as well.
-fn guarded<T>(
-    doing: &'static str,
-    call: impl FnOnce() -> sled::Result<T>,
-) -> Result<T, BackendError> {
+fn guarded<T>(doing: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, BackendError> {
     // After a panic nothing of sled's inner state is relied on: writes poison the backend, reads only look.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(source))) => Err(BackendError::Io {
-            backend: NAME,
-            doing,
-            source,
-        }),
-        Ok(Err(error)) => Err(BackendError::Corrupt {
-            backend: NAME,
-            doing,
-            why: error.to_string(),
-        }),
+        Ok(Err(sled::Error::Io(source))) => Err(BackendError::Io { backend: NAME, doing, source }),
+        Ok(Err(error)) => Err(BackendError::Corrupt { backend: NAME, doing, why: error.to_string() }),
         Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or(panic.downcast_ref::<&str>().copied());
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let why = format!("it panicked: {}", text.unwrap_or("without a message"));
-            Err(BackendError::Corrupt {
-                backend: NAME,
-                doing,
-                why,
-            })
+            Err(BackendError::Corrupt { backend: NAME, doing, why })
         }
     }
 }
@@ -247,18 +209,11 @@ fn guarded<T>(
 /// sled has a lock too, but its background threads keep it for a moment after a store has been closed. With a lock of
 /// our own, which decides whether the directory is in use, we can wait for sled's: only such a thread can hold it.
 fn lock_dir(dir: &Path) -> Result<File, BackendError> {
-    let io = |source| BackendError::Io {
-        backend: NAME,
-        doing: "lock its directory",
-        source,
-    };
+    let io = |source| BackendError::Io { backend: NAME, doing: "lock its directory", source };
     fs::create_dir_all(dir).map_err(io)?;
     let lock = File::create(dir.join("lock")).map_err(io)?;
     lock.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => BackendError::InUse {
-            backend: NAME,
-            path: dir.display().to_string(),
-        },
+        TryLockError::WouldBlock => BackendError::InUse { backend: NAME, path: dir.display().to_string() },
         TryLockError::Error(source) => io(source),
     })?;
     match File::open(dir.join("db")) {
@@ -271,11 +226,7 @@ fn lock_dir(dir: &Path) -> Result<File, BackendError> {
 
 fn fsync(path: &Path, doing: &'static str) -> Result<(), BackendError> {
     let synced = File::open(path).and_then(|file| file.sync_all());
-    synced.map_err(|source| BackendError::Io {
-        backend: NAME,
-        doing,
-        source,
-    })
+    synced.map_err(|source| BackendError::Io { backend: NAME, doing, source })
 }
 
 /// Takes a lock that guards no data and so cannot be left half-written by a panic.

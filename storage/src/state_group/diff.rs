@@ -26,11 +26,7 @@ pub struct Difference {
 /// # Errors
 ///
 /// [`StoreError`] if a node could not be read, is missing or damaged.
-pub fn diff(
-    nodes: &impl NodeSource,
-    a: &StateGroup,
-    b: &StateGroup,
-) -> Result<Vec<Difference>, StoreError> {
+pub fn diff(nodes: &impl NodeSource, a: &StateGroup, b: &StateGroup) -> Result<Vec<Difference>, StoreError> {
     let mut found = Vec::new();
     let side = |group| root(group).map_or(Side::Entries(&[]), Side::Subtree);
     walk(nodes, side(a), side(b), 0, &mut found)?;
@@ -62,13 +58,7 @@ fn walk(
         return Ok(());
     }
     for nibble in 0..16 {
-        walk(
-            nodes,
-            a.at(nibble, depth),
-            b.at(nibble, depth),
-            depth + 1,
-            found,
-        )?;
+        walk(nodes, a.at(nibble, depth), b.at(nibble, depth), depth + 1, found)?;
     }
     Ok(())
 }
@@ -105,9 +95,7 @@ impl<'a> Loaded<'a> {
             Self::Node(node) => match &**node {
                 Node::Leaf(entries) => entries.as_slice(),
                 Node::Inner(inner) => {
-                    return inner
-                        .child(nibble)
-                        .map_or(Side::Entries(&[]), Side::Subtree);
+                    return inner.child(nibble).map_or(Side::Entries(&[]), Side::Subtree);
                 }
             },
         };
@@ -131,11 +119,7 @@ fn compare(a: &[Entry], b: &[Entry], found: &mut Vec<Difference>) {
         if a.map(|entry| entry.hash) != b.map(|entry| entry.hash)
             && let Some(entry) = a.or(b)
         {
-            found.push(Difference {
-                path: entry.path,
-                a: a.map(|entry| entry.event),
-                b: b.map(|entry| entry.event),
-            });
+            found.push(Difference { path: entry.path, a: a.map(|entry| entry.event), b: b.map(|entry| entry.event) });
         }
     }
 }

@@ -18,11 +18,7 @@ pub fn entries(
     after: Option<Path>,
     limit: usize,
 ) -> Result<Vec<Entry>, StoreError> {
-    let mut page = Page {
-        after: after.as_ref(),
-        limit,
-        entries: Vec::new(),
-    };
+    let mut page = Page { after: after.as_ref(), limit, entries: Vec::new() };
     if let Some(root) = root(group) {
         page.fill(nodes, root, after.is_some(), 0)?;
     }
@@ -37,29 +33,19 @@ struct Page<'a> {
 
 impl Page<'_> {
     /// Adds a subtree. `edge`: the way to it is the beginning of `after`, so that part of it lies before the page.
-    fn fill(
-        &mut self,
-        nodes: &impl NodeSource,
-        child: Child,
-        edge: bool,
-        depth: usize,
-    ) -> Result<(), StoreError> {
+    fn fill(&mut self, nodes: &impl NodeSource, child: Child, edge: bool, depth: usize) -> Result<(), StoreError> {
         if self.entries.len() >= self.limit {
             return Ok(());
         }
         match &*read(nodes, child, depth)? {
             Node::Leaf(entries) => {
-                let start = entries.partition_point(|entry| {
-                    edge && self.after.is_some_and(|after| entry.path <= *after)
-                });
+                let start =
+                    entries.partition_point(|entry| edge && self.after.is_some_and(|after| entry.path <= *after));
                 let room = self.limit - self.entries.len();
                 self.entries.extend(entries.iter().skip(start).take(room));
             }
             Node::Inner(inner) => {
-                let first = self
-                    .after
-                    .filter(|_| edge)
-                    .map_or(0, |after| after.nibble(depth));
+                let first = self.after.filter(|_| edge).map_or(0, |after| after.nibble(depth));
                 for nibble in first..16 {
                     if let Some(child) = inner.child(nibble) {
                         self.fill(nodes, child, edge && nibble == first, depth + 1)?;

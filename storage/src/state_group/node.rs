@@ -9,9 +9,7 @@
 //!
 //! The layout is written by hand rather than by bincode because it needs no lengths: the payload's own is enough.
 
-use gibbous_codec::{
-    EventNum, Kind, NodeHash, Path, WireError, decode_bytes, encode_bytes, inner_hash, leaf_hash,
-};
+use gibbous_codec::{EventNum, Kind, NodeHash, Path, WireError, decode_bytes, encode_bytes, inner_hash, leaf_hash};
 
 /// The number of entries up to which a subtree is one leaf.
 pub const LEAF_MAX: usize = 32;
@@ -59,9 +57,7 @@ impl Node {
     pub fn hash(&self) -> NodeHash {
         match self {
             Self::Leaf(entries) => leaf_hash(entries.iter().map(|entry| entry.hash)),
-            Self::Inner(inner) => {
-                inner_hash(inner.bitmap, inner.children.iter().map(|child| child.hash))
-            }
+            Self::Inner(inner) => inner_hash(inner.bitmap, inner.children.iter().map(|child| child.hash)),
         }
     }
 
@@ -115,15 +111,10 @@ impl Node {
         let node = match payload.split_first() {
             Some((&LEAF, entries)) => decode_leaf(entries).map(Self::Leaf),
             Some((&INNER, children)) => decode_inner(children).map(Self::Inner),
-            Some((tag, _)) => Err(format!(
-                "expected the tag of a leaf or inner node, found {tag}"
-            )),
+            Some((tag, _)) => Err(format!("expected the tag of a leaf or inner node, found {tag}")),
             None => Err("expected a node, found nothing".to_owned()),
         };
-        node.map_err(|why| WireError::Malformed {
-            kind: Kind::Node,
-            why,
-        })
+        node.map_err(|why| WireError::Malformed { kind: Kind::Node, why })
     }
 }
 
@@ -167,60 +158,34 @@ const CHILD_LEN: usize = 40;
 fn decode_leaf(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let (entries, rest) = bytes.as_chunks::<ENTRY_LEN>();
     if entries.is_empty() || !rest.is_empty() {
-        return Err(format!(
-            "expected a leaf of whole entries, found {} bytes",
-            bytes.len()
-        ));
+        return Err(format!("expected a leaf of whole entries, found {} bytes", bytes.len()));
     }
     let mut reader = Fields(bytes);
     let entries: Vec<_> = std::iter::from_fn(|| {
-        Some(Entry {
-            path: Path(reader.hash()?),
-            hash: NodeHash(reader.hash()?),
-            event: EventNum(reader.number()?),
-        })
+        Some(Entry { path: Path(reader.hash()?), hash: NodeHash(reader.hash()?), event: EventNum(reader.number()?) })
     })
     .collect();
     if !entries.is_sorted_by(|a, b| a.path < b.path) {
-        return Err(
-            "expected the entries of a leaf by ascending path, found another order".to_owned(),
-        );
+        return Err("expected the entries of a leaf by ascending path, found another order".to_owned());
     }
     Ok(entries)
 }
 
 fn decode_inner(bytes: &[u8]) -> Result<Inner, String> {
     let Some((bitmap, rest)) = bytes.split_first_chunk() else {
-        return Err(format!(
-            "expected the bitmap of an inner node, found {} bytes",
-            bytes.len()
-        ));
+        return Err(format!("expected the bitmap of an inner node, found {} bytes", bytes.len()));
     };
     let bitmap = u16::from_le_bytes(*bitmap);
     let expected = bitmap.count_ones() as usize * CHILD_LEN;
     if rest.len() != expected {
-        return Err(format!(
-            "expected {expected} bytes for the children of bitmap {bitmap:04x}, found {}",
-            rest.len()
-        ));
+        return Err(format!("expected {expected} bytes for the children of bitmap {bitmap:04x}, found {}", rest.len()));
     }
     let mut reader = Fields(rest);
-    let children: Vec<_> = std::iter::from_fn(|| {
-        Some(Child {
-            hash: NodeHash(reader.hash()?),
-            count: reader.number()?,
-        })
-    })
-    .collect();
-    let count = children
-        .iter()
-        .try_fold(0_u64, |sum, child| sum.checked_add(child.count));
-    if count.is_none_or(|count| count <= LEAF_MAX as u64)
-        || children.iter().any(|child| child.count == 0)
-    {
-        return Err(format!(
-            "expected an inner node over more than {LEAF_MAX} entries, found {count:?}"
-        ));
+    let children: Vec<_> =
+        std::iter::from_fn(|| Some(Child { hash: NodeHash(reader.hash()?), count: reader.number()? })).collect();
+    let count = children.iter().try_fold(0_u64, |sum, child| sum.checked_add(child.count));
+    if count.is_none_or(|count| count <= LEAF_MAX as u64) || children.iter().any(|child| child.count == 0) {
+        return Err(format!("expected an inner node over more than {LEAF_MAX} entries, found {count:?}"));
     }
     Ok(Inner { bitmap, children })
 }

@@ -20,27 +20,15 @@ pub type Change = (Path, Option<(NodeHash, EventNum)>);
 ///
 /// [`StoreError`] if a node of the old state could not be read, is missing or damaged. Nodes may have been put by then;
 /// nothing refers to them.
-pub fn update(
-    nodes: &mut impl NodeSink,
-    group: &StateGroup,
-    changes: &[Change],
-) -> Result<StateGroup, StoreError> {
+pub fn update(nodes: &mut impl NodeSink, group: &StateGroup, changes: &[Change]) -> Result<StateGroup, StoreError> {
     let mut changes = changes.to_vec();
     // Reversed and sorted stably, the last change to a path is the first of its run, which is the one that stays.
     changes.reverse();
     changes.sort_by_key(|(path, _)| *path);
     changes.dedup_by_key(|(path, _)| *path);
-    let tree = apply(
-        nodes,
-        root(group).map_or(Tree::Empty, Tree::Stored),
-        &changes,
-        0,
-    )?;
+    let tree = apply(nodes, root(group).map_or(Tree::Empty, Tree::Stored), &changes, 0)?;
     Ok(match tree.put(nodes) {
-        Some(root) => StateGroup {
-            root: root.hash,
-            count: root.count,
-        },
+        Some(root) => StateGroup { root: root.hash, count: root.count },
         None => StateGroup::EMPTY,
     })
 }
@@ -66,10 +54,7 @@ impl Tree {
             Self::Empty => None,
             Self::Stored(child) => Some(child),
             Self::New(node) => {
-                let child = Child {
-                    hash: node.hash(),
-                    count: node.count(),
-                };
+                let child = Child { hash: node.hash(), count: node.count() };
                 nodes.put_node(child.hash, node);
                 Some(child)
             }
@@ -77,12 +62,7 @@ impl Tree {
     }
 
     /// Appends the entries of a subtree that is a leaf, as every one of at most [`LEAF_MAX`] entries is.
-    fn append_leaf(
-        self,
-        nodes: &impl NodeSource,
-        depth: usize,
-        to: &mut Vec<Entry>,
-    ) -> Result<(), StoreError> {
+    fn append_leaf(self, nodes: &impl NodeSource, depth: usize, to: &mut Vec<Entry>) -> Result<(), StoreError> {
         match self {
             Self::Empty => {}
             Self::New(Node::Leaf(entries)) => to.extend(entries),
@@ -92,15 +72,8 @@ impl Tree {
             Self::Stored(child) => match &*read(nodes, child, depth)? {
                 Node::Leaf(entries) => to.extend_from_slice(entries),
                 Node::Inner(_) => {
-                    let (expected, found) = (
-                        format!("a leaf of {}", child.count),
-                        "an inner node".to_owned(),
-                    );
-                    return Err(StoreError::DamagedNode {
-                        hash: child.hash,
-                        expected,
-                        found,
-                    });
+                    let (expected, found) = (format!("a leaf of {}", child.count), "an inner node".to_owned());
+                    return Err(StoreError::DamagedNode { hash: child.hash, expected, found });
                 }
             },
         }
@@ -109,12 +82,7 @@ impl Tree {
 }
 
 /// Applies changes, sorted and one a path, to a subtree at a depth.
-fn apply(
-    nodes: &mut impl NodeSink,
-    tree: Tree,
-    changes: &[Change],
-    depth: usize,
-) -> Result<Tree, StoreError> {
+fn apply(nodes: &mut impl NodeSink, tree: Tree, changes: &[Change], depth: usize) -> Result<Tree, StoreError> {
     if changes.is_empty() {
         return Ok(tree);
     }
@@ -141,12 +109,7 @@ fn apply_inner(
     let mut changed = false;
     for (nibble, changes) in by_nibble(changes, depth, |(path, _)| path) {
         let former = inner.child(nibble);
-        let tree = apply(
-            nodes,
-            former.map_or(Tree::Empty, Tree::Stored),
-            changes,
-            depth + 1,
-        )?;
+        let tree = apply(nodes, former.map_or(Tree::Empty, Tree::Stored), changes, depth + 1)?;
         changed |= match (&tree, former) {
             (Tree::Empty, None) => false,
             // Changes that leave a subtree as it was are seen here: `apply` then returns what is stored.
@@ -162,11 +125,7 @@ fn apply_inner(
 }
 
 /// Makes one subtree of those below it, given by ascending nibble: a leaf, if they fit one.
-fn join(
-    nodes: &mut impl NodeSink,
-    trees: Vec<(u8, Tree)>,
-    depth: usize,
-) -> Result<Tree, StoreError> {
+fn join(nodes: &mut impl NodeSink, trees: Vec<(u8, Tree)>, depth: usize) -> Result<Tree, StoreError> {
     let count: u64 = trees.iter().map(|(_, tree)| tree.count()).sum();
     if count == 0 {
         return Ok(Tree::Empty);
@@ -216,16 +175,8 @@ fn merge(entries: &[Entry], changes: &[Change]) -> Option<Vec<Entry>> {
         let same = rest.partition_point(|entry| entry.path == *path);
         let (former, rest) = rest.split_at(same);
         entries = rest;
-        let new = new.map(|(hash, event)| Entry {
-            path: *path,
-            hash,
-            event,
-        });
-        if former
-            .iter()
-            .map(|entry| entry.hash)
-            .eq(new.iter().map(|entry| entry.hash))
-        {
+        let new = new.map(|(hash, event)| Entry { path: *path, hash, event });
+        if former.iter().map(|entry| entry.hash).eq(new.iter().map(|entry| entry.hash)) {
             merged.extend_from_slice(former);
         } else {
             merged.extend(new);
