@@ -350,7 +350,7 @@ impl Room {
         for event_id in &ids {
             let Some(num) = txn.event_num(event_id)? else {
                 // It came, but what it rests on cannot be verified; what came and was lost since is asked for again.
-                let is_hole = holes.contains(event_id) || self.loose.without_auth_events.contains_key(event_id);
+                let is_hole = holes.contains(event_id) || self.rests_on_holes(&txn, event_id, &holes)?;
                 if !is_hole {
                     txn.discard();
                     return Ok(Err(format!("{event_id} is to be asked for again")));
@@ -401,6 +401,25 @@ impl Room {
         }
         self.commit(txn)?;
         Ok(Ok(()))
+    }
+
+    /// Tells whether an event came, but every auth event that it lacks is one that cannot be verified, or lacks such a one.
+    fn rests_on_holes(
+        &self,
+        txn: &Txn<'_>,
+        event_id: &EventId,
+        holes: &BTreeSet<OwnedEventId>,
+    ) -> Result<bool, Error> {
+        let Some(pdu) = self.loose.without_auth_events.get(event_id) else { return Ok(false) };
+        for auth_event in rests_on(&self.memory.rules, pdu) {
+            let cannot_be_had = holes.contains(&auth_event)
+                || self.loose.unverifiable.contains_key(&auth_event)
+                || self.loose.without_auth_events.contains_key(&auth_event);
+            if !cannot_be_had && !is_stored(txn, &auth_event)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Stores a state as a group, by its difference from the one adopted last.
