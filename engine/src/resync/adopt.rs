@@ -404,12 +404,7 @@ impl Room {
     }
 
     /// Tells whether an event came, but every auth event that it lacks is one that cannot be verified, or lacks such a one.
-    fn rests_on_holes(
-        &self,
-        txn: &Txn<'_>,
-        event_id: &EventId,
-        holes: &BTreeSet<OwnedEventId>,
-    ) -> Result<bool, Error> {
+    fn rests_on_holes(&self, txn: &Txn<'_>, event_id: &EventId, holes: &BTreeSet<OwnedEventId>) -> Result<bool, Error> {
         let Some(pdu) = self.loose.without_auth_events.get(event_id) else { return Ok(false) };
         for auth_event in rests_on(&self.memory.rules, pdu) {
             let cannot_be_had = holes.contains(&auth_event)
