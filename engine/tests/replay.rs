@@ -5,11 +5,12 @@ use std::{
     fs,
     num::NonZeroU64,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use gibbous::{
-    MemoryBackend, SledOptions,
+    Config, Engine, MemoryBackend, RoomId, SledOptions,
     gibbous_codec::exchange,
     replay::{Host, Mismatch, Report, Storage, Trouble, play},
 };
@@ -89,4 +90,18 @@ fn every_recording_holds_in_whatever_order_answers_come() {
 #[test]
 fn every_recording_holds_when_answers_are_in_disorder_and_the_engine_is_opened_again_and_again() {
     check_all(in_memory, Trouble { restart_every: NonZeroU64::new(3), shuffle_answers: Some(4) });
+}
+
+#[test]
+fn a_room_full_of_bad_events_ends_with_one_forward_extremity() {
+    // The reference server keeps seven where this recording was made.
+    let backend = MemoryBackend::new();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bans-v11.recording.jsonl.zst");
+    check(&path, &Storage::Memory(backend.clone()), Trouble::default()).expect("the recording holds");
+    let our_server = "localhost:28387".try_into().expect("it is a server name");
+    let engine = Engine::open(Arc::new(backend), Config::new(our_server)).expect("the store opens");
+    let room_id = RoomId::parse("!vskPHUKwuTBCMlmeIA:localhost:28377").expect("it is a room ID");
+    let room = engine.room(&room_id).expect("the store works").expect("the room is there");
+    assert!(!room.is_partial());
+    assert_eq!(room.forward_extremities().len(), 1, "{:?}", room.forward_extremities());
 }
