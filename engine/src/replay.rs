@@ -65,7 +65,7 @@ pub struct Trouble {
     pub restart_every: Option<NonZeroU64>,
     /// Answers come in another order, by this seed: of the questions that are answered at once any is the next; those of
     /// a round are answered in any order, some of them rounds later; and some answers are given again later, under the
-    /// same request ID, but not over a restart, where IDs begin anew.
+    /// same request ID.
     pub shuffle_answers: Option<u64>,
 }
 

@@ -1,6 +1,9 @@
 //! The questions of all rooms: which are to be asked, which are in flight, and whose keys are awaited.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use gibbous_codec::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 
@@ -9,10 +12,13 @@ use crate::{
     room::{Ask, Question},
 };
 
+/// The next request's number. The process counts, not the engine: an answer that outlives an engine finds nothing in the
+/// next one that is opened, rather than another question.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// The questions of an engine.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    next: u64,
     queue: VecDeque<(OwnedRoomId, Ask)>,
     in_flight: BTreeMap<RequestId, InFlight>,
     /// The rooms that wait for a server's keys; there is one question for all of them.
@@ -47,8 +53,7 @@ impl Requests {
     /// Returns the next question to be asked.
     pub(crate) fn poll(&mut self, limits: &Limits, now_ms: u64) -> Option<Request> {
         let (room_id, Ask { destination, kind, question }) = self.queue.pop_front()?;
-        let id = RequestId(self.next);
-        self.next += 1;
+        let id = RequestId(NEXT.fetch_add(1, Ordering::Relaxed));
         let patience_ms = match kind {
             RequestKind::State { .. } => limits.state_request_ms_max,
             _ => limits.request_ms_max,

@@ -39,12 +39,6 @@ const VERSIONS: [RoomVersionId; 12] = [
     RoomVersionId::V12,
 ];
 
-/// Seeds among the first hundred that fail for a reason that is known, until it is mended.
-const OPEN: [(u64, &str); 2] = [
-    (18, "a missing prev event whose own auth events are not in its state's auth chain is fetched for ever"),
-    (22, "a state is adopted without the events that are rejected for the time being and accepted later"),
-];
-
 /// Beyond so many steps the engine is not coming to rest.
 const STEPS_MAX: usize = 5_000;
 
@@ -435,10 +429,6 @@ fn check_seeds(keys_may_fail: bool) {
     let mut failures = Vec::new();
     let mut total = Shown::default();
     for seed in seeds() {
-        if let (Err(_), Some((_, why))) = (env::var("GIBBOUS_SEEDS"), OPEN.iter().find(|(open, _)| *open == seed)) {
-            println!("seed {seed} is left out: {why}");
-            continue;
-        }
         let result = catch_unwind(AssertUnwindSafe(|| run(seed, keys_may_fail)))
             .unwrap_or_else(|_| Err("it panicked".to_owned()));
         match result {
