@@ -35,6 +35,7 @@ mod ids;
 pub mod json;
 mod key;
 mod pdu;
+mod question;
 mod record;
 mod redact;
 mod row;
@@ -52,6 +53,7 @@ pub use ids::{
 };
 pub use key::{Hex, KeyBuf, KeyReader, MalformedKey};
 pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EVENTS_MAX, Pdu};
+pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{
     Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement, LogRecord, Position,
     RoomOpened, Stage, States,

@@ -5,7 +5,7 @@
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Backoff, EventNum, RoomNum, StateGroup};
+use crate::{EventNum, RoomNum, StateGroup};
 
 /// The row that says where a room stands; rewritten with every commit to the room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +30,6 @@ pub struct RoomHead {
     pub min_depth: u64,
     /// How many rows of servers there are.
     pub server_rows: u64,
-    /// The resync's schedule, if it had to back off.
-    pub backoff: Backoff,
     /// How many events the last completion named as holes.
     pub holes: u64,
 }
@@ -77,11 +75,15 @@ pub struct ServersRow {
     pub servers: Vec<OwnedServerName>,
 }
 
-/// The signing keys of a server, as far as they are known.
+/// The signing keys of a server, as far as they are known, and when they may be asked for again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerKeysRow {
     /// The keys, by key ID.
     pub keys: Vec<ServerKeyRow>,
+    /// How often in a row they were asked for in vain.
+    pub rounds: u32,
+    /// Until when they are not asked for again, in milliseconds on the host's clock.
+    pub until_ms: u64,
 }
 
 /// One signing key of a server.

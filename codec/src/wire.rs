@@ -45,6 +45,8 @@ pub enum Kind {
     Format = 9,
     /// A room's number.
     RoomRow = 10,
+    /// What is known of a question to other servers.
+    Question = 11,
 }
 
 /// Encodes a value as the bincode payload of a frame.

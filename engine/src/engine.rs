@@ -96,12 +96,14 @@ struct RoomOfPdu {
 }
 
 impl Engine {
-    /// Opens an engine on a backend. Resyncs that were cut short go on: ask [`Engine::poll_request`].
+    /// Opens an engine on a backend. Resyncs that were cut short go on where they stood: ask [`Engine::poll_request`].
+    ///
+    /// `now_ms` is the time on the host's clock, which the calls that follow go on from.
     ///
     /// # Errors
     ///
     /// If the store cannot be opened or is damaged.
-    pub fn open(backend: Arc<dyn Backend>, config: Config) -> Result<Self, Error> {
+    pub fn open(backend: Arc<dyn Backend>, config: Config, now_ms: u64) -> Result<Self, Error> {
         let store = Store::open(backend)?;
         let inner = Inner {
             keys: KeyRing::new(store.clone()),
@@ -117,7 +119,7 @@ impl Engine {
         };
         let engine = Self { inner: Arc::new(inner) };
         for (room_id, num) in engine.inner.store.rooms()? {
-            if let Some(room) = Room::open(engine.context(0), num)? {
+            if let Some(room) = Room::open(engine.context(now_ms), num)? {
                 engine.inner.store.sync()?;
                 let slot = engine.slot(&room_id);
                 let mut slot = lock(&slot);
@@ -176,7 +178,7 @@ impl Engine {
         let rules = &room.memory.rules;
         let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
         let receipts = room.receive(cx, origin, parsed);
-        self.settle(room_id, &mut slot, receipts)
+        self.settle(cx, room_id, &mut slot, receipts)
     }
 
     /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state is
@@ -275,16 +277,22 @@ impl Engine {
         let mut slot = lock(&slot);
         let Some(room) = &mut slot.room else { return Ok(()) };
         let answered = room.handle_answer(cx, question, &destination, kind, response);
-        self.settle(&room_id, &mut slot, answered)
+        self.settle(cx, &room_id, &mut slot, answered)
     }
 
     /// Makes durable what a room's writer has done, and hands on what it wants to have asked and told. Where the writer
     /// failed midway its memory may be ahead of the store: it is dropped, and the room read anew.
-    fn settle<T>(&self, room_id: &RoomId, slot: &mut Slot, done: Result<T, Error>) -> Result<T, Error> {
+    fn settle<T>(
+        &self,
+        cx: Context<'_>,
+        room_id: &RoomId,
+        slot: &mut Slot,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
         if done.is_err()
             && let Some(failed) = slot.room.take()
         {
-            slot.room = Room::open(self.context(0), failed.num)?;
+            slot.room = Room::open(cx, failed.num)?;
         }
         self.inner.store.sync()?;
         self.publish(room_id, slot);
@@ -293,33 +301,44 @@ impl Engine {
 
     fn answer_keys(&self, cx: Context<'_>, server: &ServerName, response: Response) -> Result<(), Error> {
         let taken = match response {
-            Response::Body(body) => cx.keys.handle_answer(server, &body)?,
+            Response::Body(body) => cx.keys.handle_answer(server, &body, cx.limits, cx.now_ms)?,
             Response::Failed(error) => Err(error.to_string()),
             Response::Events(_) => Err("an answer to another question".to_owned()),
         };
         if let Err(reason) = taken {
             tracing::warn!(%server, reason, "the keys of this server cannot be had: its events cannot be verified");
-            cx.keys.failed(server, cx.limits, cx.now_ms);
+            cx.keys.failed(server, cx.limits, cx.now_ms)?;
         }
         let rooms = lock(&self.inner.requests).keys_answered(server);
+        // A room in trouble does not keep the others from the keys.
+        let mut done = Ok(());
         for room_id in rooms {
             let Some(slot) = self.known_slot(&room_id) else { continue };
             let mut slot = lock(&slot);
-            let Slot { room, joining } = &mut *slot;
-            if let (Some(room), Some(joining)) = (room, joining) {
-                joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
-                for server in joining.batch.awaited() {
-                    room.ask_keys(server.clone());
-                }
-            }
-            let finished = self.finish_join(cx, &room_id, &mut slot);
-            self.settle(&room_id, &mut slot, finished)?;
-            if let Some(room) = &mut slot.room {
-                let answered = room.keys_answered(cx, server);
-                self.settle(&room_id, &mut slot, answered)?;
+            let in_room = self.keys_answered(cx, server, &room_id, &mut slot);
+            done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
+        }
+        done
+    }
+
+    fn keys_answered(
+        &self,
+        cx: Context<'_>,
+        server: &ServerName,
+        room_id: &RoomId,
+        slot: &mut Slot,
+    ) -> Result<(), Error> {
+        if let Slot { room: Some(room), joining: Some(joining) } = slot {
+            joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
+            for server in joining.batch.awaited() {
+                room.ask_keys(server.clone());
             }
         }
-        Ok(())
+        self.finish_join(cx, room_id, slot)?;
+        match &mut slot.room {
+            Some(room) => room.keys_answered(cx, server),
+            None => Ok(()),
+        }
     }
 
     /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
@@ -345,7 +364,8 @@ impl Engine {
     ///
     /// If the store fails.
     pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
-        self.inner.keys.handle_timeout(now_ms);
+        let cx = self.context(now_ms);
+        cx.keys.handle_timeout(now_ms);
         let overdue = lock(&self.inner.requests).overdue(now_ms);
         // A room in trouble does not keep the others from what is due.
         let mut done = Ok(());
@@ -355,8 +375,8 @@ impl Engine {
         for (room_id, slot) in self.slots() {
             let mut slot = lock(&slot);
             if let Some(room) = &mut slot.room {
-                let in_room = room.handle_timeout(self.context(now_ms));
-                done = done.and(self.settle(&room_id, &mut slot, in_room));
+                let in_room = room.handle_timeout(cx);
+                done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
             }
         }
         done

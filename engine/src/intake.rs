@@ -265,7 +265,7 @@ impl Room {
                 }
                 Err(VerifyError::MissingKeys { servers }) => {
                     for server in servers {
-                        if cx.keys.may_ask(&server, cx.now_ms) {
+                        if cx.keys.may_ask([&server], cx.now_ms)? {
                             self.ask_keys(server);
                         } else {
                             // It waits on, but no longer holds up the room: it takes its place when it is placed, and

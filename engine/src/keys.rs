@@ -23,9 +23,17 @@ type ServerKeys = Arc<BTreeMap<String, VerifyKey>>;
 #[derive(Debug)]
 pub(crate) struct KeyRing {
     store: Store,
-    known: Mutex<BTreeMap<OwnedServerName, ServerKeys>>,
-    /// Servers whose keys could not be had, how often in a row, and when they may be asked for again.
-    unavailable: Mutex<BTreeMap<OwnedServerName, (u32, u64)>>,
+    known: Mutex<BTreeMap<OwnedServerName, Known>>,
+    /// When servers may be asked again whose keys are missed meanwhile.
+    due: Mutex<BTreeMap<OwnedServerName, u64>>,
+}
+
+/// What is known of one server's keys.
+#[derive(Clone, Debug)]
+struct Known {
+    keys: ServerKeys,
+    /// Until when they are not asked for again: the server has just told them, or could not be asked.
+    until_ms: u64,
 }
 
 /// The keys of some servers as they were at one time, to be used without a lock on any thread.
@@ -40,60 +48,78 @@ impl KeySource for Keys {
 
 impl KeyRing {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, known: Mutex::default(), unavailable: Mutex::default() }
+        Self { store, known: Mutex::default(), due: Mutex::default() }
     }
 
     /// Returns the keys of some servers.
     pub(crate) fn of(&self, servers: &BTreeSet<OwnedServerName>) -> Result<Keys, Error> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keys = Keys::default();
-        for server in servers {
-            let of_server = match known.get(server) {
-                Some(of_server) => of_server.clone(),
-                None => {
-                    let of_server = decode(&self.store.server_keys(server)?);
-                    known.insert(server.clone(), of_server.clone());
-                    of_server
-                }
-            };
-            keys.0.insert(server.clone(), of_server);
-        }
-        Ok(keys)
+        let of_server = |server: &OwnedServerName| Ok((server.clone(), self.known(server)?.keys));
+        Ok(Keys(servers.iter().map(of_server).collect::<Result<_, Error>>()?))
     }
 
-    /// Tells whether a server's keys may be asked for, rather than having just been asked for in vain.
-    pub(crate) fn may_ask(&self, server: &ServerName, now_ms: u64) -> bool {
-        let unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
-        unavailable.get(server).is_none_or(|(_, until_ms)| *until_ms <= now_ms)
+    fn known(&self, server: &ServerName) -> Result<Known, Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(server) {
+            return Ok(known.clone());
+        }
+        let of_server = Known::of(&self.store.server_keys(server)?);
+        known.insert(server.to_owned(), of_server.clone());
+        Ok(of_server)
+    }
+
+    fn put(&self, server: &ServerName, row: &ServerKeysRow) -> Result<(), Error> {
+        self.store.put_server_keys(server, row)?;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), Known::of(row));
+        Ok(())
+    }
+
+    /// Tells whether the keys of servers may be asked for, rather than having just been asked for. Where not, their time
+    /// is noted: whoever misses them looks again then.
+    pub(crate) fn may_ask<'s>(
+        &self,
+        servers: impl IntoIterator<Item = &'s OwnedServerName>,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        let mut may_ask = true;
+        for server in servers {
+            let until_ms = self.known(server)?.until_ms;
+            if until_ms > now_ms {
+                may_ask = false;
+                self.due.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone(), until_ms);
+            }
+        }
+        Ok(may_ask)
     }
 
     /// Notes that a server's keys could not be had.
-    pub(crate) fn failed(&self, server: &ServerName, limits: &Limits, now_ms: u64) {
-        let mut unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
-        let (rounds, until_ms) = unavailable.entry(server.to_owned()).or_default();
-        *rounds = rounds.saturating_add(1);
-        *until_ms = now_ms.saturating_add(limits.backoff_ms(*rounds));
+    pub(crate) fn failed(&self, server: &ServerName, limits: &Limits, now_ms: u64) -> Result<(), Error> {
+        let mut row = self.store.server_keys(server)?;
+        row.rounds = row.rounds.saturating_add(1);
+        row.until_ms = now_ms.saturating_add(limits.backoff_ms(row.rounds));
+        self.put(server, &row)
     }
 
-    /// Returns when keys that could not be had may be asked for again, of those whose time has not come.
+    /// Returns when keys that are missed may be asked for again, the first of them.
     pub(crate) fn next_try(&self) -> Option<u64> {
-        let unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
-        unavailable.values().map(|(_, until_ms)| *until_ms).filter(|until_ms| *until_ms > 0).min()
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).values().min().copied()
     }
 
-    /// The time of some has come: they are no longer waited for.
+    /// The time of some has come: who misses them asks for them.
     pub(crate) fn handle_timeout(&self, now_ms: u64) {
-        let mut unavailable = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, until_ms) in unavailable.values_mut().filter(|(_, until_ms)| *until_ms <= now_ms) {
-            *until_ms = 0;
-        }
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, until_ms| *until_ms > now_ms);
     }
 
     /// Takes the body of a key answer and stores what it says, beside what was known. The host has checked that the
     /// answer is the server's own, or a notary's that it trusts.
     ///
     /// Returns why the body cannot be used, if so.
-    pub(crate) fn handle_answer(&self, server: &ServerName, body: &[u8]) -> Result<Result<(), String>, Error> {
+    pub(crate) fn handle_answer(
+        &self,
+        server: &ServerName,
+        body: &[u8],
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<Result<(), String>, Error> {
         let answer: KeyAnswer = match serde_json::from_slice(body) {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(error.to_string())),
@@ -125,17 +151,17 @@ impl KeyRing {
         if row.keys.is_empty() {
             return Ok(Err("no key that can be used".to_owned()));
         }
-        self.store.put_server_keys(server, &row)?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), decode(&row));
-        if let Some((_, until_ms)) = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).get_mut(server) {
-            *until_ms = 0;
-        }
+        // A server tells all its keys at once: one that is still missing will not come by asking again soon.
+        (row.rounds, row.until_ms) = (0, now_ms.saturating_add(limits.keys_fresh_ms));
+        self.put(server, &row)?;
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
         Ok(Ok(()))
     }
+}
 
-    /// A key that was awaited has come: the next one that is missing is asked for without a pause.
-    pub(crate) fn came(&self, server: &ServerName) {
-        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+impl Known {
+    fn of(row: &ServerKeysRow) -> Self {
+        Self { keys: decode(row), until_ms: row.until_ms }
     }
 }
 

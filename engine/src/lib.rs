@@ -48,7 +48,7 @@
 //!
 //! use gibbous::{Config, Engine, JoinTicket, MemoryBackend, RoomId, RoomVersionId, SendJoin};
 //!
-//! let engine = Engine::open(Arc::new(MemoryBackend::new()), Config::new("our.example".try_into()?))?;
+//! let engine = Engine::open(Arc::new(MemoryBackend::new()), Config::new("our.example".try_into()?), 0)?;
 //!
 //! // The host has sent the join event to other.example with `omit_members=true`; this is the answer.
 //! let join = |room_id: &RoomId, event: &[u8], response: &[u8], now_ms: u64| -> Result<JoinTicket, gibbous::Error> {
@@ -85,6 +85,7 @@ mod notify;
 mod open_events;
 mod parked;
 mod partial_join;
+mod questions;
 #[cfg(feature = "replay")]
 pub mod replay;
 mod request;

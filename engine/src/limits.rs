@@ -27,6 +27,9 @@ pub struct Limits {
     /// After how many rounds in which every server refused an event that waits no longer holds up its room: 3. It goes
     /// on waiting, and is asked for as before.
     pub rounds_before_set_aside: u32,
+    /// How long a server that has told its keys is not asked for them again, in milliseconds: 60 s. An event that is signed
+    /// by a key which it did not tell cannot be verified meanwhile.
+    pub keys_fresh_ms: u64,
     /// How many event IDs a `state_ids` answer may name: 1,000,000, five times Matrix HQ's.
     pub state_ids_max: usize,
     /// How many servers of a `send_join` response are kept: 100,000; at 40 bytes a name, 4 MB.
@@ -52,6 +55,7 @@ impl Default for Limits {
             backoff_ms_min: 1_000,
             backoff_ms_max: 3_600_000,
             rounds_before_set_aside: 3,
+            keys_fresh_ms: 60_000,
             state_ids_max: 1_000_000,
             servers_max: 100_000,
             cached_pdus_max: 20_000,

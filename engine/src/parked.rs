@@ -1,11 +1,12 @@
 //! Answers that cannot be used yet, because the keys of some servers are being asked for.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, mem};
 
-use gibbous_codec::{OwnedEventId, OwnedServerName, Pdu, RoomRules, ServerName, VerifyError};
+use gibbous_codec::{OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifyError};
 
 use crate::{
     Error,
+    questions::Writes,
     room::{Context, Question},
     verify_pool::{servers_of, verify_all},
 };
@@ -26,8 +27,6 @@ pub(crate) struct Batch {
     /// Those that failed, or whose keys cannot be had.
     pub(crate) failed: Vec<Pdu>,
     awaited: BTreeSet<OwnedServerName>,
-    /// Servers whose keys were asked for once: a key that is still missing then will not come.
-    answered: BTreeSet<OwnedServerName>,
 }
 
 impl Batch {
@@ -48,7 +47,6 @@ impl Batch {
             unverified: pdus,
             failed: Vec::new(),
             awaited: BTreeSet::new(),
-            answered: BTreeSet::new(),
         };
         batch.verify_rest(cx, rules)?;
         Ok(batch)
@@ -62,11 +60,7 @@ impl Batch {
         for (pdu, result) in pdus.into_iter().zip(results) {
             match result {
                 Ok(verified) => self.verified.push(verified.into_pdu()),
-                Err(VerifyError::MissingKeys { servers })
-                    if servers
-                        .iter()
-                        .all(|server| !self.answered.contains(server) && cx.keys.may_ask(server, cx.now_ms)) =>
-                {
+                Err(VerifyError::MissingKeys { servers }) if cx.keys.may_ask(&servers, cx.now_ms)? => {
                     self.awaited.extend(servers);
                     self.unverified.push(pdu);
                 }
@@ -88,11 +82,8 @@ impl Batch {
         rules: &RoomRules,
         server: &ServerName,
     ) -> Result<(), Error> {
-        if self.awaited.remove(server) {
-            self.answered.insert(server.to_owned());
-            if self.awaited.is_empty() {
-                self.verify_rest(cx, rules)?;
-            }
+        if self.awaited.remove(server) && self.awaited.is_empty() {
+            self.verify_rest(cx, rules)?;
         }
         Ok(())
     }
@@ -103,15 +94,24 @@ impl Batch {
     }
 }
 
-/// The answers of a room that wait for keys.
+/// The answers of a room that wait for keys. They are in memory alone: after a restart the keys are asked for, and then
+/// the questions anew.
 #[derive(Debug, Default)]
 pub(crate) struct Parked {
     batches: Vec<Batch>,
+    writes: Writes,
 }
 
 impl Parked {
     pub(crate) fn park(&mut self, batch: Batch) {
+        for server in &batch.awaited {
+            self.writes.push((QuestionKey::Keys(server.clone()), Some(QuestionRow::Keys(server.clone()))));
+        }
         self.batches.push(batch);
+    }
+
+    pub(crate) fn take_writes(&mut self) -> Writes {
+        mem::take(&mut self.writes)
     }
 
     /// A server's keys have come, or cannot be had: returns the answers that can be used now.
@@ -121,10 +121,11 @@ impl Parked {
         rules: &RoomRules,
         server: &ServerName,
     ) -> Result<Vec<Batch>, Error> {
+        self.writes.push((QuestionKey::Keys(server.to_owned()), None));
         for batch in &mut self.batches {
             batch.keys_answered(cx, rules, server)?;
         }
-        let (done, waiting) = std::mem::take(&mut self.batches).into_iter().partition(Batch::is_done);
+        let (done, waiting) = mem::take(&mut self.batches).into_iter().partition(Batch::is_done);
         self.batches = waiting;
         Ok(done)
     }

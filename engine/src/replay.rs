@@ -58,10 +58,8 @@ pub struct Host<'a> {
 pub struct Trouble {
     /// The engine is closed and opened again after so many records of what happened and answers given, counted together.
     ///
-    /// Two restarts are put off. While a join awaits keys it is in memory alone, and a host whose engine is gone has to
-    /// make it anew: the restart comes when the join is done. And an engine that could store nothing in the time it had
-    /// is followed by one that has twice the time, until one has stored something: what takes several answers to be
-    /// stored would never be.
+    /// One restart is put off: while a join awaits keys it is in memory alone, and a host whose engine is gone has to make
+    /// it anew; so the restart comes when the join is done.
     pub restart_every: Option<NonZeroU64>,
     /// Answers come in another order, by this seed: of the questions that are answered at once any is the next; those of
     /// a round are answered in any order, some of them rounds later; and some answers are given again later, under the

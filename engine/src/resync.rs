@@ -4,18 +4,28 @@
 //! partial join, and those of events that wait behind a gap. However many events lack it, it is fetched once.
 
 pub(crate) mod adopt;
+mod fetch;
 pub(crate) mod finish;
 mod reauth;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
-use gibbous_codec::{Backoff, EventId, OwnedEventId, OwnedServerName, ServerName};
+use gibbous_codec::{
+    Backoff, EventId, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, ServerName, StateQuestion,
+};
+use gibbous_storage::RoomRows;
 use serde::Deserialize;
 
 use crate::{
-    Limits, RequestKind,
+    Error, Limits, RequestKind,
+    questions::{Writes, that_fit},
     room::{Ask, Question},
 };
+
+pub(crate) use self::fetch::Fetch;
 
 /// How the resync of a room stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +60,34 @@ pub(crate) struct StateIds {
     pub(crate) auth_chain_ids: Vec<OwnedEventId>,
 }
 
+impl StateIds {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.pdu_ids.iter().chain(&self.auth_chain_ids)
+    }
+
+    /// Reads what [`Resync::handle_ids`] had stored; `None` if a part is missing.
+    pub(crate) fn read<R: RoomRows>(rows: &R, prev: &OwnedEventId, parts: u64) -> Result<Option<Self>, Error> {
+        let mut ids = Self::default();
+        for part in 0..parts {
+            let Some(NamedIds { pdu_ids, auth_chain_ids }) = rows.named_ids(prev, part)? else { return Ok(None) };
+            ids.pdu_ids.extend(pdu_ids);
+            ids.auth_chain_ids.extend(auth_chain_ids);
+        }
+        Ok(Some(ids))
+    }
+
+    /// Returns the IDs in parts that fit a row each.
+    fn parts(&self) -> Vec<NamedIds> {
+        /// At 255 bytes an ID and 8 for its length, 63 KiB.
+        const IDS_A_PART: usize = 240;
+        let of_state = self.pdu_ids.chunks(IDS_A_PART);
+        let of_state = of_state.map(|ids| NamedIds { pdu_ids: ids.to_vec(), ..NamedIds::default() });
+        let of_chain = self.auth_chain_ids.chunks(IDS_A_PART);
+        let of_chain = of_chain.map(|ids| NamedIds { auth_chain_ids: ids.to_vec(), ..NamedIds::default() });
+        of_state.chain(of_chain).collect()
+    }
+}
+
 /// How much of a reason is kept: a line.
 const REASON_CHARS_MAX: usize = 200;
 
@@ -60,8 +98,10 @@ pub(crate) struct Resync {
     servers: Vec<OwnedServerName>,
     /// The server that answered last: it is asked first.
     good: Option<OwnedServerName>,
-    /// What a restart found: needs of then begin with it.
-    resumed: Backoff,
+    /// Needs of which something is to be stored.
+    changed: BTreeSet<OwnedEventId>,
+    /// The IDs of named states, to be stored or removed.
+    writes: Writes,
 }
 
 #[derive(Debug)]
@@ -74,6 +114,7 @@ struct Need {
     rounds: u32,
     until_ms: u64,
     reason: String,
+    is_stored: bool,
 }
 
 #[derive(Debug)]
@@ -84,21 +125,6 @@ enum Phase {
     Asked,
     /// The IDs are known; some of the events are not.
     Fetching(Fetch),
-}
-
-/// The events that a state consists of, being fetched.
-#[derive(Debug)]
-pub(crate) struct Fetch {
-    /// The server that named them.
-    pub(crate) named_by: OwnedServerName,
-    pub(crate) ids: StateIds,
-    /// Those that are missing, and who was asked for each in vain.
-    missing: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
-    /// Those among them that a server gave, but whose signature did not hold or whose keys could not be had.
-    unverifiable: BTreeSet<OwnedEventId>,
-    in_flight: BTreeSet<OwnedEventId>,
-    is_state_asked: bool,
-    is_state_in_flight: bool,
 }
 
 /// What is to be done with a state whose events have been asked for.
@@ -119,21 +145,60 @@ impl Resync {
         &self.servers
     }
 
-    /// Goes on where the schedule stood before a restart.
-    pub(crate) fn resume(&mut self, backoff: &Backoff) {
-        self.resumed = backoff.clone();
+    /// Takes up a need where it stood before a restart: `named` are the IDs that a server has named, and `missing` are those
+    /// of them that are not stored.
+    pub(crate) fn resume(
+        &mut self,
+        question: StateQuestion,
+        named: Option<StateIds>,
+        missing: impl IntoIterator<Item = OwnedEventId>,
+    ) {
+        let StateQuestion { prev, told_by, tried, rounds, until_ms, reason, named: fetched } = question;
+        let phase = match (named, fetched) {
+            (Some(ids), Some(fetched)) => Phase::Fetching(Fetch::resume(ids, fetched, missing)),
+            _ => Phase::Ready,
+        };
+        let tried = tried.into_iter().collect();
+        self.needs.insert(prev, Need { phase, told_by, tried, rounds, until_ms, reason, is_stored: true });
+    }
+
+    /// Returns what is to be stored of the needs.
+    pub(crate) fn take_writes(&mut self) -> Writes {
+        let mut writes = mem::take(&mut self.writes);
+        for prev in mem::take(&mut self.changed) {
+            let row = self.needs.get_mut(&prev).map(|need| {
+                need.is_stored = true;
+                QuestionRow::State(need.question(&prev))
+            });
+            writes.push((QuestionKey::State(prev), row));
+        }
+        writes
+    }
+
+    /// A need is no more.
+    fn forget(&mut self, prev: &EventId, need: &Need) {
+        if need.is_stored {
+            self.changed.insert(prev.to_owned());
+        }
+        if let Phase::Fetching(fetch) = &need.phase {
+            self.forget_named(prev, fetch.parts);
+        }
+    }
+
+    fn forget_named(&mut self, prev: &EventId, parts: u64) {
+        self.writes.extend((0..parts).map(|part| (QuestionKey::Named(prev.to_owned(), part), None)));
     }
 
     /// Notes that the full state after an event is needed, and which server sent the event that lacks it.
     pub(crate) fn need(&mut self, prev: OwnedEventId, told_by: Option<&ServerName>) {
-        let resumed = &self.resumed;
         let need = self.needs.entry(prev).or_insert_with(|| Need {
             phase: Phase::Ready,
             told_by: None,
             tried: BTreeSet::new(),
-            rounds: resumed.rounds,
-            until_ms: resumed.until_ms,
-            reason: resumed.reason.clone(),
+            rounds: 0,
+            until_ms: 0,
+            reason: String::new(),
+            is_stored: false,
         });
         if need.told_by.is_none() {
             need.told_by = told_by.map(ToOwned::to_owned);
@@ -142,12 +207,17 @@ impl Resync {
 
     /// The state after an event is known, or no longer needed; late answers find nothing.
     pub(crate) fn drop_need(&mut self, prev: &EventId) {
-        self.needs.remove(prev);
+        if let Some(need) = self.needs.remove(prev) {
+            self.forget(prev, &need);
+        }
     }
 
     /// Keeps the needs that something still waits for.
     pub(crate) fn retain(&mut self, is_needed: impl Fn(&EventId) -> bool) {
-        self.needs.retain(|prev, _| is_needed(prev));
+        let unneeded: Vec<_> = self.needs.keys().filter(|prev| !is_needed(prev)).cloned().collect();
+        for prev in unneeded {
+            self.drop_need(&prev);
+        }
     }
 
     /// Returns the needs that have failed for so many rounds that what waits for them alone is set aside.
@@ -160,6 +230,12 @@ impl Resync {
             Phase::Fetching(fetch) => Some(fetch),
             Phase::Ready | Phase::Asked => None,
         }
+    }
+
+    /// Returns the events the states after which are being fetched.
+    pub(crate) fn fetching(&self) -> Vec<OwnedEventId> {
+        let is_fetching = |(_, need): &(_, &Need)| matches!(need.phase, Phase::Fetching(_));
+        self.needs.iter().filter(is_fetching).map(|(prev, _)| prev.clone()).collect()
     }
 
     /// Tells whether another state than that is being fetched.
@@ -232,16 +308,13 @@ impl Resync {
         if !matches!(need.phase, Phase::Asked) {
             return;
         }
-        let missing = missing.into_iter().map(|event_id| (event_id, BTreeSet::new())).collect();
-        need.phase = Phase::Fetching(Fetch {
-            named_by: from.to_owned(),
-            ids,
-            missing,
-            unverifiable: BTreeSet::new(),
-            in_flight: BTreeSet::new(),
-            is_state_asked: false,
-            is_state_in_flight: false,
-        });
+        let missing: Vec<OwnedEventId> = missing.into_iter().collect();
+        // What can be adopted at once need not be remembered.
+        let parts = if missing.is_empty() { Vec::new() } else { ids.parts() };
+        need.phase = Phase::Fetching(Fetch::new(from, ids, parts.len() as u64, missing));
+        let named = |(part, ids)| (QuestionKey::Named(prev.to_owned(), part), Some(QuestionRow::Named(ids)));
+        self.writes.extend((0_u64..).zip(parts).map(named));
+        self.changed.insert(prev.to_owned());
     }
 
     /// A server has refused to name a state, or what it named is not true.
@@ -259,17 +332,22 @@ impl Resync {
         if self.good.as_deref() == Some(from) {
             self.good = None;
         }
-        need.phase = Phase::Ready;
+        self.changed.insert(prev.to_owned());
+        let phase = mem::replace(&mut need.phase, Phase::Ready);
         need.tried.insert(from.to_owned());
         // What a server sent may be quoted in the reason; it is kept, so it is cut.
         need.reason = format!("{from}: {reason}").chars().take(REASON_CHARS_MAX).collect();
-        if self.servers.iter().chain(&need.told_by).any(|server| !need.tried.contains(server)) {
-            return false;
+        let mut is_round_over = false;
+        if self.servers.iter().chain(&need.told_by).all(|server| need.tried.contains(server)) {
+            need.tried.clear();
+            need.rounds = need.rounds.saturating_add(1);
+            need.until_ms = now_ms.saturating_add(limits.backoff_ms(need.rounds));
+            is_round_over = true;
         }
-        need.tried.clear();
-        need.rounds = need.rounds.saturating_add(1);
-        need.until_ms = now_ms.saturating_add(limits.backoff_ms(need.rounds));
-        true
+        if let Phase::Fetching(fetch) = phase {
+            self.forget_named(prev, fetch.parts);
+        }
+        is_round_over
     }
 
     /// An answer has brought events, or failed: `asked` is what was asked for (all that is missing for a `state` answer).
@@ -282,98 +360,46 @@ impl Resync {
         is_stored: impl Fn(&EventId) -> bool,
     ) {
         let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) else { return };
-        match asked {
-            None => fetch.is_state_in_flight = false,
-            Some(asked) => {
-                for event_id in asked {
-                    fetch.in_flight.remove(event_id);
-                    if let Some(tried) = fetch.missing.get_mut(event_id) {
-                        tried.insert(from.to_owned());
-                    }
-                }
-            }
-        }
-        fetch.missing.retain(|event_id, _| !is_stored(event_id));
-        for event_id in unverifiable {
-            if let Some(tried) = fetch.missing.get_mut(&event_id) {
-                tried.insert(from.to_owned());
-                fetch.unverifiable.insert(event_id);
-            }
-        }
+        fetch.handle_events(from, asked, unverifiable, is_stored);
+        self.changed.insert(prev.to_owned());
     }
 
     /// Further events are missing for a state that is being fetched.
     pub(crate) fn lacks_too(&mut self, prev: &EventId, lacking: BTreeSet<OwnedEventId>) {
         if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {
-            for event_id in lacking {
-                fetch.missing.entry(event_id).or_default();
-            }
+            fetch.lacks_too(lacking);
+            self.changed.insert(prev.to_owned());
         }
     }
 
     /// Tells how far the fetching of a state is, or the event that nobody has, by which the named state is no true one.
-    pub(crate) fn progress(&mut self, prev: &EventId) -> Result<Progress, OwnedEventId> {
-        let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) else {
+    pub(crate) fn progress(&self, prev: &EventId) -> Result<Progress, OwnedEventId> {
+        let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get(prev) else {
             return Ok(Progress::Waiting);
         };
-        if fetch.is_state_in_flight || !fetch.in_flight.is_empty() {
-            return Ok(Progress::Waiting);
-        }
-        let servers = &self.servers;
-        let named_by = &fetch.named_by;
-        let untried =
-            |tried: &BTreeSet<OwnedServerName>| servers.iter().chain([named_by]).any(|server| !tried.contains(server));
-        if fetch.missing.values().any(untried) {
-            return Ok(Progress::Waiting);
-        }
-        match fetch.missing.keys().find(|event_id| !fetch.unverifiable.contains(*event_id)) {
-            Some(event_id) => Err(event_id.clone()),
-            None => Ok(Progress::Ready { holes: fetch.missing.keys().cloned().collect() }),
-        }
+        fetch.progress(&self.servers)
     }
 
     /// A state has been adopted: its server is asked first from now on.
     pub(crate) fn adopted(&mut self, prev: &EventId, from: &ServerName) {
-        self.needs.remove(prev);
+        self.drop_need(prev);
         self.good = self.servers.iter().find(|server| *server == from).cloned();
-        self.resumed = Backoff::default();
     }
 }
 
-impl Fetch {
-    /// Tells whether an event belongs to the state and is missing.
-    pub(crate) fn lacks(&self, event_id: &EventId) -> bool {
-        self.missing.contains_key(event_id)
-    }
-
-    fn poll(&mut self, prev: &EventId, servers: &[OwnedServerName], limits: &Limits, asks: &mut Vec<Ask>) {
-        if self.is_state_in_flight || self.missing.is_empty() {
-            return;
-        }
-        let named = self.ids.pdu_ids.len() + self.ids.auth_chain_ids.len();
-        let is_much = self.missing.len() * 10 >= named || self.missing.len() > limits.single_events_max;
-        if is_much && !self.is_state_asked {
-            self.is_state_asked = true;
-            self.is_state_in_flight = true;
-            asks.push(ask(prev, &self.named_by, RequestKind::State { event_id: prev.to_owned() }));
-            return;
-        }
-        // Each missing event goes to the first server that was not asked for it: the one that named it, then the others.
-        let mut by_server: BTreeMap<&OwnedServerName, Vec<OwnedEventId>> = BTreeMap::new();
-        for (event_id, tried) in &self.missing {
-            if self.in_flight.contains(event_id) {
-                continue;
-            }
-            let mut candidates = std::iter::once(&self.named_by).chain(servers);
-            if let Some(server) = candidates.find(|server| !tried.contains(*server)) {
-                by_server.entry(server).or_default().push(event_id.clone());
-            }
-        }
-        for (server, event_ids) in by_server {
-            for chunk in event_ids.chunks(limits.events_a_request_max) {
-                self.in_flight.extend(chunk.iter().cloned());
-                asks.push(ask(prev, server, RequestKind::Events { event_ids: chunk.to_vec() }));
-            }
+impl Need {
+    fn question(&self, prev: &EventId) -> StateQuestion {
+        StateQuestion {
+            prev: prev.to_owned(),
+            told_by: self.told_by.clone(),
+            tried: that_fit(self.tried.iter().cloned(), |server| server.as_str().len()),
+            rounds: self.rounds,
+            until_ms: self.until_ms,
+            reason: self.reason.clone(),
+            named: match &self.phase {
+                Phase::Fetching(fetch) => Some(fetch.named_state()),
+                Phase::Ready | Phase::Asked => None,
+            },
         }
     }
 }

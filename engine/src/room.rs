@@ -184,9 +184,12 @@ impl Room {
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
         room.resync.set_servers(room.servers(&rows, &head, cx)?);
-        room.resync.resume(&head.backoff);
         drop(rows);
+        room.resume_questions(cx)?;
         room.reverify(cx)?;
+        for prev in room.resync.fetching() {
+            room.proceed(cx, &prev)?;
+        }
         room.advance(cx)?;
         Ok(Some(room))
     }
@@ -410,14 +413,6 @@ impl Room {
             self.use_or_park(cx, batch)?;
         }
         self.reverify(cx)?;
-        // A key that the answer did not bring will not come by asking again at once.
-        if self.asks.iter().any(|ask| ask.question == Question::Keys { server: server.to_owned() }) {
-            cx.keys.failed(server, cx.limits, cx.now_ms);
-            self.asks.retain(|ask| ask.question != Question::Keys { server: server.to_owned() });
-            self.reverify(cx)?;
-        } else if cx.keys.may_ask(server, cx.now_ms) {
-            cx.keys.came(server);
-        }
         self.advance(cx)
     }
 

@@ -99,7 +99,7 @@ fn a_room_full_of_bad_events_ends_with_one_forward_extremity() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bans-v11.recording.jsonl.zst");
     check(&path, &Storage::Memory(backend.clone()), Trouble::default()).expect("the recording holds");
     let our_server = "localhost:28387".try_into().expect("it is a server name");
-    let engine = Engine::open(Arc::new(backend), Config::new(our_server)).expect("the store opens");
+    let engine = Engine::open(Arc::new(backend), Config::new(our_server), 0).expect("the store opens");
     let room_id = RoomId::parse("!vskPHUKwuTBCMlmeIA:localhost:28377").expect("it is a room ID");
     let room = engine.room(&room_id).expect("the store works").expect("the room is there");
     assert!(!room.is_partial());

@@ -42,7 +42,6 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             anew: Vec::new(),
             min_depth: 0,
             server_rows: 0,
-            backoff: Default::default(),
             holes: 0,
         },
         _ => {
@@ -77,7 +76,6 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             }
             if joined.opens_partial {
                 head.partial = Some(PartialJoin { join: joined.join, via: joined.via.clone(), holes: Vec::new() });
-                head.backoff = Default::default();
             }
         }
         LogRecord::Holes(holes) => {
@@ -87,10 +85,10 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
                 partial.holes.truncate(HOLES_MAX);
             }
         }
-        LogRecord::Backoff(backoff) => head.backoff = backoff.clone(),
+        // The host is told; the schedule itself stands with the questions.
+        LogRecord::Backoff(_) => {}
         LogRecord::Completed(completed) => {
             head.partial = None;
-            head.backoff = Default::default();
             head.holes = completed.holes.len() as u64;
         }
     }

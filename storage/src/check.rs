@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{Hex, Kind, LogSeq, RoomNum, RoomRow, ServerKeysRow};
+use gibbous_codec::{Hex, Kind, LogSeq, QuestionRow, RoomNum, RoomRow, ServerKeysRow};
 
 use crate::{
     MemoryBackend, Row, Snapshot, Store, StoreError, Table,
@@ -92,7 +92,13 @@ fn check_room(
     }
     let expected = refolded.backend().snapshot()?;
     let prefix = room_prefix(room);
-    for table in Table::ALL.into_iter().filter(|table| table.is_by_room() && *table != Table::Log) {
+    for (key, bytes) in rows_of(snapshot, Table::Questions, &prefix, report)? {
+        if let Err(error) = decode_row::<QuestionRow>(Table::Questions, &key, Kind::Question, &bytes) {
+            report.find(Table::Questions, key, error.to_string());
+        }
+    }
+    let is_folded = |table: &Table| table.is_by_room() && !matches!(table, Table::Log | Table::Questions);
+    for table in Table::ALL.into_iter().filter(is_folded) {
         let mut expected: BTreeMap<_, _> = expected.scan(table, &prefix, &prefix, usize::MAX)?.into_iter().collect();
         for (key, found) in rows_of(snapshot, table, &prefix, report)? {
             let what = match expected.remove(&key) {

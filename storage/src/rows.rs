@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq, OwnedServerName, Path, RoomHead,
-    RoomNum, ServersRow, StateGroup, UnfoldedRow,
+    Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq, NamedIds, OwnedEventId,
+    OwnedServerName, Path, QuestionKey, QuestionRow, RoomHead, RoomNum, ServersRow, StateGroup, UnfoldedRow,
 };
 
 use crate::{
@@ -203,6 +203,38 @@ pub trait RoomRows: Rows + NodeSource {
             servers.extend(row.servers.into_iter().filter(|server| seen.insert(server.clone())));
         }
         Ok(servers)
+    }
+
+    /// Returns what is known of the room's questions to other servers, but for the IDs of named states.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn questions(&self) -> Result<Vec<QuestionRow>, StoreError> {
+        let mut questions = Vec::new();
+        for prefix in QuestionKey::prefixes(self.room()) {
+            for (key, bytes) in self.rows(Table::Questions, &prefix, &prefix, usize::MAX)? {
+                questions.push(decode_row(Table::Questions, &key, Kind::Question, &bytes)?);
+            }
+        }
+        Ok(questions)
+    }
+
+    /// Returns a part of the IDs that a server has named for the state after a missing event, or `None` where it is not
+    /// stored.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn named_ids(&self, prev: &OwnedEventId, part: u64) -> Result<Option<NamedIds>, StoreError> {
+        let key = QuestionKey::Named(prev.clone(), part).to_bytes(self.room());
+        match self.row(Table::Questions, &key)? {
+            None => Ok(None),
+            Some(bytes) => match decode_row(Table::Questions, &key, Kind::Question, &bytes)? {
+                QuestionRow::Named(ids) => Ok(Some(ids)),
+                _ => Ok(None),
+            },
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use std::sync::{
 };
 
 use gibbous_codec::{
-    EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, RoomId, RoomNum, RoomRow, ServerKeysRow,
-    ServerName,
+    EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, QuestionKey, QuestionRow, RoomId, RoomNum,
+    RoomRow, ServerKeysRow, ServerName,
 };
 
 use crate::{
-    Backend, Batch, Row, Snapshot, StoreError, Table,
+    BATCH_ADVISED_MAX, Backend, Batch, Row, Snapshot, StoreError, Table,
     cache::Cache,
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
     rows::{RoomRows, Rows, event_record_of, missing_event},
@@ -237,6 +237,34 @@ impl Store {
         let mut batch = Batch::new();
         batch.put(Table::ServerKeys, key, value);
         self.write(&batch)
+    }
+
+    /// Stores what is known of a room's questions to other servers, or that nothing is any more. They are hints, not
+    /// facts: they go in any number of batches.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    pub fn put_questions(
+        &self,
+        room: RoomNum,
+        questions: &[(QuestionKey, Option<QuestionRow>)],
+    ) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        for (key, row) in questions {
+            let key = key.to_bytes(room);
+            match row {
+                Some(row) => {
+                    let value = encode_row(Table::Questions, &key, Kind::Question, row)?;
+                    batch.put(Table::Questions, key, value);
+                }
+                None => batch.delete(Table::Questions, key),
+            }
+            if batch.bytes() >= BATCH_ADVISED_MAX / 2 {
+                self.write(&std::mem::take(&mut batch))?;
+            }
+        }
+        if batch.rows() > 0 { self.write(&batch) } else { Ok(()) }
     }
 
     /// Forgets a room: at one instant it is gone; then its rows are removed. A purge that is cut short is carried on at

@@ -28,11 +28,13 @@ pub enum Table {
     Servers = 8,
     /// The signing keys of servers.
     ServerKeys = 9,
+    /// What is known of each room's questions to other servers: beside the log, and nothing rests on it.
+    Questions = 10,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -43,6 +45,7 @@ impl Table {
         Self::Unfolded,
         Self::Servers,
         Self::ServerKeys,
+        Self::Questions,
     ];
 
     /// Returns the number of the table.
@@ -68,6 +71,7 @@ impl Table {
             Self::Unfolded => "unfolded",
             Self::Servers => "servers",
             Self::ServerKeys => "server_keys",
+            Self::Questions => "questions",
         }
     }
 }

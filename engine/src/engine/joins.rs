@@ -86,7 +86,7 @@ impl Engine {
         self.set_join_status(ticket, JoinStatus::AwaitingKeys);
         slot.joining = Some(Joining { ticket, parsed, batch, queued: Vec::new() });
         let finished = self.finish_join(cx, send_join.room_id, &mut slot);
-        self.settle(send_join.room_id, &mut slot, finished)?;
+        self.settle(cx, send_join.room_id, &mut slot, finished)?;
         Ok(ticket)
     }
 

@@ -3,9 +3,15 @@
 //! A gap is first filled event by event, down to the join and the known extremities. What is still missing then is
 //! bridged by the state after each direct missing prev event, whatever its depth (R-27 as amended).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
-use gibbous_codec::{EventNum, EventState, LogSeq, OwnedEventId, OwnedServerName, Pdu, ServerName, Stage};
+use gibbous_codec::{
+    AuthChainQuestion, EventNum, EventState, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu, QuestionKey,
+    QuestionRow, ServerName, Stage,
+};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
@@ -13,23 +19,27 @@ use crate::{
     intake::{Arrival, place::Blocked},
     lookup::status_of,
     open_events::OpenKind,
+    questions::{Writes, that_fit},
     room::{Ask, Context, Question, Room},
 };
 
-/// What is known of the gaps before PDUs, by their root's place in the log. Not stored: after a restart it is asked anew.
+/// What is known of the gaps before PDUs, by their root's place in the log.
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
     gaps: BTreeMap<LogSeq, Gap>,
+    changed: BTreeSet<LogSeq>,
 }
 
 #[derive(Debug, Default)]
 struct Gap {
     /// The server that sent the PDU.
     origin: Option<OwnedServerName>,
+    /// How often was asked and answered.
     rounds: u32,
     is_asked: bool,
     /// Whether asking has brought all that it can.
     is_exhausted: bool,
+    is_stored: bool,
 }
 
 impl Gaps {
@@ -45,29 +55,112 @@ impl Gaps {
 
     /// Forgets the gaps of events that are done.
     pub(crate) fn retain(&mut self, is_open: impl Fn(LogSeq) -> bool) {
-        self.gaps.retain(|root, _| is_open(*root));
+        let changed = &mut self.changed;
+        self.gaps.retain(|root, gap| {
+            let is_open = is_open(*root);
+            if !is_open && gap.is_stored {
+                changed.insert(*root);
+            }
+            is_open
+        });
+    }
+
+    /// Notes that a gap is asked for, of the server that sent the PDU first of all.
+    fn asked(&mut self, root: LogSeq) {
+        self.gaps.entry(root).or_default().is_asked = true;
+        self.changed.insert(root);
+    }
+
+    /// A question has been answered.
+    fn answered(&mut self, root: LogSeq, is_new: bool) {
+        let gap = self.gaps.entry(root).or_default();
+        gap.is_asked = false;
+        gap.rounds = gap.rounds.saturating_add(1);
+        gap.is_exhausted |= !is_new;
+        self.changed.insert(root);
+    }
+
+    fn exhausted(&mut self, root: LogSeq) {
+        let gap = self.gaps.entry(root).or_default();
+        if !gap.is_exhausted {
+            gap.is_exhausted = true;
+            self.changed.insert(root);
+        }
+    }
+
+    pub(crate) fn take_writes(&mut self) -> Writes {
+        let mut writes = Writes::new();
+        for root in mem::take(&mut self.changed) {
+            let row = self.gaps.get_mut(&root).map(|gap| {
+                gap.is_stored = true;
+                let (origin, rounds, is_exhausted) = (gap.origin.clone(), gap.rounds, gap.is_exhausted);
+                QuestionRow::Gap(GapQuestion { root, origin, rounds, is_exhausted })
+            });
+            writes.push((QuestionKey::Gap(root), row));
+        }
+        writes
+    }
+
+    /// Takes up a gap where the asking for it stood.
+    pub(crate) fn resume(&mut self, question: GapQuestion) {
+        let GapQuestion { root, origin, rounds, is_exhausted } = question;
+        self.gaps.insert(root, Gap { origin, rounds, is_asked: false, is_exhausted, is_stored: true });
     }
 }
 
-/// Which servers were asked for the auth chain of which event. Not stored.
+/// Which servers were asked for the auth chain of which event.
 #[derive(Debug, Default)]
 pub(crate) struct AuthQuestions {
     questions: BTreeMap<EventNum, AuthQuestion>,
+    changed: BTreeSet<EventNum>,
 }
 
 #[derive(Debug, Default)]
 struct AuthQuestion {
+    /// The servers that were asked and have answered.
     asked: BTreeSet<OwnedServerName>,
-    in_flight: bool,
+    in_flight: Option<OwnedServerName>,
     rounds: u32,
     /// When the next round begins, after one in which every server was asked in vain.
     until_ms: Option<u64>,
+    is_stored: bool,
 }
 
 impl AuthQuestions {
     /// The event has got what it asked for.
     pub(crate) fn done(&mut self, event: EventNum) {
-        self.questions.remove(&event);
+        if self.questions.remove(&event).is_some_and(|question| question.is_stored) {
+            self.changed.insert(event);
+        }
+    }
+
+    /// The server that was asked has answered, well or not.
+    fn answered(&mut self, event: EventNum) {
+        if let Some(question) = self.questions.get_mut(&event) {
+            question.asked.extend(question.in_flight.take());
+            self.changed.insert(event);
+        }
+    }
+
+    pub(crate) fn take_writes(&mut self) -> Writes {
+        let mut writes = Writes::new();
+        for event in mem::take(&mut self.changed) {
+            let row = self.questions.get_mut(&event).map(|question| {
+                question.is_stored = true;
+                let asked = that_fit(question.asked.iter().cloned(), |server| server.as_str().len());
+                let (rounds, until_ms) = (question.rounds, question.until_ms);
+                QuestionRow::AuthChain(AuthChainQuestion { event, asked, rounds, until_ms })
+            });
+            writes.push((QuestionKey::AuthChain(event), row));
+        }
+        writes
+    }
+
+    /// Takes up a question where it stood.
+    pub(crate) fn resume(&mut self, question: AuthChainQuestion) {
+        let AuthChainQuestion { event, asked, rounds, until_ms } = question;
+        let asked = asked.into_iter().collect();
+        self.questions.insert(event, AuthQuestion { asked, in_flight: None, rounds, until_ms, is_stored: true });
     }
 
     pub(crate) fn next_timeout(&self) -> Option<u64> {
@@ -95,18 +188,17 @@ impl AuthQuestions {
         now_ms: u64,
     ) -> NextServer {
         let question = self.questions.entry(event).or_default();
-        if question.in_flight || question.until_ms.is_some() {
+        if question.in_flight.is_some() || question.until_ms.is_some() {
             return NextServer::Later;
         }
-        for server in servers {
-            if question.asked.insert(server.clone()) {
-                question.in_flight = true;
-                return NextServer::Ask(server);
-            }
+        if let Some(server) = servers.into_iter().find(|server| !question.asked.contains(server)) {
+            question.in_flight = Some(server.clone());
+            return NextServer::Ask(server);
         }
         question.asked.clear();
         question.rounds = question.rounds.saturating_add(1);
         question.until_ms = Some(now_ms.saturating_add(limits.backoff_ms(question.rounds)));
+        self.changed.insert(event);
         NextServer::RoundEnded
     }
 }
@@ -205,16 +297,13 @@ impl Room {
             return Ok(true);
         }
         let min_depth = txn.head()?.map_or(0, |head| head.min_depth);
-        if gap.is_exhausted || gap.rounds >= cx.limits.missing_events_rounds_max || pdu.depth() <= min_depth {
-            gap.is_exhausted = true;
-            return Ok(false);
-        }
-        let Some(destination) = destination else {
-            gap.is_exhausted = true;
+        let is_exhausted =
+            gap.is_exhausted || gap.rounds >= cx.limits.missing_events_rounds_max || pdu.depth() <= min_depth;
+        let Some(destination) = destination.filter(|_| !is_exhausted) else {
+            self.gaps.exhausted(root);
             return Ok(false);
         };
-        gap.is_asked = true;
-        gap.rounds += 1;
+        self.gaps.asked(root);
         let (earliest, _) = self.provisional(txn)?;
         let mut earliest_ids = Vec::new();
         for num in earliest {
@@ -272,9 +361,7 @@ impl Room {
             is_new |= txn.event_num(pdu.event_id())?.is_none();
             self.take_in(cx, &mut txn, pdu, from, Arrival::Pulled(root))?;
         }
-        let gap = self.gaps.gaps.entry(root).or_default();
-        gap.is_asked = false;
-        gap.is_exhausted |= !is_new;
+        self.gaps.answered(root, is_new);
         for num in self.open.of_root(root).into_iter().chain([EventNum(root.0)]) {
             self.open.look_again(num);
         }
@@ -305,9 +392,7 @@ impl Room {
 
     /// The auth chain of an event has come and been stored as far as it could be, or has not come.
     pub(crate) fn auth_chain_answered(&mut self, cx: Context<'_>, num: EventNum) -> Result<(), Error> {
-        if let Some(question) = self.auth_questions.questions.get_mut(&num) {
-            question.in_flight = false;
-        }
+        self.auth_questions.answered(num);
         self.open.look_again(num);
         self.advance(cx)
     }

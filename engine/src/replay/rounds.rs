@@ -6,7 +6,7 @@ use super::{answers::Answers, disorder::Disorder, index::Index, session::OpenErr
 use crate::{Error, Request, RequestId, RequestKind, Response};
 
 /// The host's clock when a recording begins. Any value would do; keys that were valid when a recording was made still are.
-const START_MS: u64 = 1_600_000_000_000;
+pub(super) const START_MS: u64 = 1_600_000_000_000;
 
 /// So many rounds without progress, and a resync is given up. A question may have to be asked of each of some hundred
 /// servers a few times over before one answers, but never so often without anything new.

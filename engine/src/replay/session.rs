@@ -5,14 +5,23 @@ use std::{collections::BTreeSet, num::NonZeroU64, time::Duration};
 use gibbous_codec::{OwnedEventId, RoomId};
 use gibbous_storage::BackendError;
 
-use super::{index::Index, rounds::Asker, storage::Storage};
+use super::{
+    index::Index,
+    rounds::{Asker, START_MS},
+    storage::Storage,
+};
 use crate::{Config, Engine, Error, EventStage, Outcome, Receipt, Request, RequestId, Response, RoomView};
 
 /// An open engine.
 pub(super) struct Session<'a> {
     /// There is none only while it is opened again: the store belongs to one engine at a time.
     engine: Option<Engine>,
-    schedule: Option<Schedule>,
+    /// After how many records and answers the engine is closed and opened again beside what the recording says.
+    restart_every: Option<NonZeroU64>,
+    /// How many this engine has been given.
+    given: u64,
+    /// The host's clock as it was last told.
+    now_ms: u64,
     index: &'a Index,
     storage: &'a Storage,
     elapsed: &'a dyn Fn() -> Duration,
@@ -23,22 +32,6 @@ pub(super) struct Session<'a> {
     waiting: BTreeSet<OwnedEventId>,
     /// What the engines counted that were open before.
     closed: Counts,
-}
-
-/// When the engine is closed and opened again beside what the recording says.
-///
-/// What an engine holds in memory alone, such as the IDs of a state whose events are being fetched, takes several answers
-/// to become something that is stored. An engine that never lives so long would ask for ever. So the schedule doubles its
-/// patience whenever an engine has stored nothing from its opening to its end, and is as strict as it was once one has.
-#[derive(Debug)]
-struct Schedule {
-    every: NonZeroU64,
-    /// How many records and answers this engine is given.
-    patience: u64,
-    /// How many it has been given.
-    given: u64,
-    /// Whether it has stored anything of it. What it stores when it is looked at does not count.
-    has_stored: bool,
 }
 
 /// What an engine counts.
@@ -57,11 +50,12 @@ impl<'a> Session<'a> {
         elapsed: &'a dyn Fn() -> Duration,
         restart_every: Option<NonZeroU64>,
     ) -> Result<Self, OpenError> {
-        let engine = open_engine(index, storage)?;
-        let schedule = |every: NonZeroU64| Schedule { every, patience: every.get(), given: 0, has_stored: false };
+        let engine = open_engine(index, storage, START_MS)?;
         Ok(Self {
             engine: Some(engine),
-            schedule: restart_every.map(schedule),
+            restart_every,
+            given: 0,
+            now_ms: START_MS,
             index,
             storage,
             elapsed,
@@ -77,18 +71,14 @@ impl<'a> Session<'a> {
         self.closed = self.counts();
         self.closed.restarts += 1;
         self.engine = None;
-        self.engine = Some(open_engine(self.index, self.storage)?);
-        if let Some(schedule) = &mut self.schedule {
-            (schedule.given, schedule.has_stored) = (0, false);
-        }
+        self.engine = Some(open_engine(self.index, self.storage, self.now_ms)?);
+        self.given = 0;
         Ok(())
     }
 
     /// Counts a record or an answer that was given to the engine.
     pub(super) fn count_given(&mut self) {
-        if let Some(schedule) = &mut self.schedule {
-            schedule.given += 1;
-        }
+        self.given += 1;
     }
 
     fn engine(&self) -> &Engine {
@@ -123,13 +113,8 @@ impl<'a> Session<'a> {
     /// Calls the engine, and counts the time.
     pub(super) fn call<T>(&mut self, call: impl FnOnce(&Engine) -> T) -> T {
         let before = (self.elapsed)();
-        let rows_before = self.engine().stats().rows_written;
         let result = call(self.engine());
         self.spent += (self.elapsed)().saturating_sub(before);
-        let has_stored = self.engine().stats().rows_written > rows_before;
-        if let Some(schedule) = &mut self.schedule {
-            schedule.has_stored |= has_stored;
-        }
         result
     }
 
@@ -164,8 +149,8 @@ pub enum OpenError {
     Engine(#[from] Error),
 }
 
-fn open_engine(index: &Index, storage: &Storage) -> Result<Engine, OpenError> {
-    Ok(Engine::open(storage.open()?, Config::new(index.our_server.clone()))?)
+fn open_engine(index: &Index, storage: &Storage, now_ms: u64) -> Result<Engine, OpenError> {
+    Ok(Engine::open(storage.open()?, Config::new(index.our_server.clone()), now_ms)?)
 }
 
 impl Asker for Session<'_> {
@@ -183,6 +168,7 @@ impl Asker for Session<'_> {
     }
 
     fn handle_timeout(&mut self, now_ms: u64) -> Result<(), Error> {
+        self.now_ms = now_ms;
         self.call(|engine| engine.handle_timeout(now_ms))
     }
 
@@ -210,11 +196,9 @@ impl Asker for Session<'_> {
     }
 
     fn restart_if_due(&mut self) -> Result<bool, OpenError> {
-        let Some(schedule) = self.schedule.as_mut().filter(|schedule| schedule.given >= schedule.patience) else {
+        if self.restart_every.is_none_or(|every| self.given < every.get()) {
             return Ok(false);
-        };
-        schedule.patience =
-            if schedule.has_stored { schedule.every.get() } else { schedule.patience.saturating_mul(2) };
+        }
         self.reopen()?;
         Ok(true)
     }

@@ -16,6 +16,7 @@ use crate::{
     auth::{check_auth_events, rests_on},
     lookup::{AuthEvent, is_rejected},
     parked::Batch,
+    questions::is_stored,
     resolve::all_entries,
     resync::{Progress, StateIds},
     room::{Context, Question, Room},
@@ -87,7 +88,7 @@ impl Room {
         }
         let rows = cx.store.snapshot(self.num)?;
         let mut missing = BTreeSet::new();
-        for event_id in ids.pdu_ids.iter().chain(&ids.auth_chain_ids).chain([prev]) {
+        for event_id in ids.all().chain([prev]) {
             if !is_stored(&rows, event_id)? {
                 missing.insert(event_id.clone());
             }
@@ -151,7 +152,7 @@ impl Room {
                 self.ask_keys(server);
             }
             self.parked.park(batch);
-            return Ok(());
+            return self.save_questions(cx);
         }
         let Batch { question, from, asked, verified, failed, .. } = batch;
         match question {
@@ -201,7 +202,7 @@ impl Room {
     }
 
     /// Adopts a state once everything is there that can be had.
-    fn proceed(&mut self, cx: Context<'_>, prev: &OwnedEventId) -> Result<(), Error> {
+    pub(crate) fn proceed(&mut self, cx: Context<'_>, prev: &OwnedEventId) -> Result<(), Error> {
         let Some(named_by) = self.resync.fetch(prev).map(|fetch| fetch.named_by.clone()) else { return Ok(()) };
         match self.resync.progress(prev) {
             Ok(Progress::Waiting) => Ok(()),
@@ -480,7 +481,7 @@ impl Room {
         self.gaps.retain(|root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
         let asks = self.resync.poll(cx.limits, cx.now_ms);
         self.asks.extend(asks);
-        Ok(())
+        self.save_questions(cx)
     }
 }
 
@@ -502,9 +503,4 @@ pub(crate) fn may_change(stage: &Stage) -> bool {
         Stage::Unverified | Stage::Waiting => true,
         Stage::Dropped => false,
     }
-}
-
-/// Tells whether an event is stored and verified.
-fn is_stored<R: RoomRows>(rows: &R, event_id: &EventId) -> Result<bool, Error> {
-    Ok(stage_of(rows, event_id)?.is_some_and(|(_, stage)| !matches!(stage, Stage::Unverified | Stage::Dropped)))
 }

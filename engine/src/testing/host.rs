@@ -112,7 +112,7 @@ impl Host {
                 Arc::new(SledBackend::open(dir, options).expect("the directory can be used"))
             }
         };
-        self.engine = Some(Engine::open(backend, self.config.clone()).expect("the store can be opened"));
+        self.engine = Some(Engine::open(backend, self.config.clone(), self.now_ms).expect("the store can be opened"));
     }
 
     /// Begins a join with this answer to `send_join`.
