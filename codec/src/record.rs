@@ -6,7 +6,7 @@
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNum, EventStatus, LogSeq, StateGroup, StateKey};
+use crate::{Check, EventNum, EventStatus, LogSeq, StateGroup, StateKey};
 
 /// One fact in the log of a room. Its place in the log is its [`crate::LogSeq`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,18 @@ pub enum Stage {
     Dropped,
 }
 
+impl Stage {
+    /// Tells whether the event's signatures are known to hold. Where they are not, the event is as if it were not stored:
+    /// anybody may have made it up.
+    pub fn is_verified(&self) -> bool {
+        match self {
+            Self::Unverified | Self::Dropped => false,
+            Self::Outlier { status: EventStatus::Rejected(rejection), .. } => rejection.check != Check::Signatures,
+            Self::Waiting | Self::Outlier { .. } | Self::Placed { .. } => true,
+        }
+    }
+}
+
 /// The states before and after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct States {
@@ -185,9 +197,12 @@ pub struct JoinRecord {
     pub via: OwnedServerName,
     /// Whether the join opens a partial join: the room is partial until [`LogRecord::Completed`].
     pub opens_partial: bool,
-    /// Whether the join begins the room anew for us, because none of our users was in it: it becomes the only forward
-    /// extremity.
-    pub begins_anew: bool,
+    /// Whether it was by a handshake with another server, and not by an event of ours alone. Such a join begins the room
+    /// anew where the fold of check 6 finds none of our users in it: it becomes the only forward extremity.
+    pub by_handshake: bool,
+    /// Whether none of our users was in the room, as far as was known: what lies before the join is not fetched event by
+    /// event.
+    pub is_first: bool,
 }
 
 /// The content of [`LogRecord::Backoff`].

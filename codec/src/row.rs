@@ -24,8 +24,9 @@ pub struct RoomHead {
     pub partial: Option<PartialJoin>,
     /// Our users who have joined at some time.
     pub our_users: Vec<OwnedUserId>,
-    /// Joins that begin the room anew for us when the fold of check 6 comes to them.
-    pub anew: Vec<EventNum>,
+    /// Joins by handshake that the fold of check 6 has not reached: where it finds none of our users in the room, they begin
+    /// it anew.
+    pub handshakes: Vec<EventNum>,
     /// The depth of the join with which the room began for us: what lies before it is not fetched event by event.
     pub min_depth: u64,
     /// How many rows of servers there are.

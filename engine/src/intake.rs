@@ -4,8 +4,8 @@ pub(crate) mod gap;
 pub(crate) mod place;
 
 use gibbous_codec::{
-    EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, LogSeq, OwnedEventId, OwnedServerName, Pdu,
-    Position, ServerName, Severity, Stage, StateKey, VerifyError,
+    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, LogSeq, OwnedEventId,
+    OwnedServerName, Pdu, Position, ServerName, Severity, Stage, StateKey, VerifyError,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -147,12 +147,21 @@ impl Room {
             return Ok(Outcome::Refused(bad_format(Some(&pdu), "it follows itself")));
         }
         match stage_of(txn, pdu.event_id())? {
-            Some((num, Stage::Unverified | Stage::Dropped)) => self.supersede(txn, num)?,
+            Some((num, stage)) if !stage.is_verified() => {
+                self.supersede(txn, num)?;
+                if let Stage::Outlier { states: Some(told), .. } = stage {
+                    let state = EventState { stage: Stage::Waiting, position: None, replaced_json: None };
+                    let num = self.stage_new(txn, &pdu, state, None)?;
+                    let position = self.position_of(pdu.event_id(), LogSeq(num.0), arrival);
+                    self.place_with_state(txn, num, position, told.before)?;
+                    return Ok(Outcome::Waiting);
+                }
+            }
             Some((num, stage)) => return self.take_in_known(cx, txn, num, stage, origin, arrival),
             None => {}
         }
         let next = txn.next_seq();
-        let position = self.position_of(&pdu, next, arrival);
+        let position = self.position_of(pdu.event_id(), next, arrival);
         if let Some(num) = self.place_new(txn, &pdu, position)? {
             return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
@@ -160,7 +169,7 @@ impl Room {
             return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
         }
         // The place in the log may have moved on while the event was being judged.
-        let position = self.waiting_position(txn, self.position_of(&pdu, txn.next_seq(), arrival))?;
+        let position = self.waiting_position(txn, self.position_of(pdu.event_id(), txn.next_seq(), arrival))?;
         let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
         let num = self.stage_new(txn, &pdu, state, None)?;
         self.came_from(cx, num, origin);
@@ -199,10 +208,7 @@ impl Room {
             return Ok(Outcome::Known);
         }
         let event = txn.event(num)?;
-        let position = match arrival {
-            Arrival::Pushed => self.gap_before(&event.record.event_id, txn.next_seq()),
-            Arrival::Pulled(root) => Position { root, is_root: false },
-        };
+        let position = self.position_of(&event.record.event_id, txn.next_seq(), arrival);
         let known_states = match &stage {
             Stage::Outlier { states, .. } => *states,
             _ => None,
@@ -235,7 +241,7 @@ impl Room {
         if !self.has_room_for_waiting(cx, txn)? {
             return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
         }
-        let position = self.position_of(pdu, txn.next_seq(), Arrival::Pushed);
+        let position = self.position_of(pdu.event_id(), txn.next_seq(), Arrival::Pushed);
         let position = self.waiting_position(txn, position)?;
         let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
         let num = self.stage_new(txn, pdu, state, None)?;
@@ -346,16 +352,19 @@ impl Room {
         self.our_users.insert(pdu.sender().to_string());
         let user = pdu.sender().to_owned();
         let via = origin.to_owned();
-        let record = gibbous_codec::JoinRecord { join, user, via, opens_partial: false, begins_anew: false };
+        let (opens_partial, by_handshake, is_first) = (false, false, false);
+        let record = gibbous_codec::JoinRecord { join, user, via, opens_partial, by_handshake, is_first };
         txn.stage(&gibbous_codec::LogRecord::Joined(record))?;
         self.present = None;
         Ok(())
     }
 
-    fn position_of(&self, pdu: &Pdu, next: LogSeq, arrival: Arrival) -> Position {
+    fn position_of(&self, event_id: &EventId, next: LogSeq, arrival: Arrival) -> Position {
+        let before = self.gap_before(event_id, next);
         match arrival {
-            Arrival::Pushed => self.gap_before(pdu.event_id(), next),
-            Arrival::Pulled(root) => Position { root, is_root: false },
+            // An earlier event may wait for it too.
+            Arrival::Pulled(root) if root <= before.root => Position { root, is_root: false },
+            Arrival::Pulled(_) | Arrival::Pushed => before,
         }
     }
 
@@ -367,7 +376,7 @@ impl Room {
 
     /// An event that an earlier one waits for stands directly before that one, whether it was pulled or came by itself:
     /// else the canonical order would depend on which answer was first.
-    fn gap_before(&self, event_id: &gibbous_codec::EventId, next: LogSeq) -> Position {
+    pub(crate) fn gap_before(&self, event_id: &EventId, next: LogSeq) -> Position {
         let roots = self.open.waiters(event_id).filter_map(|num| {
             let (position, ..) = self.open.get(num)?.order.as_ref()?;
             Some(position.root)

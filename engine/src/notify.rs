@@ -77,9 +77,16 @@ pub enum Change {
         /// Why the last server refused.
         reason: String,
     },
+    /// Events belong to a state that another server told, but no server could give them with a signature that holds: the
+    /// state is used without them.
+    Holes {
+        /// The events.
+        event_ids: Vec<OwnedEventId>,
+    },
     /// The whole room has its full state, but for the holes.
     RoomUnPartialStated {
-        /// Events that belong to the state but that no server could give with a signature that holds.
+        /// Events that belong to the state but that no server could give with a signature that holds; the first of them,
+        /// where there are hundreds. Each was told of by [`Change::Holes`].
         holes: Vec<OwnedEventId>,
     },
 }
@@ -157,7 +164,8 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Completed(completed) => {
             changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
         }
-        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) | LogRecord::Holes(_) => {}
+        LogRecord::Holes(event_ids) => changes.push(Change::Holes { event_ids: event_ids.clone() }),
+        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) => {}
     }
     Ok(changes)
 }

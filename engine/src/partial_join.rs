@@ -220,7 +220,7 @@ impl Room {
         verified: Vec<Pdu>,
     ) -> Result<Result<Joined, JoinError>, Error> {
         let is_new = cx.store.snapshot(self.num)?.head()?.is_none();
-        let begins_anew = is_new || !self.is_present(cx)?;
+        let is_first = is_new || !self.is_present(cx)?;
         let mut txn = cx.store.txn(self.num)?;
         if is_new {
             txn.stage(&LogRecord::RoomOpened(RoomOpened {
@@ -229,7 +229,7 @@ impl Room {
             }))?;
         }
         self.stage_outliers_in_order(&mut txn, verified)?;
-        let staged = self.stage_join(&mut txn, parsed, begins_anew)?;
+        let staged = self.stage_join(&mut txn, parsed, is_first)?;
         let joined = match staged {
             Ok(joined) => joined,
             Err(error) => {
@@ -274,12 +274,12 @@ impl Room {
         &mut self,
         txn: &mut Txn<'_>,
         parsed: &ParsedJoin,
-        begins_anew: bool,
+        is_first: bool,
     ) -> Result<Result<Joined, JoinError>, Error> {
         let join = &parsed.join;
         for event_id in rests_on(&self.memory.rules, join) {
             let stage = stage_of(txn, &event_id)?;
-            if stage.is_none_or(|(_, stage)| matches!(stage, Stage::Unverified | Stage::Dropped)) {
+            if stage.is_none_or(|(_, stage)| !stage.is_verified()) {
                 return Ok(Err(JoinError::MissingAuthEvent(event_id)));
             }
         }
@@ -301,7 +301,8 @@ impl Room {
             user,
             via: parsed.via.clone(),
             opens_partial: partial && !is_partial_already,
-            begins_anew,
+            by_handshake: true,
+            is_first,
         }))?;
         self.open.look_again(num);
         Ok(Ok(Joined { event_id: join.event_id().to_owned(), partial }))

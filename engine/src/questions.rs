@@ -3,7 +3,7 @@
 //!
 //! These are hints, stored after the facts that an answer brought. Nothing but which questions are asked rests on them.
 
-use gibbous_codec::{QuestionKey, QuestionRow, Stage};
+use gibbous_codec::{QuestionKey, QuestionRow};
 use gibbous_storage::RoomRows;
 
 use crate::{
@@ -74,5 +74,5 @@ impl Room {
 
 /// Tells whether an event is stored and verified.
 pub(crate) fn is_stored<R: RoomRows>(rows: &R, event_id: &gibbous_codec::EventId) -> Result<bool, Error> {
-    Ok(stage_of(rows, event_id)?.is_some_and(|(_, stage)| !matches!(stage, Stage::Unverified { .. } | Stage::Dropped)))
+    Ok(stage_of(rows, event_id)?.is_some_and(|(_, stage)| stage.is_verified()))
 }

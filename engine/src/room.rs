@@ -357,6 +357,7 @@ impl Room {
             if let Stage::Placed { status, states, .. } = &event.state.stage
                 && !status.is_rejected()
             {
+                tips.begin_anew(&self.memory, txn, num, &self.our_users)?;
                 tips.add(txn, &event, *states)?;
             }
         }

@@ -39,7 +39,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             current: StateGroup::EMPTY,
             partial: None,
             our_users: Vec::new(),
-            anew: Vec::new(),
+            handshakes: Vec::new(),
             min_depth: 0,
             server_rows: 0,
             holes: 0,
@@ -70,8 +70,10 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             if !head.our_users.contains(&joined.user) {
                 head.our_users.push(joined.user.clone());
             }
-            if joined.begins_anew {
-                head.anew.push(joined.join);
+            if joined.by_handshake {
+                head.handshakes.push(joined.join);
+            }
+            if joined.is_first {
                 head.min_depth = rows.event_record(joined.join)?.depth;
             }
             if joined.opens_partial {
@@ -156,7 +158,7 @@ fn apply_folded<W: RoomRowsMut>(rows: &mut W, head: &mut RoomHead, folded: &Fold
         let row = rows.id_row(event_id)?;
         put_id_row(rows, event_id.as_str(), IdRow { passed: true, ..row })?;
     }
-    head.anew.retain(|join| !folded.events.contains(join));
+    head.handshakes.retain(|join| !folded.events.contains(join));
     head.extremities.clone_from(&folded.extremities);
     head.current = folded.current;
     Ok(())
@@ -242,7 +244,7 @@ fn is_verified<R: RoomRows + ?Sized>(rows: &R, num: EventNum) -> Result<bool, St
         Some(state) => state.stage,
         None => rows.event_record(num)?.state.stage.clone(),
     };
-    Ok(!matches!(stage, Stage::Unverified | Stage::Dropped))
+    Ok(stage.is_verified())
 }
 
 /// Returns the edge to an event of that ID, as it is stored.

@@ -173,7 +173,7 @@ impl Room {
         verdict: Verdict,
     ) -> Result<(), Error> {
         // What was set aside takes its place in the canonical order now.
-        let position = state.position.unwrap_or(Position { root: txn.next_seq(), is_root: true });
+        let position = state.position.unwrap_or_else(|| self.gap_before(pdu.event_id(), txn.next_seq()));
         self.pull_before(txn, pdu, position.root)?;
         let accepted = !verdict.status.is_rejected();
         let after = with_event(txn, verdict.before, pdu, num, accepted)?;
@@ -279,6 +279,11 @@ impl Room {
         for event_id in rests_on(&self.memory.rules, pdu) {
             let may_change = match stage_of(txn, &event_id)? {
                 None | Some((_, Stage::Dropped)) => {
+                    blocked.auth_events.push(event_id);
+                    continue;
+                }
+                // A state was told at it, but nobody knows what it says.
+                Some((_, stage @ Stage::Outlier { .. })) if !stage.is_verified() => {
                     blocked.auth_events.push(event_id);
                     continue;
                 }

@@ -176,6 +176,9 @@ impl Room {
         failed: Vec<Pdu>,
     ) -> Result<(), Error> {
         self.store_outliers(cx, verified)?;
+        if let Some(pdu) = failed.iter().find(|pdu| pdu.event_id() == prev) {
+            self.store_unverifiable(cx, pdu)?;
+        }
         let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
         self.loose.unverifiable.extend(failed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
         let rows = cx.store.snapshot(self.num)?;
@@ -199,6 +202,16 @@ impl Room {
         self.resync.lacks_too(prev, lacking);
         self.proceed(cx, prev)?;
         self.advance(cx)
+    }
+
+    /// Stores a missing prev event that cannot be verified: the state at it will be told all the same.
+    fn store_unverifiable(&mut self, cx: Context<'_>, pdu: &Pdu) -> Result<(), Error> {
+        let mut txn = cx.store.txn(self.num)?;
+        if txn.event_num(pdu.event_id())?.is_none() {
+            let state = EventState { stage: unverifiable(None), position: None, replaced_json: None };
+            self.stage_new(&mut txn, pdu, state, None)?;
+        }
+        self.commit(txn)
     }
 
     /// Adopts a state once everything is there that can be had.
@@ -277,14 +290,14 @@ impl Room {
     /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
     pub(crate) fn store_outlier(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<bool, Error> {
         let known = stage_of(txn, pdu.event_id())?;
-        if known.as_ref().is_some_and(|(_, stage)| !matches!(stage, Stage::Unverified | Stage::Dropped)) {
+        if known.as_ref().is_some_and(|(_, stage)| stage.is_verified()) {
             return Ok(true);
         }
         let mut provisional = false;
         for event_id in rests_on(&self.memory.rules, pdu) {
             match stage_of(txn, &event_id)? {
-                None | Some((_, Stage::Unverified | Stage::Dropped)) => return Ok(false),
-                Some((_, stage)) => provisional |= may_change(&stage),
+                Some((_, stage)) if stage.is_verified() => provisional |= may_change(&stage),
+                None | Some(_) => return Ok(false),
             }
         }
         if let Some((num, _)) = known {
@@ -349,7 +362,7 @@ impl Room {
         let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
         let mut holes = holes.clone();
         for event_id in &ids {
-            let Some(num) = txn.event_num(event_id)? else {
+            let Some((num, stage)) = stage_of(&txn, event_id)?.filter(|(_, stage)| stage.is_verified()) else {
                 // It came, but what it rests on cannot be verified; what came and was lost since is asked for again.
                 let is_hole = holes.contains(event_id) || self.rests_on_holes(&txn, event_id, &holes)?;
                 if !is_hole {
@@ -359,11 +372,10 @@ impl Room {
                 holes.insert(event_id.clone());
                 continue;
             };
-            let event = txn.event(num)?;
             // what is no state event is dropped; a rejected event is never part of a state.
-            let Some(key) = event.record.state_key.clone() else { continue };
-            if is_rejected(&event.state.stage) || matches!(event.state.stage, Stage::Unverified) {
-                if may_change(&event.state.stage) && !matches!(event.state.stage, Stage::Unverified) {
+            let Some(key) = txn.event_record(num)?.state_key.clone() else { continue };
+            if is_rejected(&stage) {
+                if may_change(&stage) {
                     txn.discard();
                     return Ok(Err(format!("the verdict on {event_id} is not final yet")));
                 }
@@ -392,10 +404,10 @@ impl Room {
         }
         self.last_adopted = before;
         holes.retain(|hole| (hole != prev || told == Ok(false)) && self.holes.insert(hole.clone()));
-        if !holes.is_empty() {
-            // As many as a record holds at 255 bytes each; the store names no more.
-            let named: Vec<OwnedEventId> = holes.into_iter().take(150).collect();
-            txn.stage(&LogRecord::Holes(named))?;
+        let holes: Vec<OwnedEventId> = holes.into_iter().collect();
+        // At 255 bytes an ID, 64 KiB a record.
+        for named in holes.chunks(250) {
+            txn.stage(&LogRecord::Holes(named.to_vec()))?;
         }
         if !self.resync.is_fetching_other_than(prev) {
             self.loose = Loose::default();
@@ -439,15 +451,13 @@ impl Room {
         prev: &OwnedEventId,
         before: StateGroup,
     ) -> Result<Result<bool, String>, Error> {
-        let Some((num, stage)) = stage_of(txn, prev)? else {
-            let Some(pdu) = self.loose.unverifiable.get(prev).cloned() else {
-                return Ok(Err(format!("nobody has {prev} itself")));
-            };
-            let stage = unverifiable(before);
-            self.stage_new(txn, &pdu, EventState { stage, position: None, replaced_json: None }, None)?;
-            return Ok(Ok(false));
-        };
+        let Some((num, stage)) = stage_of(txn, prev)? else { return Ok(Err(format!("nobody has {prev} itself"))) };
         let event = txn.event(num)?;
+        if !stage.is_verified() {
+            let stage = unverifiable(Some(States { before, after: before }));
+            self.judge(txn, num, None, EventState { stage, position: None, ..event.state })?;
+            return Ok(Ok(false));
+        }
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
                 let events = self.memory.events(txn);
@@ -461,15 +471,10 @@ impl Room {
             }
             Stage::Waiting => {
                 let position = event.state.position;
-                let position = position.unwrap_or(gibbous_codec::Position { root: txn.next_seq(), is_root: true });
+                let position = position.unwrap_or_else(|| self.gap_before(prev, txn.next_seq()));
                 self.place_with_state(txn, num, position, before)?;
             }
-            Stage::Unverified => {
-                let stage = unverifiable(before);
-                self.judge(txn, num, None, EventState { stage, position: None, ..event.state })?;
-                return Ok(Ok(false));
-            }
-            Stage::Placed { .. } | Stage::Dropped => {}
+            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
         }
         Ok(Ok(true))
     }
@@ -485,14 +490,11 @@ impl Room {
     }
 }
 
-/// What is held of an event that nobody can give with a signature that holds: the room goes on as after a rejected event.
-fn unverifiable(before: StateGroup) -> Stage {
+/// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the room
+/// goes on as after a rejected event.
+fn unverifiable(states: Option<States>) -> Stage {
     let rejection = Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
-    Stage::Outlier {
-        status: EventStatus::Rejected(rejection),
-        provisional: false,
-        states: Some(States { before, after: before }),
-    }
+    Stage::Outlier { status: EventStatus::Rejected(rejection), provisional: false, states }
 }
 
 /// Tells whether an event's verdict, as another event's auth event, may still change.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
     Check, Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage,
-    StateGroup, States,
+    StateGroup, StateKey, States, path,
 };
 use gibbous_storage::{RoomRows, StoredEvent, Txn};
 
@@ -15,6 +15,7 @@ use crate::{
     intake::place::find,
     lookup::AuthEvent,
     open_events::OpenKind,
+    questions::that_fit,
     room::{Context, Room, RoomMemory},
     state::resolve_groups,
 };
@@ -32,8 +33,8 @@ pub(crate) struct Tips {
     passed: BTreeSet<OwnedEventId>,
     /// Soft-failed on this way; the store does not say so yet.
     soft_failed: BTreeSet<EventNum>,
-    /// Joins that begin the room anew.
-    anew: BTreeSet<EventNum>,
+    /// Joins by handshake that are still to come.
+    handshakes: BTreeSet<EventNum>,
     /// Events that this way has come through.
     seen: BTreeSet<EventNum>,
 }
@@ -46,9 +47,34 @@ impl Tips {
             current: Some(head.current),
             passed: BTreeSet::new(),
             soft_failed: BTreeSet::new(),
-            anew: head.anew.iter().copied().collect(),
+            handshakes: head.handshakes.iter().copied().collect(),
             seen: BTreeSet::new(),
         }
+    }
+
+    /// Begins the room anew where the next event is a join by handshake and none of our users is in the room. Returns
+    /// whether it does.
+    pub(crate) fn begin_anew(
+        &mut self,
+        memory: &RoomMemory,
+        txn: &mut Txn<'_>,
+        next: EventNum,
+        our_users: &BTreeSet<String>,
+    ) -> Result<bool, Error> {
+        if !self.handshakes.remove(&next) {
+            return Ok(false);
+        }
+        let current = self.current(memory, txn)?;
+        for user in our_users {
+            let member = txn.state_event(current, &path(&StateKey::new("m.room.member", user.as_str())))?;
+            if let Some(member) = member
+                && memory.events(txn).with_state(member)?.0.membership() == Some("join")
+            {
+                return Ok(false);
+            }
+        }
+        self.tips.clear();
+        Ok(true)
     }
 
     /// Takes an accepted event: it follows its prev events as an extremity, unless the room's history has passed it.
@@ -90,9 +116,6 @@ impl Tips {
         prevs: Vec<OwnedEventId>,
         states: States,
     ) -> Result<(), Error> {
-        if self.anew.remove(&num) {
-            self.tips.clear();
-        }
         let before: BTreeSet<EventNum> = self.tips.keys().copied().collect();
         self.pass(txn, prevs)?;
         self.seen.insert(num);
@@ -244,7 +267,7 @@ impl Room {
             let event = txn.event(num)?;
             if let Stage::Placed { status, states, .. } = event.state.stage.clone() {
                 let pdu = self.memory.events(txn).pdu(&event)?;
-                let begins_anew = tips.anew.contains(&num);
+                let begins_anew = !status.is_rejected() && tips.begin_anew(&self.memory, txn, num, &self.our_users)?;
                 let status = match begins_anew {
                     true => status,
                     false => self.check_current(txn, &mut tips, &pdu, status)?,
@@ -288,9 +311,11 @@ impl Room {
         if !is_partial || !self.open.is_folded() {
             return Ok(());
         }
-        let holes: Vec<OwnedEventId> = std::mem::take(&mut self.holes).into_iter().collect();
+        let holes = std::mem::take(&mut self.holes);
         tracing::info!(room = %self.id, holes = holes.len(), "the room has its full state");
+        let holes = that_fit(holes, |event_id| event_id.as_str().len());
         txn.stage(&LogRecord::Completed(Completed { holes }))?;
+        self.present = None;
         Ok(())
     }
 }
