@@ -124,7 +124,7 @@ impl Room {
             tips.add_out(txn, pdu)?;
         }
         let soft_failed = if *status == EventStatus::SoftFailed { vec![num] } else { Vec::new() };
-        let folded = tips.into_folded(&self.memory, txn, vec![num], soft_failed)?;
+        let folded = tips.into_folded(&self.memory, txn, &self.open, vec![num], soft_failed)?;
         // More than the event's own record holds is left to the fold.
         Ok((folded.passed.len() <= PASSED_AT_ONCE_MAX).then_some(folded))
     }

@@ -14,7 +14,7 @@ use crate::{
     auth::check_state,
     intake::place::find,
     lookup::AuthEvent,
-    open_events::OpenKind,
+    open_events::{OpenEvents, OpenKind},
     questions::that_fit,
     room::{Context, Room, RoomMemory},
     state::resolve_groups,
@@ -202,6 +202,7 @@ impl Tips {
         mut self,
         memory: &RoomMemory,
         txn: &mut Txn<'_>,
+        open: &OpenEvents,
         events: Vec<EventNum>,
         soft_failed: Vec<EventNum>,
     ) -> Result<Folded, Error> {
@@ -211,7 +212,7 @@ impl Tips {
         for event_id in &self.passed {
             match txn.event_num(event_id)? {
                 Some(num) if self.seen.contains(&num) => {}
-                Some(num) if is_folded(&txn.event(num)?) => {}
+                Some(num) if open.get(num).is_none() && was_extremity(&txn.event(num)?) => {}
                 _ => passed.push(event_id.clone()),
             }
         }
@@ -219,8 +220,8 @@ impl Tips {
     }
 }
 
-/// Tells whether an accepted event went through the fold: it was an extremity once and will not be again.
-fn is_folded(event: &StoredEvent) -> bool {
+/// Tells whether an event that is not open was an extremity once: it will not be again.
+fn was_extremity(event: &StoredEvent) -> bool {
     matches!(&event.state.stage, Stage::Placed { status: EventStatus::Accepted, partial: false, .. })
 }
 
@@ -293,7 +294,7 @@ impl Room {
         if !soft_failed.is_empty() {
             self.present = None;
         }
-        let mut record = tips.into_folded(&self.memory, txn, folded, soft_failed)?;
+        let mut record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
         // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
         while record.passed.len() > PASSED_A_RECORD_MAX {
             let passed = record.passed.split_off(record.passed.len() - PASSED_A_RECORD_MAX);
