@@ -8,7 +8,7 @@ use gibbous_codec::{
 
 use crate::{
     BATCH_ADVISED_MAX, Backend, Batch, Finding, Snapshot, Store, StoreError, Table,
-    keys::{after, decode_row, encode_row, room_prefix, room_seq_key},
+    keys::{after, decode_row, encode_row, log_end, room_prefix, room_seq_key},
     refold::{logs, refold},
     store::FORMAT_KEY,
 };
@@ -143,8 +143,7 @@ impl Rebuild<'_> {
                 Some((room_seq_key(room, refolded.next), what))
             }
             (None, _) => {
-                let key = room_seq_key(room, refolded.next);
-                let beyond = self.from.scan(Table::Log, &key, &room_prefix(room), 1)?.pop();
+                let beyond = self.from.scan(Table::Log, &log_end(room, refolded.next), &room_prefix(room), 1)?.pop();
                 beyond.map(|(key, _)| (key, "stands behind what the head row counts: a torn batch".to_owned()))
             }
         };

@@ -21,7 +21,7 @@ use gibbous_codec::{Hex, Kind, LogRecord, LogSeq, RoomHead, RoomId, RoomNum, Roo
 
 use crate::{
     BATCH_ADVISED_MAX, Batch, Damage, Finding, MemoryBackend, Store, StoreError, Table,
-    keys::{decode_row, room_prefix, room_seq_key},
+    keys::{decode_row, log_end, room_prefix, room_seq_key},
     refold::{compare, refold},
 };
 
@@ -159,7 +159,7 @@ fn cut(store: &Store, room: RoomNum, head: &[u8], end: LogSeq) -> Result<Option<
         }
     }
     cutting.flush()?;
-    for (key, _) in snapshot.scan(Table::Log, &room_seq_key(room, end), &prefix, usize::MAX)? {
+    for (key, _) in snapshot.scan(Table::Log, &log_end(room, end), &prefix, usize::MAX)? {
         cutting.write(Table::Log, key, None)?;
     }
     cutting.end()?;

@@ -8,7 +8,7 @@ use common::{OTHER_ROOM, ROOM, STEPS, differences, dump, finished, records};
 use gibbous_codec::{Backoff, LogRecord};
 use gibbous_storage::{
     Backend, BackendError, Batch, CommitError, Fault, Faulty, MemoryBackend, Snapshot, Step, Store, StoreError,
-    Survives, Table, check,
+    Survives, Table, check, rebuild,
 };
 
 /// How many records both rooms have.
@@ -176,6 +176,49 @@ fn assert_poisoned(store: &Store) {
     let committed = txn.commit();
     assert!(matches!(committed, Err(StoreError::Poisoned)), "{committed:?}");
     assert!(matches!(store.sync(), Err(StoreError::Poisoned)));
+}
+
+#[test]
+fn a_rebuild_that_crashes_leaves_no_store() {
+    let from = Store::open_read_only(Arc::new(finished())).expect("the store can be looked at");
+    let sound = Faulty::new();
+    rebuild(&from, Arc::new(sound.clone())).expect("nothing goes wrong");
+    assert_eq!(differences(&dump(&sound), &dump(&finished())), [""; 0]);
+    let steps = (1..=sound.writes()).map(Step::Write).chain((1..=sound.syncs()).map(Step::Sync));
+    for (seed, step) in (0..).zip(steps) {
+        let faulty = Faulty::failing_at(step, Fault::Tear(3));
+        assert!(rebuild(&from, Arc::new(faulty.clone())).is_err());
+        for survives in survivals(seed) {
+            let left = faulty.restart(survives);
+            let rows: usize = dump(&left).values().map(Vec::len).sum();
+            match Store::open(Arc::new(left.clone())) {
+                Err(StoreError::Format { .. }) => {}
+                // Nothing was written yet, or everything.
+                Ok(_) if rows == 0 => {}
+                Ok(_) => assert_eq!(differences(&dump(&left), &dump(&sound)), [""; 0], "{step:?} {survives:?}"),
+                Err(error) => panic!("{step:?} {survives:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_log_is_rebuilt_in_batches_of_a_bounded_size() {
+    const EVENTS: u64 = 3_000;
+    let from = finished();
+    let store = Store::open(Arc::new(from.clone())).expect("the store opens");
+    let mut txn = store.txn(common::room(&store, ROOM)).expect("the room can be read");
+    for number in 0..EVENTS {
+        txn.stage_event(common::large_event(number)).expect("the room can be written");
+    }
+    txn.commit().expect("memory can be written");
+    let into = Faulty::new();
+    let report = rebuild(&store, Arc::new(into.clone())).expect("nothing goes wrong");
+    assert_eq!((report.records, report.left_out), (lengths(&store).0 + lengths(&store).1, Vec::new()));
+    assert_eq!(differences(&dump(&into), &dump(&from)), [""; 0]);
+    // An event is two rows, its record and its ID, and of 2 KiB: half a MiB holds 256 of them, and what came before.
+    let rows = into.rows().into_iter().max();
+    assert!(rows <= Some(2 * 256 + 200), "{rows:?} rows");
 }
 
 /// A backend against the contract: it fails once, and then goes on as if nothing had been.

@@ -109,6 +109,13 @@ fn event(name: &str, key: Option<StateKey>, prev_events: Vec<Edge>, stage: Stage
     }
 }
 
+/// Returns an event of some 2 KiB.
+pub(crate) fn large_event(number: u64) -> EventRecord {
+    let mut event = event(&format!("large{number}"), None, Vec::new(), outlier());
+    event.json = vec![b' '; 2 << 10];
+    event
+}
+
 fn placed(partial: bool, before: StateGroup, after: StateGroup) -> Stage {
     Stage::Placed { status: EventStatus::Accepted, partial, states: States { before, after } }
 }
