@@ -9,7 +9,7 @@ use gibbous_codec::{FormatRow, Hex, Kind, LogSeq, OwnedRoomId, RoomHead, RoomNum
 
 use crate::{
     MemoryBackend, Row, Snapshot, Store, StoreError, Table,
-    keys::{after, decode_row, room_of, room_prefix, room_seq_key},
+    keys::{after, decode_row, log_end, room_of, room_prefix, room_seq_key},
     rebuild::is_server,
     refold::{Logs, compare, logs, refold},
     state_group::Node,
@@ -170,12 +170,15 @@ impl Check<'_> {
         let refolded = Store::bare(Arc::new(MemoryBackend::new()));
         let fold = refold(self.snapshot, room, LogSeq(u64::MAX), &refolded)?;
         self.report.rows += fold.next.0;
-        if let Some(finding) = fold.stopped {
+        let counted = self.counted(room)?;
+        if let Some(finding) = fold.stopped
+            && counted != Some(fold.next)
+        {
             self.report.findings.push(finding);
             // What is folded from a log that cannot be read whole says nothing of the rows.
             return Ok(());
         }
-        self.log_end(room, fold.next)?;
+        self.log_end(room, fold.next, counted)?;
         let expected = refolded.backend().snapshot()?;
         for table in Table::ALL.into_iter().filter(|table| table.is_by_room() && *table != Table::Log) {
             let (rows, differences) = compare(self.snapshot, &*expected, room, table)?;
@@ -202,19 +205,24 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Compares the end of the log with what the head row counts.
-    fn log_end(&mut self, room: RoomNum, end: LogSeq) -> Result<(), StoreError> {
+    /// Returns how many records the head row counts. One that cannot be read is found when it is compared.
+    fn counted(&self, room: RoomNum) -> Result<Option<LogSeq>, StoreError> {
         let key = room_prefix(room);
         let head = self.snapshot.get(Table::Head, &key)?;
-        // A head row that cannot be read is found when it is compared.
         let head = head.and_then(|bytes| decode_row::<RoomHead>(Table::Head, &key, Kind::Head, &bytes).ok());
-        let Some(counted) = head.map(|head| LogSeq(head.next_seq)) else { return Ok(()) };
+        Ok(head.map(|head| LogSeq(head.next_seq)))
+    }
+
+    /// Compares the end of the log, as far as it could be folded, with what the head row counts.
+    fn log_end(&mut self, room: RoomNum, end: LogSeq, counted: Option<LogSeq>) -> Result<(), StoreError> {
+        let Some(counted) = counted else { return Ok(()) };
         if counted > end {
             let what = format!("is missing, though the head row counts {counted} records");
             self.find(Table::Log, room_seq_key(room, end), what);
-        } else if counted < end {
-            let what = format!("stands behind the {counted} records that the head row counts");
-            self.find(Table::Log, room_seq_key(room, counted), what);
+        }
+        let beyond = self.snapshot.scan(Table::Log, &log_end(room, counted), &room_prefix(room), 1)?;
+        for (key, _) in beyond {
+            self.find(Table::Log, key, format!("stands behind the {counted} records that the head row counts"));
         }
         Ok(())
     }
