@@ -6,6 +6,7 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use gibbous::{
@@ -22,14 +23,16 @@ struct Ran {
     stderr: String,
 }
 
+/// Taken while a process is spawned and while this one has a store open: until a new process runs its own program it
+/// holds what this one holds, the lock of a directory too.
+static SPAWNING: Mutex<()> = Mutex::new(());
+
 fn run(args: &[&str], stdin: &str) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gibbous"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gibbous"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut child = command.spawn().unwrap();
+    drop(spawning);
     // Who does not read its input may be gone before it is written.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = child.wait_with_output().unwrap();
@@ -156,6 +159,7 @@ fn stored(dir: &Path) -> String {
 
 /// Changes a row of a closed store behind its back.
 fn damage(data: &str, table: Table, at: usize) {
+    let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
     let backend = SledBackend::open(Path::new(data), SledOptions::default()).unwrap();
     let (key, mut value) = backend.snapshot().unwrap().scan(table, &[], &[], usize::MAX).unwrap().swap_remove(at);
     *value.last_mut().unwrap() ^= 1;
