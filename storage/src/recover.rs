@@ -70,36 +70,35 @@ pub(crate) fn room_id_of(key: &[u8]) -> Option<&RoomId> {
 }
 
 fn recover_room(store: &Store, room: RoomNum) -> Result<Option<Finding>, StoreError> {
-    for _ in 1..LOOKS_MAX {
-        match look_at(store, room) {
-            // Another engine over the same database has committed between two reads: it was no torn batch.
+    let head = || store.backend().snapshot()?.get(Table::Head, &room_prefix(room));
+    for _ in 0..LOOKS_MAX {
+        let before = head()?;
+        match look_at(store, room, before.as_deref()) {
+            // Another engine over the same database has committed between two reads: nothing was torn or lost.
             Err(StoreError::Conflict { .. }) => {}
+            Ok(Some(_)) if head()? != before => {}
             looked => return looked,
         }
     }
-    look_at(store, room)
+    look_at(store, room, head()?.as_deref())
 }
 
-/// Looks at the head row and the log's end, and cuts what stands beyond.
-fn look_at(store: &Store, room: RoomNum) -> Result<Option<Finding>, StoreError> {
-    let snapshot = store.backend().snapshot()?;
+/// Compares the head row with the log's end, and cuts what stands beyond.
+fn look_at(store: &Store, room: RoomNum, head: Option<&[u8]>) -> Result<Option<Finding>, StoreError> {
     let prefix = room_prefix(room);
-    let bytes = snapshot.get(Table::Head, &prefix)?;
-    let head = bytes.as_ref().map(|bytes| decode_row::<RoomHead>(Table::Head, &prefix, Kind::Head, bytes));
-    let counted = match &head {
+    let counted = match head.map(|head| decode_row::<RoomHead>(Table::Head, &prefix, Kind::Head, head)) {
         None => 0,
         Some(Ok(head)) => head.next_seq,
-        Some(Err(error)) => return Ok(Some(Finding::of(Table::Head, &prefix, error))),
+        Some(Err(error)) => return Ok(Some(Finding::of(Table::Head, &prefix, &error))),
     };
     let last = room_seq_key(room, LogSeq(counted.saturating_sub(1)));
-    let end = snapshot.scan(Table::Log, &last, &prefix, 2)?;
-    drop(snapshot);
-    let Some(head) = bytes else {
+    let end = store.backend().snapshot()?.scan(Table::Log, &last, &prefix, 2)?;
+    let Some(head) = head else {
         let what = "is missing, though the room has a log".to_owned();
         return Ok((!end.is_empty()).then_some(Finding { table: Table::Head, key: prefix, what }));
     };
     if counted == 0 {
-        remove_unfinished(store, room, &head)?;
+        remove_unfinished(store, room, head)?;
         return Ok(None);
     }
     match end.first() {
@@ -115,7 +114,7 @@ fn look_at(store: &Store, room: RoomNum) -> Result<Option<Finding>, StoreError> 
     }
     match end.len() {
         1 => Ok(None),
-        _ => cut(store, room, &head, LogSeq(counted)),
+        _ => cut(store, room, head, LogSeq(counted)),
     }
 }
 
