@@ -5,7 +5,9 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 use gibbous::{
     Config, Engine, Error, EventId, EventStage, JoinStatus, OwnedEventId, Request, Response, RoomVersionId, SendJoin,
     StateMap,
-    gibbous_storage::{BackendError, Fault, Faulty, RoomRows, Step, Store, StoreError, Survives, Table, check},
+    gibbous_storage::{
+        BackendError, Fault, Faulty, RoomRows, Step, Store, StoreError, Survives, Table, check, rebuild,
+    },
     testing::{CHARLIE, DEREK, ELSIE, Host, RoomBuilder, S, S2, Storage, Story, US},
 };
 use serde_json::json;
@@ -292,5 +294,34 @@ fn a_damaged_room_is_named_and_the_others_go_on() {
         drop(homeserver);
         let store = Store::open(Arc::new(damaged)).expect("the store opens");
         assert_eq!(check(&store).expect("the store can be read").findings, []);
+    }
+}
+
+#[test]
+fn a_room_rebuilt_from_any_part_of_its_log_can_be_opened_and_goes_on() {
+    let script = script(&RoomVersionId::V11);
+    let whole = Faulty::new();
+    run(&script, &whole, 0).expect("nothing goes wrong");
+    let log = |faulty: &Faulty| {
+        let rows = gibbous::Backend::snapshot(faulty).and_then(|rows| rows.scan(Table::Log, &[], &[], usize::MAX));
+        rows.expect("it can be read")
+    };
+    for (seq, (key, _)) in log(&whole).into_iter().enumerate().skip(1) {
+        let damaged = whole.restart(Survives::Live);
+        let mut batch = gibbous::gibbous_storage::Batch::new();
+        batch.put(Table::Log, key, b"nonsense".to_vec());
+        gibbous::Backend::commit(&damaged, &batch).expect("it can be written");
+        let from = Store::open_read_only(Arc::new(damaged)).expect("it can be looked at");
+        let into = Faulty::new();
+        let report = rebuild(&from, Arc::new(into.clone())).expect("nothing fails");
+        assert_eq!((report.records, report.left_out.len()), (seq as u64, 1));
+        // What comes next may have to wait for what was lost, but is no trouble.
+        let homeserver = Homeserver::open(&script, &into).expect("the engine opens");
+        assert!(homeserver.engine.damaged_rooms().is_empty(), "{seq}: {:?}", homeserver.engine.damaged_rooms());
+        for act in script.acts.iter().skip(1) {
+            homeserver.act(act).unwrap_or_else(|error| panic!("{seq}: {error}"));
+        }
+        let store = Store::open(Arc::new(into)).expect("the store opens");
+        assert_eq!(check(&store).expect("the store can be read").findings, [], "{seq}");
     }
 }

@@ -63,33 +63,28 @@ struct Rebuild<'a> {
     from: &'a dyn Snapshot,
     into: &'a Store,
     report: RebuildReport,
-    /// A number above all that were seen.
+    /// A number above all that were carried over.
     next_room: u64,
 }
 
 impl Rebuild<'_> {
     /// Returns the format row. Where it is damaged or missing, nothing is known of purges that were cut short.
-    fn format(&mut self) -> Result<FormatRow, StoreError> {
+    fn format(&self) -> Result<FormatRow, StoreError> {
         let row = self.from.get(Table::Format, FORMAT_KEY)?;
         let row = row.map(|bytes| decode_row(Table::Format, FORMAT_KEY, Kind::Format, &bytes));
         Ok(row.and_then(Result::ok).unwrap_or_else(Store::new_format))
     }
 
     /// Returns which rooms the table of rooms numbers, as far as it can be read.
-    fn numbered(&mut self) -> Result<BTreeMap<RoomNum, Vec<Vec<u8>>>, StoreError> {
+    fn numbered(&self) -> Result<BTreeMap<RoomNum, Vec<Vec<u8>>>, StoreError> {
         let mut numbered: BTreeMap<RoomNum, Vec<Vec<u8>>> = BTreeMap::new();
         for (key, bytes) in self.from.scan(Table::Rooms, &[], &[], usize::MAX)? {
             // The log tells the number of a room whose row is damaged.
             if let Ok(row) = decode_row::<RoomRow>(Table::Rooms, &key, Kind::RoomRow, &bytes) {
-                self.saw(row.num);
                 numbered.entry(row.num).or_default().push(key);
             }
         }
         Ok(numbered)
-    }
-
-    fn saw(&mut self, room: RoomNum) {
-        self.next_room = self.next_room.max(room.0.saturating_add(1));
     }
 
     fn leave_out(&mut self, table: Table, key: Vec<u8>, what: String) {
@@ -103,7 +98,6 @@ impl Rebuild<'_> {
         }
         let mut rooms: BTreeMap<OwnedRoomId, RoomNum> = BTreeMap::new();
         for (room, named) in logs.rooms {
-            self.saw(room);
             if format.purging.contains(&room) {
                 continue;
             }
@@ -154,6 +148,7 @@ impl Rebuild<'_> {
             return Ok(());
         }
         self.report.rooms += 1;
+        self.next_room = self.next_room.max(room.0.saturating_add(1));
         let key = room_id.as_bytes().to_vec();
         let mut batch = Batch::new();
         batch.put(Table::Rooms, key.clone(), encode_row(Table::Rooms, &key, Kind::RoomRow, &RoomRow { num: room })?);
