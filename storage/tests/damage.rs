@@ -2,12 +2,16 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use common::{OTHER_ROOM, ROOM, differences, dump, findings, finished, open, rows, write};
 use gibbous_codec::{EventId, EventNum, FormatRow, Kind, LogRecord, RoomNum, RoomRow, StateKey, decode, encode};
 use gibbous_storage::{
-    Backend, Finding, MemoryBackend, RebuildReport, RoomRows, Store, StoreError, Table, check, rebuild,
+    Backend, BackendError, Batch, CommitError, Finding, MemoryBackend, RebuildReport, RoomRows, Row, Snapshot, Store,
+    StoreError, Table, check, rebuild,
 };
 
 /// What other rows follow from: damage to these cannot be undone.
@@ -262,4 +266,52 @@ fn a_store_that_is_looked_at_cannot_be_written() {
     let numbered = store.number_room("!new:a.example".try_into().expect("a room ID"));
     assert!(matches!(numbered, Err(StoreError::ReadOnly)), "{numbered:?}");
     assert!(backend.sync().is_ok());
+}
+
+/// Counts the rows that are read.
+#[derive(Debug)]
+struct Counting(MemoryBackend, AtomicUsize);
+
+impl Backend for Counting {
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, BackendError> {
+        Ok(Box::new(self))
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        self.0.commit(batch)
+    }
+
+    fn sync(&self) -> Result<(), BackendError> {
+        self.0.sync()
+    }
+
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn bytes_on_disk(&self) -> Result<Option<u64>, BackendError> {
+        Ok(None)
+    }
+}
+
+impl Snapshot for &Counting {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.snapshot()?.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError> {
+        let rows = self.0.snapshot()?.scan(table, from, prefix, limit)?;
+        self.1.fetch_add(rows.len(), Ordering::Relaxed);
+        Ok(rows)
+    }
+}
+
+#[test]
+fn opening_reads_three_rows_a_room_whatever_the_length_of_its_log() {
+    let counting = Arc::new(Counting(finished(), AtomicUsize::new(0)));
+    let store = Store::open(counting.clone()).expect("the store opens");
+    assert!(store.damaged_rooms().is_empty());
+    // The format row; of each of two rooms its number, its head row, and the last record of its log.
+    assert_eq!(counting.1.load(Ordering::Relaxed), 1 + 2 * 3);
 }
