@@ -58,6 +58,19 @@ pub enum QuestionRow {
     Named(NamedIds),
 }
 
+impl QuestionRow {
+    /// Returns the key at which the row stands.
+    pub fn key(&self) -> QuestionKey {
+        match self {
+            Self::Keys(server) => QuestionKey::Keys(server.clone()),
+            Self::Gap(gap) => QuestionKey::Gap(gap.root),
+            Self::AuthChain(question) => QuestionKey::AuthChain(question.event),
+            Self::State(question) => QuestionKey::State(question.prev.clone()),
+            Self::Named(ids) => QuestionKey::Named(ids.prev.clone(), ids.part),
+        }
+    }
+}
+
 /// What is known of the gap before a PDU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GapQuestion {
@@ -120,9 +133,13 @@ pub struct NamedState {
     pub unverifiable: Vec<OwnedEventId>,
 }
 
-/// IDs that a server has named for a state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A part of the IDs that a server has named for a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedIds {
+    /// The missing event after which the state is.
+    pub prev: OwnedEventId,
+    /// Which part it is, counted from 0.
+    pub part: u64,
     /// Events of the state.
     pub pdu_ids: Vec<OwnedEventId>,
     /// Events of its auth chain.

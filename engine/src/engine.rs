@@ -2,6 +2,7 @@
 //!
 //! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with another.
 
+mod damaged;
 mod joins;
 
 use std::{
@@ -13,9 +14,9 @@ use std::{
 };
 
 use gibbous_codec::{
-    Failure, FailureCode, LogSeq, OwnedRoomId, OwnedServerName, Pdu, RoomId, RoomRules, ServerName, Severity,
+    Failure, FailureCode, LogSeq, OwnedRoomId, OwnedServerName, Pdu, RoomId, RoomNum, RoomRules, ServerName, Severity,
 };
-use gibbous_storage::{Backend, RoomRows, Store};
+use gibbous_storage::{Backend, RoomRows, Store, StoreError};
 use serde::Deserialize;
 
 use crate::{
@@ -27,7 +28,10 @@ use crate::{
 };
 
 use self::joins::Joining;
-pub use self::joins::{JoinStatus, JoinTicket};
+pub use self::{
+    damaged::DamagedRoom,
+    joins::{JoinStatus, JoinTicket},
+};
 
 /// What an engine is given when it is opened.
 #[derive(Clone, Debug)]
@@ -74,6 +78,7 @@ struct Inner {
     config: Config,
     keys: KeyRing,
     rooms: Mutex<BTreeMap<OwnedRoomId, Arc<Mutex<Slot>>>>,
+    damaged: Mutex<BTreeMap<String, Arc<Error>>>,
     requests: Mutex<Requests>,
     updates: Mutex<UpdateQueue>,
     joins: Mutex<BTreeMap<JoinTicket, JoinStatus>>,
@@ -86,6 +91,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Slot {
     room: Option<Room>,
+    /// The room's number, where its writer was dropped after a failure and could not be read anew.
+    lost: Option<(RoomNum, u64)>,
     joining: Option<Joining>,
 }
 
@@ -100,9 +107,11 @@ impl Engine {
     ///
     /// `now_ms` is the time on the host's clock, which the calls that follow go on from.
     ///
+    /// A damaged room does not keep the others from being opened: ask [`Engine::damaged_rooms`].
+    ///
     /// # Errors
     ///
-    /// If the store cannot be opened or is damaged.
+    /// If the store cannot be opened.
     pub fn open(backend: Arc<dyn Backend>, config: Config, now_ms: u64) -> Result<Self, Error> {
         let store = Store::open(backend)?;
         let inner = Inner {
@@ -110,6 +119,7 @@ impl Engine {
             store,
             config,
             rooms: Mutex::default(),
+            damaged: Mutex::default(),
             requests: Mutex::default(),
             updates: Mutex::default(),
             joins: Mutex::default(),
@@ -118,13 +128,21 @@ impl Engine {
             verdicts_changed: AtomicU64::new(0),
         };
         let engine = Self { inner: Arc::new(inner) };
+        for damage in engine.inner.store.damaged_rooms() {
+            engine.set_damaged(damage.room.clone(), StoreError::from(damage).into());
+        }
         for (room_id, num) in engine.inner.store.rooms()? {
-            if let Some(room) = Room::open(engine.context(now_ms), num)? {
-                engine.inner.store.sync()?;
-                let slot = engine.slot(&room_id);
-                let mut slot = lock(&slot);
-                slot.room = Some(room);
-                engine.publish(&room_id, &mut slot);
+            match Room::open(engine.context(now_ms), num) {
+                Ok(Some(room)) => {
+                    engine.inner.store.sync()?;
+                    let slot = engine.slot(&room_id);
+                    let mut slot = lock(&slot);
+                    slot.room = Some(room);
+                    engine.publish(&room_id, &mut slot);
+                }
+                Ok(None) => {}
+                Err(error) if error.is_of_one_room() => engine.set_damaged(room_id.to_string(), error),
+                Err(error) => return Err(error),
             }
         }
         Ok(engine)
@@ -173,6 +191,7 @@ impl Engine {
             joining.queued.push((origin.to_owned(), queued));
             return Ok(pdus.iter().map(|_| Receipt { event_id: None, outcome: Outcome::Waiting }).collect());
         }
+        self.read_lost(&mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
         let cx = self.context(now_ms);
         let rules = &room.memory.rules;
@@ -233,12 +252,15 @@ impl Engine {
     ///
     /// If the store fails.
     pub fn purge(&self, room_id: &RoomId) -> Result<(), Error> {
-        let Some(slot) = self.known_slot(room_id) else { return Ok(()) };
+        let Some(slot) = self.known_slot(room_id) else {
+            return self.purge_damaged(room_id);
+        };
         let mut slot = lock(&slot);
         if let Some(joining) = slot.joining.take() {
             self.set_join_status(joining.ticket, JoinStatus::Unknown);
         }
         slot.room = None;
+        slot.lost = None;
         lock(&self.inner.requests).forget(room_id);
         lock(&self.inner.updates).forget(room_id);
         self.inner.store.purge(room_id)?;
@@ -275,6 +297,7 @@ impl Engine {
         }
         let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
         let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(()) };
         let answered = room.handle_answer(cx, question, &destination, kind, response);
         self.settle(cx, &room_id, &mut slot, answered)
@@ -292,7 +315,8 @@ impl Engine {
         if done.is_err()
             && let Some(failed) = slot.room.take()
         {
-            slot.room = Room::open(cx, failed.num)?;
+            slot.lost = Some((failed.num, cx.now_ms));
+            self.read_lost(slot)?;
         }
         self.inner.store.sync()?;
         self.publish(room_id, slot);
@@ -328,7 +352,7 @@ impl Engine {
         room_id: &RoomId,
         slot: &mut Slot,
     ) -> Result<(), Error> {
-        if let Slot { room: Some(room), joining: Some(joining) } = slot {
+        if let Slot { room: Some(room), joining: Some(joining), .. } = slot {
             joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
             for server in joining.batch.awaited() {
                 room.ask_keys(server.clone());
@@ -429,8 +453,10 @@ impl Engine {
     ///
     /// If the store fails.
     pub fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
+        self.refuse_damaged(room_id)?;
         let Some(slot) = self.known_slot(room_id) else { return Ok(None) };
         let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
         let view = match &mut slot.room {
             Some(room) => room.view(self.context(0))?,
             None => None,

@@ -32,8 +32,30 @@ pub enum Error {
         /// What was found.
         why: String,
     },
+    /// The room could not be opened ([`crate::Engine::damaged_rooms`]): the disk's fault. It can be purged.
+    #[error("room {room} cannot be used: {why}")]
+    DamagedRoom {
+        /// The room.
+        room: OwnedRoomId,
+        /// Why it could not be opened.
+        why: String,
+    },
     /// The rules of authorisation or state resolution could not be followed to their end: an event that they need is
     /// missing from the store.
     #[error("state cannot be resolved: {0}")]
     Resolution(String),
+}
+
+impl Error {
+    /// Tells whether the trouble is that of one room, so that the others can be used.
+    pub(crate) fn is_of_one_room(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_damage(),
+            Self::UnknownRoomVersion(_)
+            | Self::DamagedEvent { .. }
+            | Self::DamagedRoom { .. }
+            | Self::Resolution(_) => true,
+            Self::UnknownRoom(_) | Self::BadLocalEvent(_) | Self::UnknownRequest(_) => false,
+        }
+    }
 }

@@ -99,7 +99,7 @@ pub mod testing;
 mod verify_pool;
 mod view;
 
-pub use engine::{Config, Engine, JoinStatus, JoinTicket, Stats, supports};
+pub use engine::{Config, DamagedRoom, Engine, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
 pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,

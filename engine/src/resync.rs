@@ -69,7 +69,7 @@ impl StateIds {
     pub(crate) fn read<R: RoomRows>(rows: &R, prev: &OwnedEventId, parts: u64) -> Result<Option<Self>, Error> {
         let mut ids = Self::default();
         for part in 0..parts {
-            let Some(NamedIds { pdu_ids, auth_chain_ids }) = rows.named_ids(prev, part)? else { return Ok(None) };
+            let Some(NamedIds { pdu_ids, auth_chain_ids, .. }) = rows.named_ids(prev, part)? else { return Ok(None) };
             ids.pdu_ids.extend(pdu_ids);
             ids.auth_chain_ids.extend(auth_chain_ids);
         }
@@ -77,14 +77,14 @@ impl StateIds {
     }
 
     /// Returns the IDs in parts that fit a row each.
-    fn parts(&self) -> Vec<NamedIds> {
+    fn parts(&self, prev: &EventId) -> Vec<NamedIds> {
         /// At 255 bytes an ID and 8 for its length, 63 KiB.
         const IDS_A_PART: usize = 240;
-        let of_state = self.pdu_ids.chunks(IDS_A_PART);
-        let of_state = of_state.map(|ids| NamedIds { pdu_ids: ids.to_vec(), ..NamedIds::default() });
-        let of_chain = self.auth_chain_ids.chunks(IDS_A_PART);
-        let of_chain = of_chain.map(|ids| NamedIds { auth_chain_ids: ids.to_vec(), ..NamedIds::default() });
-        of_state.chain(of_chain).collect()
+        let of_state = self.pdu_ids.chunks(IDS_A_PART).map(|ids| (ids.to_vec(), Vec::new()));
+        let of_chain = self.auth_chain_ids.chunks(IDS_A_PART).map(|ids| (Vec::new(), ids.to_vec()));
+        let named =
+            |(part, (pdu_ids, auth_chain_ids))| NamedIds { prev: prev.to_owned(), part, pdu_ids, auth_chain_ids };
+        (0..).zip(of_state.chain(of_chain)).map(named).collect()
     }
 }
 
@@ -310,10 +310,10 @@ impl Resync {
         }
         let missing: Vec<OwnedEventId> = missing.into_iter().collect();
         // What can be adopted at once need not be remembered.
-        let parts = if missing.is_empty() { Vec::new() } else { ids.parts() };
+        let parts = if missing.is_empty() { Vec::new() } else { ids.parts(prev) };
         need.phase = Phase::Fetching(Fetch::new(from, ids, parts.len() as u64, missing));
-        let named = |(part, ids)| (QuestionKey::Named(prev.to_owned(), part), Some(QuestionRow::Named(ids)));
-        self.writes.extend((0_u64..).zip(parts).map(named));
+        let named = |ids: NamedIds| (QuestionKey::Named(ids.prev.clone(), ids.part), Some(QuestionRow::Named(ids)));
+        self.writes.extend(parts.into_iter().map(named));
         self.changed.insert(prev.to_owned());
     }
 

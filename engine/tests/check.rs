@@ -23,7 +23,8 @@ fn replayed(recording: &str) -> MemoryBackend {
 }
 
 fn findings(backend: &MemoryBackend) -> Vec<Finding> {
-    let store = Store::open(Arc::new(backend.clone())).expect("the store opens");
+    // Opened as it is: what stands behind a log's end would be cut.
+    let store = Store::open_read_only(Arc::new(backend.clone())).expect("the store can be looked at");
     check(&store).expect("the store can be read").findings
 }
 
@@ -48,9 +49,10 @@ fn with_row(backend: &MemoryBackend, table: Table, key: &[u8], value: Option<&[u
     found
 }
 
-/// The tables whose rows follow from the log, and the log itself.
+/// The tables whose rows follow from the log, the log itself, and the rooms that there are.
 fn folded_tables() -> impl Iterator<Item = Table> {
-    Table::ALL.into_iter().filter(|table| table.is_by_room() || *table == Table::Rooms)
+    let beside = [Table::Format, Table::Rooms];
+    Table::ALL.into_iter().filter(move |table| table.is_by_room() || beside.contains(table))
 }
 
 #[test]
@@ -80,7 +82,8 @@ fn a_missing_row_is_found_in_every_table() {
     for table in folded_tables() {
         for (key, _) in rows(&backend, table) {
             let found = with_row(&backend, table, &key, None);
-            assert!(!found.is_empty(), "{table} {key:?}");
+            let is_named = |finding: &Finding| finding.table == table && finding.key == key;
+            assert!(found.iter().any(is_named), "{table} {key:?} {found:?}");
         }
     }
 }
@@ -98,7 +101,8 @@ fn a_row_too_many_is_found_in_every_table() {
                 continue;
             }
             let found = with_row(&backend, table, &key, Some(&value));
-            assert!(found.iter().any(|finding| finding.table == table), "{table} {key:?} {found:?}");
+            let is_named = |finding: &Finding| finding.table == table && finding.key == key;
+            assert!(found.iter().any(is_named), "{table} {key:?} {found:?}");
         }
     }
 }

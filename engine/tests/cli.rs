@@ -6,8 +6,13 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
+use gibbous::{
+    Backend, SledBackend, SledOptions,
+    gibbous_storage::{Batch, Table},
+};
 use serde_json::{Value, json};
 
 /// What a run of the command line gave.
@@ -18,14 +23,16 @@ struct Ran {
     stderr: String,
 }
 
+/// Taken while a process is spawned and while this one has a store open: until a new process runs its own program it
+/// holds what this one holds, the lock of a directory too.
+static SPAWNING: Mutex<()> = Mutex::new(());
+
 fn run(args: &[&str], stdin: &str) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gibbous"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gibbous"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut child = command.spawn().unwrap();
+    drop(spawning);
     // Who does not read its input may be gone before it is written.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = child.wait_with_output().unwrap();
@@ -140,4 +147,70 @@ fn a_data_directory_is_kept_one_for_each_file_and_must_be_empty() {
     let ran = run(&["replay", "--data-dir", data_arg, &files[0]], "");
     assert_eq!(ran.status, Some(2), "{ran:?}");
     assert!(ran.stderr.contains(data_arg) && ran.stderr.contains("not empty"), "{ran:?}");
+}
+
+/// Plays the smallest recording, and returns where its store is.
+fn stored(dir: &Path) -> String {
+    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/simple-v10-tiny.recording.jsonl");
+    let data = dir.join("data").to_str().unwrap().to_owned();
+    assert_eq!(run(&["replay", "--data-dir", &data, recording], "").status, Some(0));
+    data
+}
+
+/// Changes a row of a closed store behind its back.
+fn damage(data: &str, table: Table, at: usize) {
+    let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let backend = SledBackend::open(Path::new(data), SledOptions::default()).unwrap();
+    let (key, mut value) = backend.snapshot().unwrap().scan(table, &[], &[], usize::MAX).unwrap().swap_remove(at);
+    *value.last_mut().unwrap() ^= 1;
+    let mut batch = Batch::new();
+    batch.put(table, key, value);
+    backend.commit(&batch).unwrap();
+    backend.sync().unwrap();
+}
+
+#[test]
+fn a_rebuilt_directory_has_no_findings_and_the_other_is_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    for table in [Table::Format, Table::Rooms, Table::Head, Table::EventIds, Table::Nodes] {
+        damage(&data, table, 0);
+    }
+    let found = run(&["check", &data], "");
+    assert_eq!(found.status, Some(1), "{found:?}");
+    let into = dir.path().join("into").to_str().unwrap().to_owned();
+    let ran = run(&["rebuild", &data, &into], "");
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.stdout.starts_with("1 rooms, ") && ran.stdout.ends_with(" 0 left out\n"), "{ran:?}");
+    assert_eq!(run(&["check", &into], "").status, Some(0));
+    assert_eq!(run(&["check", &data], "").stdout, found.stdout);
+}
+
+#[test]
+fn what_cannot_be_rebuilt_is_named_and_status_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    damage(&data, Table::Log, 20);
+    let into = dir.path().join("into").to_str().unwrap().to_owned();
+    let ran = run(&["rebuild", &data, &into], "");
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(ran.stdout.starts_with("log 00000000000000010000000000000014 cannot be read"), "{ran:?}");
+    assert!(ran.stdout.ends_with("1 rooms, 20 records, 1 left out\n"), "{ran:?}");
+    assert_eq!(run(&["check", &into], "").status, Some(0));
+}
+
+#[test]
+fn a_rebuild_refuses_directories_that_it_cannot_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    let into = dir.path().join("into").to_str().unwrap().to_owned();
+    let ran = run(&["rebuild", &into, &data], "");
+    assert_eq!(ran.status, Some(2), "nothing is there to be read: {ran:?}");
+    assert!(ran.stderr.contains(&into), "{ran:?}");
+    for used in [dir.path().to_str().unwrap(), &data] {
+        let ran = run(&["rebuild", &data, used], "");
+        assert_eq!(ran.status, Some(2), "{ran:?}");
+        assert!(ran.stderr.contains(used) && ran.stderr.contains("not empty"), "{ran:?}");
+    }
+    assert_eq!(run(&["check", &data], "").status, Some(0));
 }

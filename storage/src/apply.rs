@@ -31,6 +31,9 @@ const UNFOLDED_SPAN: u64 = 64;
 /// Applies a record that stands at `seq` in the log of the room.
 pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecord) -> Result<(), StoreError> {
     let mut head = match record {
+        LogRecord::RoomOpened(_) if seq != LogSeq(0) => {
+            return Err(StoreError::Inconsistent(format!("record {seq} opens the room a second time")));
+        }
         LogRecord::RoomOpened(opened) => RoomHead {
             room_id: opened.room_id.clone(),
             room_version: opened.room_version.clone(),

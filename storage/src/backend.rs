@@ -5,11 +5,15 @@
 //! conditional on expectations. Keys are at most [`KEY_MAX`](crate::KEY_MAX) bytes, values
 //! [`VALUE_MAX`](crate::VALUE_MAX); either may be empty.
 
+#[cfg(feature = "testing")]
+mod faulty;
 mod memory;
 mod sled;
 
 use std::fmt;
 
+#[cfg(feature = "testing")]
+pub use self::faulty::{Fault, Faulty, Step, Survives};
 pub use self::{
     memory::MemoryBackend,
     sled::{SledBackend, SledOptions},
@@ -20,6 +24,13 @@ use crate::{BackendError, Batch, CommitError, Table};
 pub type Row = (Vec<u8>, Vec<u8>);
 
 /// A database. It is shared by all threads of an engine.
+///
+/// A database is *poisoned* by a write or sync that fails: what is durable is unknown then, and a sync that is tried again
+/// may report success without having written. A poisoned database refuses every commit and sync until it is opened again;
+/// reads may go on. Conflicts and rows over a limit are refused before anything is written and poison nothing. [`Store`]
+/// keeps to this by itself as well, whatever its backend does.
+///
+/// [`Store`]: crate::Store
 pub trait Backend: Send + Sync + fmt::Debug {
     /// Opens a short-lived view for reading.
     ///
@@ -31,7 +42,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Writes a batch: all of it if every expectation holds and no row is over a limit, else nothing.
     ///
     /// Once it returns, every view opened later sees the batch, and a crash of the process leaves all of it or nothing.
-    /// Whether it survives a power cut is decided by [`Backend::sync`]; batches survive in the order of their commits.
+    /// Whether it survives a power cut is decided by [`Backend::sync`]; batches survive in the order of their commits. A
+    /// database that cannot promise "all of it or nothing" writes the rows in the order of [`Batch::writes`], one after
+    /// the other: what a torn batch leaves is then cut at the next opening.
     ///
     /// # Errors
     ///

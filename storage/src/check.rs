@@ -1,14 +1,21 @@
 //! Refolds every log into an empty store and compares: whether all other rows are what the log says. Repairs nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use gibbous_codec::{Hex, Kind, LogSeq, QuestionRow, RoomNum, RoomRow, ServerKeysRow};
+use gibbous_codec::{
+    FormatRow, Hex, Kind, LogSeq, OwnedRoomId, QuestionRow, RoomHead, RoomNum, RoomRow, ServerKeysRow,
+};
 
 use crate::{
     MemoryBackend, Row, Snapshot, Store, StoreError, Table,
-    keys::{decode_row, room_prefix, seq_of},
-    rows::RoomRows,
+    keys::{after, decode_row, log_end, room_of, room_prefix, room_seq_key},
+    rebuild::is_server,
+    refold::{Logs, compare, logs, refold},
     state_group::Node,
+    store::FORMAT_KEY,
 };
 
 /// Something that is not as the log says.
@@ -20,6 +27,18 @@ pub struct Finding {
     pub key: Vec<u8>,
     /// What is wrong with it.
     pub what: String,
+}
+
+impl Finding {
+    /// Tells of a row that cannot be read.
+    pub(crate) fn of(table: Table, key: &[u8], error: &StoreError) -> Self {
+        let what = match error {
+            // The row is named beside it.
+            StoreError::Wire { source, .. } => format!("cannot be read: {source}"),
+            error => error.to_string(),
+        };
+        Self { table, key: key.to_vec(), what }
+    }
 }
 
 impl std::fmt::Display for Finding {
@@ -37,169 +56,213 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
 }
 
-/// How many rows are read at a time.
-const PAGE: usize = 1_000;
-
 /// Checks a store: reads every row, refolds the log of every room and compares what results with what is stored.
+///
+/// A store that was opened by [`Store::open_read_only`] is seen as a crash has left it: what opening would cut, a torn
+/// batch, is found. Facts beside the logs are only read: nothing tells that a server's keys are missing.
 ///
 /// # Errors
 ///
 /// If the backend fails. Whatever is wrong with a row is a finding, not an error.
 pub fn check(store: &Store) -> Result<CheckReport, StoreError> {
-    let mut report = CheckReport::default();
     let snapshot = store.backend().snapshot()?;
-    let mut rooms: BTreeMap<RoomNum, Vec<u8>> = BTreeMap::new();
-    for (key, bytes) in rows_of(&*snapshot, Table::Rooms, &[], &mut report)? {
-        match decode_row::<RoomRow>(Table::Rooms, &key, Kind::RoomRow, &bytes) {
-            Ok(row) => match rooms.insert(row.num, key.clone()) {
-                None => {}
-                Some(other) => report.find(Table::Rooms, key, format!("has the number of room {}", Hex(&other))),
-            },
-            Err(error) => report.find(Table::Rooms, key, error.to_string()),
-        }
+    let mut check = Check { snapshot: &*snapshot, report: CheckReport::default() };
+    let format = check.format()?;
+    check.server_keys()?;
+    let logs = logs(&*snapshot)?;
+    let mut rooms = check.numbered(&format, &logs)?;
+    for (room, named) in &logs.rooms {
+        let (Ok(room_id), false) = (named, rooms.contains(room) || format.purging.contains(room)) else { continue };
+        check.find(Table::Rooms, room_id.as_bytes().to_vec(), format!("is missing: the log of room {room} names it"));
+        rooms.insert(*room);
     }
-    for (key, bytes) in rows_of(&*snapshot, Table::ServerKeys, &[], &mut report)? {
-        if let Err(error) = decode_row::<ServerKeysRow>(Table::ServerKeys, &key, Kind::ServerKeys, &bytes) {
-            report.find(Table::ServerKeys, key, error.to_string());
-        }
+    for room in &rooms {
+        check.room(*room)?;
     }
-    rows_of(&*snapshot, Table::Format, &[], &mut report)?;
-    for (room, room_id) in &rooms {
-        check_room(&*snapshot, *room, room_id, &mut report)?;
-    }
+    // What is left of rooms that are being purged goes at the next opening.
+    rooms.extend(&format.purging);
     for table in Table::ALL.into_iter().filter(|table| table.is_by_room()) {
-        find_strays(&*snapshot, table, &rooms, &mut report)?;
+        check.strays(table, &rooms)?;
     }
-    Ok(report)
+    Ok(check.report)
 }
 
-/// Refolds one room's log and compares its tables.
-fn check_room(
-    snapshot: &dyn Snapshot,
-    room: RoomNum,
-    room_id: &[u8],
-    report: &mut CheckReport,
-) -> Result<(), StoreError> {
-    let refolded = Store::open(Arc::new(MemoryBackend::new()))?;
-    if let Err(finding) = refold(snapshot, room, &refolded, report)? {
-        report.findings.push(finding);
-        // What is folded from a log that cannot be read whole says nothing of the rows.
-        return Ok(());
-    }
-    let named = refolded.snapshot(room)?.head()?.map(|head| head.room_id);
-    if named.is_some_and(|named| named.as_bytes() != room_id) {
-        report.find(Table::Rooms, room_id.to_vec(), "names the log of another room".to_owned());
-    }
-    let expected = refolded.backend().snapshot()?;
-    let prefix = room_prefix(room);
-    for (key, bytes) in rows_of(snapshot, Table::Questions, &prefix, report)? {
-        if let Err(error) = decode_row::<QuestionRow>(Table::Questions, &key, Kind::Question, &bytes) {
-            report.find(Table::Questions, key, error.to_string());
-        }
-    }
-    let is_folded = |table: &Table| table.is_by_room() && !matches!(table, Table::Log | Table::Questions);
-    for table in Table::ALL.into_iter().filter(is_folded) {
-        let mut expected: BTreeMap<_, _> = expected.scan(table, &prefix, &prefix, usize::MAX)?.into_iter().collect();
-        for (key, found) in rows_of(snapshot, table, &prefix, report)? {
-            let what = match expected.remove(&key) {
-                Some(expected) if expected == found => continue,
-                Some(_) => "is not what the log says".to_owned(),
-                // A state group that came to nothing leaves nodes behind: garbage, but whole.
-                None if table == Table::Nodes => match Node::decode(&found) {
-                    Ok(node) if key.ends_with(&node.hash().0) => continue,
-                    Ok(_) => "is not the node of that hash".to_owned(),
-                    Err(error) => error.to_string(),
-                },
-                None => "is not in the log".to_owned(),
-            };
-            report.find(table, key, what);
-        }
-        for key in expected.into_keys() {
-            report.find(table, key, "is missing".to_owned());
-        }
-    }
-    Ok(())
+struct Check<'a> {
+    snapshot: &'a dyn Snapshot,
+    report: CheckReport,
 }
 
-/// Folds a room's log into an empty store. Returns the record at which it could not go on, if any.
-fn refold(
-    snapshot: &dyn Snapshot,
-    room: RoomNum,
-    into: &Store,
-    report: &mut CheckReport,
-) -> Result<Result<(), Finding>, StoreError> {
-    let prefix = room_prefix(room);
-    let mut from = prefix.clone();
-    let mut next = LogSeq(0);
-    loop {
-        let page = snapshot.scan(Table::Log, &from, &prefix, PAGE)?;
-        report.rows += page.len() as u64;
-        let mut txn = into.txn(room)?;
-        for (key, bytes) in &page {
-            let finding = |what: String| Finding { table: Table::Log, key: key.clone(), what };
-            match seq_of(Table::Log, key) {
-                Ok(seq) if seq == next => {}
-                Ok(_) => return Ok(Err(finding(format!("follows a gap: record {next} is missing")))),
-                Err(error) => return Ok(Err(finding(error.to_string()))),
-            }
-            let record = match decode_row(Table::Log, key, Kind::LogEntry, bytes) {
-                Ok(record) => record,
-                Err(error) => return Ok(Err(finding(error.to_string()))),
-            };
-            if let Err(error) = txn.stage(&record) {
-                return Ok(Err(finding(format!("cannot be folded: {error}"))));
-            }
-            next = LogSeq(next.0 + 1);
-        }
-        txn.commit()?;
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE => from = after(key),
-            _ => return Ok(Ok(())),
-        }
-    }
-}
-
-/// Finds rows of rooms that are not in the store.
-fn find_strays(
-    snapshot: &dyn Snapshot,
-    table: Table,
-    rooms: &BTreeMap<RoomNum, Vec<u8>>,
-    report: &mut CheckReport,
-) -> Result<(), StoreError> {
-    let mut from = Vec::new();
-    loop {
-        let page = snapshot.scan(table, &from, &[], 1)?;
-        let Some((key, _)) = page.first() else { return Ok(()) };
-        let room = key.get(..8).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()).map(u64::from_be_bytes);
-        match room {
-            Some(room) if rooms.contains_key(&RoomNum(room)) => from = room_prefix(RoomNum(room + 1)),
-            _ => {
-                report.rows += 1;
-                report.find(table, key.clone(), "belongs to no room".to_owned());
-                from = after(key);
-            }
-        }
-    }
-}
-
-/// Reads the rows of a table under a prefix.
-fn rows_of(
-    snapshot: &dyn Snapshot,
-    table: Table,
-    prefix: &[u8],
-    report: &mut CheckReport,
-) -> Result<Vec<Row>, StoreError> {
-    let rows = snapshot.scan(table, prefix, prefix, usize::MAX)?;
-    report.rows += rows.len() as u64;
-    Ok(rows)
-}
-
-fn after(key: &[u8]) -> Vec<u8> {
-    [key, &[0]].concat()
-}
-
-impl CheckReport {
+impl Check<'_> {
     fn find(&mut self, table: Table, key: Vec<u8>, what: String) {
-        self.findings.push(Finding { table, key, what });
+        self.report.findings.push(Finding { table, key, what });
     }
+
+    /// Reads a table that is not kept by room.
+    fn rows(&mut self, table: Table) -> Result<Vec<Row>, StoreError> {
+        let rows = self.snapshot.scan(table, &[], &[], usize::MAX)?;
+        self.report.rows += rows.len() as u64;
+        Ok(rows)
+    }
+
+    /// Returns the format row, or one that says nothing where it is damaged or missing.
+    fn format(&mut self) -> Result<FormatRow, StoreError> {
+        let mut format = None;
+        for (key, bytes) in self.rows(Table::Format)? {
+            match decode_row(Table::Format, &key, Kind::Format, &bytes) {
+                Ok(_) if key != FORMAT_KEY => self.find(Table::Format, key, "is no key of this table".to_owned()),
+                Ok(row) => format = Some(row),
+                Err(error) => self.report.findings.push(Finding::of(Table::Format, &key, &error)),
+            }
+        }
+        let is_named = |finding: &Finding| finding.table == Table::Format && finding.key == FORMAT_KEY;
+        if format.is_none() && !self.report.findings.iter().any(is_named) {
+            self.find(Table::Format, FORMAT_KEY.to_vec(), "is missing".to_owned());
+        }
+        Ok(format.unwrap_or(FormatRow { next_room: u64::MAX, ..Store::new_format() }))
+    }
+
+    fn server_keys(&mut self) -> Result<(), StoreError> {
+        for (key, bytes) in self.rows(Table::ServerKeys)? {
+            match decode_row::<ServerKeysRow>(Table::ServerKeys, &key, Kind::ServerKeys, &bytes) {
+                Ok(_) if is_server(&key) => {}
+                Ok(_) => self.find(Table::ServerKeys, key, "names no server".to_owned()),
+                Err(error) => self.report.findings.push(Finding::of(Table::ServerKeys, &key, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the numbers that the table of rooms gives, after comparing it with what the logs say.
+    fn numbered(&mut self, format: &FormatRow, logs: &Logs) -> Result<BTreeSet<RoomNum>, StoreError> {
+        let mut rooms: BTreeMap<RoomNum, Vec<u8>> = BTreeMap::new();
+        for (key, bytes) in self.rows(Table::Rooms)? {
+            let num = match decode_row::<RoomRow>(Table::Rooms, &key, Kind::RoomRow, &bytes) {
+                Ok(row) => row.num,
+                Err(error) => {
+                    self.report.findings.push(Finding::of(Table::Rooms, &key, &error));
+                    // The log tells the number: what is stored of the room is compared all the same.
+                    let is_of = |named: &Result<OwnedRoomId, _>| matches!(named, Ok(id) if id.as_bytes() == key);
+                    let of = logs.rooms.iter().find(|(_, named)| is_of(named));
+                    if let Some((num, _)) = of {
+                        rooms.insert(*num, key);
+                    }
+                    continue;
+                }
+            };
+            let named = logs.rooms.get(&num).and_then(|named| named.as_ref().ok());
+            let what = if num.0 >= format.next_room {
+                "has a number that was not given yet".to_owned()
+            } else if format.purging.contains(&num) {
+                "has the number of a room that is being purged".to_owned()
+            } else if named.is_some_and(|named| named.as_bytes() != key) {
+                "names the log of another room".to_owned()
+            } else {
+                match rooms.insert(num, key.clone()) {
+                    None => continue,
+                    Some(other) => format!("has the number of room {}", Hex(&other)),
+                }
+            };
+            self.find(Table::Rooms, key, what);
+        }
+        Ok(rooms.into_keys().collect())
+    }
+
+    /// What is known of questions stands beside the log: it can only be damaged.
+    fn questions(&mut self, room: RoomNum) -> Result<(), StoreError> {
+        let prefix = room_prefix(room);
+        for (key, bytes) in self.snapshot.scan(Table::Questions, &prefix, &prefix, usize::MAX)? {
+            self.report.rows += 1;
+            match decode_row::<QuestionRow>(Table::Questions, &key, Kind::Question, &bytes) {
+                Ok(row) if row.key().to_bytes(room) == key => {}
+                Ok(_) => self.find(Table::Questions, key, "is no key of what it holds".to_owned()),
+                Err(error) => self.report.findings.push(Finding::of(Table::Questions, &key, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refolds one room's log and compares its tables.
+    fn room(&mut self, room: RoomNum) -> Result<(), StoreError> {
+        let refolded = Store::bare(Arc::new(MemoryBackend::new()));
+        let fold = refold(self.snapshot, room, LogSeq(u64::MAX), &refolded)?;
+        self.report.rows += fold.next.0;
+        let counted = self.counted(room)?;
+        if let Some(finding) = fold.stopped
+            && counted != Some(fold.next)
+        {
+            self.report.findings.push(finding);
+            // What is folded from a log that cannot be read whole says nothing of the rows.
+            return Ok(());
+        }
+        self.log_end(room, fold.next, counted)?;
+        let expected = refolded.backend().snapshot()?;
+        self.questions(room)?;
+        for table in Table::ALL.into_iter().filter(|table| table.is_folded()) {
+            let (rows, differences) = compare(self.snapshot, &*expected, room, table)?;
+            self.report.rows += rows;
+            for difference in differences {
+                let what = match (difference.found, difference.expected) {
+                    // A crash came before the room's first batch: nothing is stored of it, and the next opening forgets it.
+                    (Some(found), None) if table == Table::Head && fold.next == LogSeq(0) && announces(&found) => {
+                        continue;
+                    }
+                    (Some(_), Some(_)) => "is not what the log says".to_owned(),
+                    (None, _) => "is missing".to_owned(),
+                    // A state group that came to nothing leaves nodes behind: garbage, but whole.
+                    (Some(found), None) if table == Table::Nodes => match Node::decode(&found) {
+                        Ok(node) if difference.key.get(8..) == Some(&node.hash().0[..]) => continue,
+                        Ok(_) => "is not the node of that hash".to_owned(),
+                        Err(error) => error.to_string(),
+                    },
+                    (Some(_), None) => "is not in the log".to_owned(),
+                };
+                self.find(table, difference.key, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many records the head row counts. One that cannot be read is found when it is compared.
+    fn counted(&self, room: RoomNum) -> Result<Option<LogSeq>, StoreError> {
+        let key = room_prefix(room);
+        let head = self.snapshot.get(Table::Head, &key)?;
+        let head = head.and_then(|bytes| decode_row::<RoomHead>(Table::Head, &key, Kind::Head, &bytes).ok());
+        Ok(head.map(|head| LogSeq(head.next_seq)))
+    }
+
+    /// Compares the end of the log, as far as it could be folded, with what the head row counts.
+    fn log_end(&mut self, room: RoomNum, end: LogSeq, counted: Option<LogSeq>) -> Result<(), StoreError> {
+        let Some(counted) = counted else { return Ok(()) };
+        if counted > end {
+            let what = format!("is missing, though the head row counts {counted} records");
+            self.find(Table::Log, room_seq_key(room, end), what);
+        }
+        let beyond = self.snapshot.scan(Table::Log, &log_end(room, counted), &room_prefix(room), 1)?;
+        for (key, _) in beyond {
+            self.find(Table::Log, key, format!("stands behind the {counted} records that the head row counts"));
+        }
+        Ok(())
+    }
+
+    /// Finds rows of rooms that are not in the store.
+    fn strays(&mut self, table: Table, rooms: &BTreeSet<RoomNum>) -> Result<(), StoreError> {
+        let mut from = Vec::new();
+        loop {
+            let page = self.snapshot.scan(table, &from, &[], 1)?;
+            let Some((key, _)) = page.first() else { return Ok(()) };
+            match room_of(key).filter(|room| rooms.contains(room)).and_then(|room| room.0.checked_add(1)) {
+                Some(next) => from = room_prefix(RoomNum(next)),
+                None => {
+                    self.report.rows += 1;
+                    self.find(table, key.clone(), "belongs to no room".to_owned());
+                    from = after(key);
+                }
+            }
+        }
+    }
+}
+
+/// Tells whether a head row is that of a room whose first batch is about to be written.
+fn announces(head: &[u8]) -> bool {
+    decode_row::<RoomHead>(Table::Head, &[], Kind::Head, head).is_ok_and(|head| head.next_seq == 0)
 }

@@ -54,6 +54,9 @@ pub enum StoreError {
         /// What was looked for, and what named it.
         what: String,
     },
+    /// A room's log is damaged, or is not there as the room's head row says.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
     /// Two rows contradict each other, or a record contradicts what it is folded into: a defect, or the disk's fault.
     #[error("the store contradicts itself: {0}")]
     Inconsistent(String),
@@ -76,6 +79,9 @@ pub enum StoreError {
     /// A sync failed before: what is durable is unknown, so that nothing more is accepted.
     #[error("the store accepts nothing more since a write or sync failed: reopen it")]
     Poisoned,
+    /// The store was opened to be looked at.
+    #[error("the store was opened to be looked at: nothing can be written to it")]
+    ReadOnly,
     /// A thing to be stored is over its limit.
     #[error("{what} is too big to be stored: expected at most {limit}, found {found}")]
     TooBig {
@@ -93,6 +99,43 @@ impl StoreError {
     pub fn wire(table: Table, key: &[u8], source: WireError) -> Self {
         Self::Wire { table, key: Hex(key).to_string(), source }
     }
+
+    /// Tells whether rows are not as they were written: the trouble is that of one room, unlike that of a database which
+    /// fails.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Wire { .. }
+            | Self::MissingNode { .. }
+            | Self::DamagedNode { .. }
+            | Self::Missing { .. }
+            | Self::Damaged(_)
+            | Self::Inconsistent(_) => true,
+            Self::Backend(_)
+            | Self::Unwritable { .. }
+            | Self::Format { .. }
+            | Self::Conflict { .. }
+            | Self::Poisoned
+            | Self::ReadOnly
+            | Self::TooBig { .. } => false,
+        }
+    }
+}
+
+/// A row that is not as it was written, so that its room cannot be used: the disk's fault.
+///
+/// The other rooms of the store can. What the room's log still holds is carried over by [`rebuild`](crate::rebuild()); or
+/// the room is purged, and joined anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("room {room} is damaged: row {} of table {table} {what}", Hex(.key))]
+pub struct Damage {
+    /// The room's ID; the key of its row as hex where that is no ID.
+    pub room: String,
+    /// The table of the row.
+    pub table: Table,
+    /// The key of the row.
+    pub key: Vec<u8>,
+    /// What is wrong with it.
+    pub what: String,
 }
 
 impl From<CommitError> for StoreError {
@@ -102,6 +145,13 @@ impl From<CommitError> for StoreError {
             CommitError::Poisoned => Self::Poisoned,
             CommitError::Backend(error) => Self::Backend(error),
         }
+    }
+}
+
+impl CommitError {
+    /// Tells whether the batch was refused before anything was written, so that the database is as sound as before.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Backend(BackendError::TooBig { .. }))
     }
 }
 

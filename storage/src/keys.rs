@@ -1,6 +1,6 @@
 //! The keys of every table that is kept by room: the room's number first, then what orders the rows within it.
 
-use gibbous_codec::{KeyBuf, KeyReader, Kind, LogSeq, RoomNum, decode, encode};
+use gibbous_codec::{Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomNum, WireError, decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{StoreError, Table};
@@ -30,9 +30,32 @@ pub(crate) fn seq_of(table: Table, key: &[u8]) -> Result<LogSeq, StoreError> {
     seq.map_err(|source| StoreError::Missing { what: format!("a key of table {table} that is one, not {source}") })
 }
 
+/// Returns the room whose row a key names, if it is long enough to name one.
+pub(crate) fn room_of(key: &[u8]) -> Option<RoomNum> {
+    KeyReader::new(key).u64().ok().map(RoomNum)
+}
+
+/// Returns the least key behind another.
+pub(crate) fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// Returns the least key of the log that stands behind its first records, of which there are so many.
+pub(crate) fn log_end(room: RoomNum, records: LogSeq) -> Vec<u8> {
+    match records.0.checked_sub(1) {
+        Some(last) => after(&room_seq_key(room, LogSeq(last))),
+        None => room_prefix(room),
+    }
+}
+
+/// Names the row that has no frame.
+pub(crate) fn unwritable(table: Table, key: &[u8], source: WireError) -> StoreError {
+    StoreError::Unwritable { table, key: Hex(key).to_string(), source }
+}
+
 /// Encodes a row.
 pub(crate) fn encode_row<T: Serialize>(table: Table, key: &[u8], kind: Kind, value: &T) -> Result<Vec<u8>, StoreError> {
-    encode(kind, ROW_VERSION, value).map_err(|source| StoreError::wire(table, key, source))
+    encode(kind, ROW_VERSION, value).map_err(|source| unwritable(table, key, source))
 }
 
 /// Decodes a row.

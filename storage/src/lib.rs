@@ -7,6 +7,8 @@
 //! - A room state is a [`StateGroup`], a persistent tree that is named by its content ([`state_group`]). States share
 //!   what they have in common; [`diff`] walks only where two of them differ.
 //! - [`RoomRows`] reads the rows of a room as values, from a [`RoomSnapshot`] or from within a transaction.
+//! - [`Store::open`] cuts what a torn batch has left and names the rooms that are damaged; [`rebuild()`] makes a store anew
+//!   from the logs of another.
 //!
 //! A commit is atomic; it is durable after [`Store::sync`]. Every byte is drawn in [`mod@format`].
 //!
@@ -39,6 +41,9 @@ mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
 mod keys;
+mod rebuild;
+mod recover;
+mod refold;
 mod rows;
 pub mod state_group;
 mod store;
@@ -47,9 +52,12 @@ mod txn;
 
 pub use auth_chain::{AuthEdges, missing_of};
 pub use backend::{Backend, MemoryBackend, Row, SledBackend, SledOptions, Snapshot};
+#[cfg(feature = "testing")]
+pub use backend::{Fault, Faulty, Step, Survives};
 pub use batch::{BATCH_ADVISED_MAX, Batch, Expectation, KEY_MAX, VALUE_MAX};
 pub use check::{CheckReport, Finding, check};
-pub use error::{BackendError, CommitError, StoreError};
+pub use error::{BackendError, CommitError, Damage, StoreError};
+pub use rebuild::{RebuildReport, rebuild};
 pub use rows::{RoomRows, Rows, StoredEvent};
 pub use state_group::{Difference, Entry, NodeSink, NodeSource, StateGroup, diff, entries};
 pub use store::{FORMAT_VERSION, RoomSnapshot, Store, WriteCounts};

@@ -1,7 +1,7 @@
 //! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is written.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -11,16 +11,17 @@ use gibbous_codec::{
 };
 
 use crate::{
-    BATCH_ADVISED_MAX, Backend, Batch, Row, Snapshot, StoreError, Table,
+    BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Row, Snapshot, StoreError, Table,
     cache::Cache,
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
+    recover::{DamagedRooms, forget_number, recover, room_id_of},
     rows::{RoomRows, Rows, event_record_of, missing_event},
     state_group::{Node, NodeSource},
     txn::Txn,
 };
 
 /// The key of the one row of [`Table::Format`].
-const FORMAT_KEY: &[u8] = b"format";
+pub(crate) const FORMAT_KEY: &[u8] = b"format";
 const MAGIC: [u8; 8] = *b"gibbous\0";
 /// The version of the format on disk that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 0;
@@ -36,6 +37,10 @@ pub struct Store {
 struct Shared {
     /// Taken while rooms are numbered or forgotten: both change the format row.
     rooms: Mutex<()>,
+    damaged: Mutex<DamagedRooms>,
+    /// Set for good by a failed write or sync: what is durable is unknown then.
+    is_poisoned: AtomicBool,
+    is_read_only: bool,
     nodes: Cache<(RoomNum, NodeHash), Arc<Node>>,
     events: Cache<(RoomNum, EventNum), Arc<EventRecord>>,
     /// Whether something was committed since the last sync began.
@@ -52,6 +57,9 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             rooms: Mutex::default(),
+            damaged: Mutex::default(),
+            is_poisoned: AtomicBool::new(false),
+            is_read_only: false,
             // Some 25,000 nodes: the inner nodes of every version of a dozen rooms of 100,000 members.
             nodes: Cache::new(32 << 20),
             // Some 50,000 events with their PDUs.
@@ -81,30 +89,54 @@ pub struct WriteCounts {
 
 impl Store {
     /// Opens the store that a backend holds, or makes a new one in an empty backend. Purges that were cut short are
-    /// carried on.
+    /// carried on, and what a torn batch has left is cut.
+    ///
+    /// A damaged room does not keep the others from being used: see [`Store::damaged_rooms`].
     ///
     /// # Errors
     ///
     /// If the backend fails, holds something else, or was written by a later version.
     pub fn open(backend: Arc<dyn Backend>) -> Result<Self, StoreError> {
-        let store = Self { backend, shared: Arc::default() };
+        let store = Self::bare(backend);
         match store.format_bytes()? {
             Some(bytes) => {
                 let format = store.format(&bytes)?;
                 for room in format.purging {
+                    forget_number(&store, room)?;
                     store.finish_purge(room)?;
                 }
+                *store.damaged() = recover(&store)?;
             }
             None => {
-                let format = FormatRow { magic: MAGIC, version: FORMAT_VERSION, next_room: 1, purging: Vec::new() };
-                let mut batch = Batch::new();
-                batch.expect_absent(Table::Format, FORMAT_KEY.to_vec());
-                batch.put(Table::Format, FORMAT_KEY.to_vec(), encode_format(&format)?);
-                store.write(&batch)?;
+                if let Some(table) = store.first_used_table()? {
+                    let found = format!("rows in table {table}, but none that tells a store");
+                    return Err(StoreError::Format { expected: "a store, or nothing".to_owned(), found });
+                }
+                store.write_format(&Self::new_format())?;
                 store.sync()?;
             }
         }
         Ok(store)
+    }
+
+    /// Opens a store to be looked at: nothing is carried on or cut, and nothing can be written.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, or was written by another version.
+    pub fn open_read_only(backend: Arc<dyn Backend>) -> Result<Self, StoreError> {
+        let shared = Shared { is_read_only: true, ..Shared::default() };
+        let store = Self { backend, shared: Arc::new(shared) };
+        match store.format_bytes()?.map(|bytes| store.format(&bytes)) {
+            Some(Err(error @ StoreError::Format { .. })) => Err(error),
+            // That it is missing or damaged is a finding of `check`, and does not matter to `rebuild`.
+            Some(Err(_) | Ok(_)) | None => Ok(store),
+        }
+    }
+
+    /// Takes a backend as it is, with or without a store in it.
+    pub(crate) fn bare(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, shared: Arc::default() }
     }
 
     /// Returns the backend.
@@ -128,8 +160,10 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If the backend fails, or another writer numbers rooms at the same time ([`StoreError::Conflict`]).
+    /// If the backend fails, another writer numbers rooms at the same time ([`StoreError::Conflict`]), or the room is
+    /// damaged.
     pub fn number_room(&self, room_id: &RoomId) -> Result<RoomNum, StoreError> {
+        self.refuse_damaged(room_id)?;
         let _numbering = self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(num) = self.room_num(room_id)? {
             return Ok(num);
@@ -145,25 +179,38 @@ impl Store {
         })
     }
 
-    /// Returns every room that is in the store, by ID.
+    /// Returns every room that is in the store and was not damaged when it was opened, by ID.
     ///
     /// # Errors
     ///
     /// If the backend fails or a row is damaged.
     pub fn rooms(&self) -> Result<Vec<(OwnedRoomId, RoomNum)>, StoreError> {
         let rows = self.backend.snapshot()?.scan(Table::Rooms, &[], &[], usize::MAX)?;
+        let damaged = self.damaged();
         rows.into_iter()
+            .filter(|(key, _)| !damaged.contains_key(key))
             .map(|(key, bytes)| {
                 let row: RoomRow = decode_row(Table::Rooms, &key, Kind::RoomRow, &bytes)?;
-                let room_id = std::str::from_utf8(&key).ok().and_then(|id| OwnedRoomId::try_from(id).ok());
-                Ok((
-                    room_id.ok_or_else(|| StoreError::Missing {
-                        what: format!("a room ID in table rooms, not {}", Hex(&key)),
-                    })?,
-                    row.num,
-                ))
+                let what = || format!("a room ID in table rooms, not {}", Hex(&key));
+                let room_id = room_id_of(&key).ok_or_else(|| StoreError::Missing { what: what() })?;
+                Ok((room_id.to_owned(), row.num))
             })
             .collect()
+    }
+
+    /// Returns the rooms that were found damaged when the store was opened. They cannot be used, but they can be purged.
+    ///
+    /// What was looked at are the head row and the end of the log; a full examination is [`check`](crate::check())'s.
+    pub fn damaged_rooms(&self) -> Vec<Damage> {
+        self.damaged().values().cloned().collect()
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, DamagedRooms> {
+        self.shared.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse_damaged(&self, room_id: &RoomId) -> Result<(), StoreError> {
+        self.damaged().get(room_id.as_bytes()).map_or(Ok(()), |damage| Err(damage.clone().into()))
     }
 
     /// Begins reading a room.
@@ -188,18 +235,36 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If the backend fails; the store then accepts nothing more.
+    /// If the backend fails; the store is poisoned then, and accepts nothing more ([`StoreError::Poisoned`]).
     pub fn sync(&self) -> Result<(), StoreError> {
         // Who finds nothing to do may return only when the sync that did it has ended.
         let mut is_ahead = self.shared.is_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_poisoned() {
+            return Err(StoreError::Poisoned);
+        }
         if !self.shared.is_written.swap(false, Ordering::AcqRel) && !*is_ahead {
             return Ok(());
         }
         *is_ahead = true;
-        self.backend.sync()?;
+        self.backend.sync().map_err(|error| {
+            self.poison();
+            match error {
+                BackendError::Poisoned { .. } => StoreError::Poisoned,
+                error => error.into(),
+            }
+        })?;
         *is_ahead = false;
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Tells whether a write or sync has failed, so that nothing more is accepted until the store is opened again.
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.is_poisoned.load(Ordering::SeqCst)
+    }
+
+    fn poison(&self) {
+        self.shared.is_poisoned.store(true, Ordering::SeqCst);
     }
 
     /// Returns what has been written since the store was opened.
@@ -276,6 +341,7 @@ impl Store {
     pub fn purge(&self, room_id: &RoomId) -> Result<(), StoreError> {
         let _forgetting = self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(room) = self.room_num(room_id)? else { return Ok(()) };
+        self.damaged().remove(room_id.as_bytes());
         self.change_format(|format, batch| {
             format.purging.push(room);
             batch.delete(Table::Rooms, room_id.as_bytes().to_vec());
@@ -313,7 +379,17 @@ impl Store {
     }
 
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.backend.commit(batch)?;
+        if self.shared.is_read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        if self.is_poisoned() {
+            return Err(StoreError::Poisoned);
+        }
+        self.backend.commit(batch).inspect_err(|error| {
+            if !error.is_refusal() {
+                self.poison();
+            }
+        })?;
         self.shared.is_written.store(true, Ordering::Release);
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
         self.shared.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
@@ -365,6 +441,30 @@ impl Store {
             return Err(StoreError::Format { expected: format!("version {FORMAT_VERSION}"), found });
         }
         Ok(format)
+    }
+
+    /// Returns the format row of a store without rooms.
+    pub(crate) fn new_format() -> FormatRow {
+        FormatRow { magic: MAGIC, version: FORMAT_VERSION, next_room: 1, purging: Vec::new() }
+    }
+
+    /// Writes the format row where there is none: from then on the backend holds a store.
+    pub(crate) fn write_format(&self, format: &FormatRow) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.expect_absent(Table::Format, FORMAT_KEY.to_vec());
+        batch.put(Table::Format, FORMAT_KEY.to_vec(), encode_format(format)?);
+        self.write(&batch)
+    }
+
+    /// Returns a table that has rows, if there is one.
+    pub(crate) fn first_used_table(&self) -> Result<Option<Table>, StoreError> {
+        let snapshot = self.backend.snapshot()?;
+        for table in Table::ALL {
+            if !snapshot.scan(table, &[], &[], 1)?.is_empty() {
+                return Ok(Some(table));
+            }
+        }
+        Ok(None)
     }
 
     /// Changes the format row together with what `change` puts in the batch.

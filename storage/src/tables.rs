@@ -58,6 +58,11 @@ impl Table {
         !matches!(self, Self::Format | Self::Rooms | Self::ServerKeys)
     }
 
+    /// Tells whether the rows of the table are folded from the logs.
+    pub const fn is_folded(self) -> bool {
+        self.is_by_room() && !matches!(self, Self::Log | Self::Questions)
+    }
+
     /// Returns the name of the table, as messages and `gibbous check` print it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ use gibbous_codec::{
 use crate::{
     Batch, Row, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, change_of},
-    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
+    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
     rows::{RoomRows, Rows, event_record_of, missing_event},
     state_group::{self, Change, Node, NodeSink, NodeSource},
     store::Store,
@@ -198,21 +198,38 @@ impl<'s> Txn<'s> {
         }
         let key = room_prefix(self.room);
         let mut batch = mem::take(&mut self.batch);
-        match self.head_before.take() {
-            Some(before) => batch.expect_equals(Table::Head, key.clone(), before),
-            None => batch.expect_absent(Table::Head, key.clone()),
-        }
         for (hash, node) in mem::take(&mut self.nodes) {
             let key = room_bytes_key(self.room, &hash.0);
-            let value = node.encode().map_err(|source| StoreError::wire(Table::Nodes, &key, source))?;
+            let value = node.encode().map_err(|source| unwritable(Table::Nodes, &key, source))?;
             batch.put(Table::Nodes, key, value);
         }
         if let Some(head) = self.head.take() {
             let value = encode_row(Table::Head, &key, Kind::Head, &head)?;
-            batch.put(Table::Head, key, value);
+            batch.put(Table::Head, key.clone(), value);
+            if self.head_before.is_none() {
+                self.head_before = Some(self.announce(&batch, &key, head)?);
+            }
+        }
+        if let Some(before) = self.head_before.take() {
+            batch.expect_equals(Table::Head, key, before);
         }
         self.store.write(&batch)?;
         Ok(Committed { records: self.records, rows: batch.rows() as u64, bytes: batch.bytes() as u64 })
+    }
+
+    /// Writes a head row that counts no records, ahead of a room's first batch, and returns it.
+    ///
+    /// Should that batch be torn, this tells what is left of it from a log whose head row was lost: the one is removed at
+    /// the next opening, the other must never be.
+    fn announce(&self, first: &Batch, key: &[u8], head: RoomHead) -> Result<Vec<u8>, StoreError> {
+        // A batch that will be refused announces nothing.
+        first.check_limits()?;
+        let value = encode_row(Table::Head, key, Kind::Head, &RoomHead { next_seq: 0, ..head })?;
+        let mut batch = Batch::new();
+        batch.expect_absent(Table::Head, key.to_vec());
+        batch.put(Table::Head, key.to_vec(), value.clone());
+        self.store.write(&batch)?;
+        Ok(value)
     }
 
     /// Drops everything that is staged.

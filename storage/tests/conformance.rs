@@ -52,9 +52,22 @@ fn open_sled(dir: PathBuf) -> Result<SledBackend, BackendError> {
     SledBackend::open(&dir, SledOptions { cache_bytes: 16 << 20 })
 }
 
+#[cfg(feature = "testing")]
+impl Subject for gibbous_storage::Faulty {
+    fn backend(&self) -> &dyn Backend {
+        self
+    }
+
+    fn reopened(self: Box<Self>) -> Box<dyn Subject> {
+        Box::new(self.restart(gibbous_storage::Survives::Live))
+    }
+}
+
 /// Runs a check on an empty store of each kind.
 fn on_all(check: impl Fn(Box<dyn Subject>)) {
     check(Box::new(MemoryBackend::new()));
+    #[cfg(feature = "testing")]
+    check(Box::new(gibbous_storage::Faulty::new()));
     check(Box::new(Sled::new()));
 }
 

@@ -51,11 +51,13 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the store fails. What is wrong with the response is told by [`Engine::join_status`].
+    /// If the store fails or the room is damaged. What is wrong with the response is told by [`Engine::join_status`].
     pub fn begin_join(&self, send_join: SendJoin<'_>, now_ms: u64) -> Result<JoinTicket, Error> {
+        self.refuse_damaged(send_join.room_id)?;
         let ticket = JoinTicket(self.inner.next_join.fetch_add(1, Ordering::Relaxed));
         let slot = self.slot(send_join.room_id);
         let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
         if slot.joining.is_some() {
             self.set_join_status(ticket, JoinStatus::Failed(JoinError::JoinInProgress));
             return Ok(ticket);

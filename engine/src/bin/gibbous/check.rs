@@ -1,13 +1,17 @@
 //! `gibbous check`: whether everything in a data directory is what its logs say.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use gibbous::{
     SledBackend, SledOptions,
     gibbous_storage::{CheckReport, Store, StoreError, check},
 };
 
-/// Reads every row of a data directory, refolds its logs and compares; repairs nothing
+/// Reads every row of a data directory, refolds its logs and compares; repairs nothing, not even what opening would
 ///
 /// Prints a finding a line (table, key as hex, what is wrong), then `N rows, M findings`. Exit status: 0 without a finding,
 /// 1 with one, 2 when the directory cannot be opened.
@@ -34,9 +38,13 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn check_dir(args: &Args) -> Result<CheckReport, StoreError> {
-    if !args.dir.join("db").is_file() {
+    check(&open_read_only(&args.dir)?)
+}
+
+/// Opens the store of a data directory as it is.
+pub(crate) fn open_read_only(dir: &Path) -> Result<Store, StoreError> {
+    if !dir.join("db").is_file() {
         return Err(StoreError::Missing { what: "a database".to_owned() });
     }
-    let backend = SledBackend::open(&args.dir, SledOptions::default())?;
-    check(&Store::open(Arc::new(backend))?)
+    Store::open_read_only(Arc::new(SledBackend::open(dir, SledOptions::default())?))
 }

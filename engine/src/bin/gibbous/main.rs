@@ -1,6 +1,7 @@
 //! The command line `gibbous`.
 
 mod check;
+mod rebuild;
 mod replay;
 
 use std::process::ExitCode;
@@ -21,12 +22,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    Rebuild(rebuild::Args),
     Replay(replay::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
     }
 }

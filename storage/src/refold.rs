@@ -1,0 +1,164 @@
+//! Logs read once more: which rooms have one, and the fold of one into another store. Check, recovery and rebuild share it.
+
+use std::collections::BTreeMap;
+
+use gibbous_codec::{Kind, LogRecord, LogSeq, OwnedRoomId, RoomNum};
+
+use crate::{
+    BATCH_ADVISED_MAX, Finding, Row, Snapshot, Store, StoreError, Table,
+    keys::{after, decode_row, room_of, room_prefix, room_seq_key, seq_of},
+};
+
+/// How many rows are read at a time.
+const PAGE: usize = 1_000;
+
+/// The rooms that have a log.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    /// By number, the room that the first record names, or what is wrong with it.
+    pub(crate) rooms: BTreeMap<RoomNum, Result<OwnedRoomId, Finding>>,
+    /// Keys that name no room at all.
+    pub(crate) strays: Vec<Vec<u8>>,
+}
+
+/// Finds the rooms that have a log, by a read or two a room.
+pub(crate) fn logs(snapshot: &dyn Snapshot) -> Result<Logs, StoreError> {
+    let mut logs = Logs::default();
+    let mut from = Vec::new();
+    loop {
+        let page = snapshot.scan(Table::Log, &from, &[], 1)?;
+        let Some(first) = page.first() else { return Ok(logs) };
+        let Some(room) = room_of(&first.0) else {
+            logs.strays.push(first.0.clone());
+            from = after(&first.0);
+            continue;
+        };
+        logs.rooms.insert(room, room_named(room, first));
+        match room.0.checked_add(1) {
+            Some(next) => from = room_prefix(RoomNum(next)),
+            None => return Ok(logs),
+        }
+    }
+}
+
+/// Returns the room that a log's first record names.
+fn room_named(room: RoomNum, (key, bytes): &Row) -> Result<OwnedRoomId, Finding> {
+    let begin = room_seq_key(room, LogSeq(0));
+    if *key != begin {
+        return Err(Finding { table: Table::Log, key: begin, what: "is missing, though others follow it".to_owned() });
+    }
+    match decode_row(Table::Log, key, Kind::LogEntry, bytes) {
+        Ok(LogRecord::RoomOpened(opened)) => Ok(opened.room_id),
+        Ok(_) => Err(Finding { table: Table::Log, key: begin, what: "does not open a room".to_owned() }),
+        Err(error) => Err(Finding::of(Table::Log, key, &error)),
+    }
+}
+
+/// How far a log could be folded.
+#[derive(Debug)]
+pub(crate) struct Refolded {
+    /// The place of the first record that was not folded.
+    pub(crate) next: LogSeq,
+    /// Why it was not, if it was not simply the end.
+    pub(crate) stopped: Option<Finding>,
+}
+
+/// Folds a room's log, or what of it stands before `until`, into another store, from where that store's copy ends, in
+/// batches of a bounded size. Whatever is wrong with a record ends the fold; what stands before it is folded.
+///
+/// # Errors
+///
+/// If either backend fails.
+pub(crate) fn refold(
+    snapshot: &dyn Snapshot,
+    room: RoomNum,
+    until: LogSeq,
+    into: &Store,
+) -> Result<Refolded, StoreError> {
+    let prefix = room_prefix(room);
+    let mut txn = into.txn(room)?;
+    let mut from = room_seq_key(room, txn.next_seq());
+    loop {
+        let page = snapshot.scan(Table::Log, &from, &prefix, PAGE)?;
+        for (key, bytes) in &page {
+            let next = txn.next_seq();
+            if next == until {
+                txn.commit()?;
+                return Ok(Refolded { next, stopped: None });
+            }
+            let record = match record_at(room, next, key, bytes) {
+                Ok(record) => record,
+                Err(finding) => {
+                    txn.commit()?;
+                    return Ok(Refolded { next, stopped: Some(finding) });
+                }
+            };
+            match txn.stage(&record) {
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {
+                    // What was staged of it goes with the transaction; what was staged before it is folded again.
+                    txn.discard();
+                    let before = refold(snapshot, room, next, into)?;
+                    let what = format!("cannot be folded: {error}");
+                    let finding = Finding { table: Table::Log, key: key.clone(), what };
+                    return Ok(Refolded { stopped: before.stopped.or(Some(finding)), ..before });
+                }
+                Err(error) => return Err(error),
+            }
+            if txn.bytes() >= BATCH_ADVISED_MAX / 2 {
+                txn.commit()?;
+                txn = into.txn(room)?;
+            }
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = after(key),
+            _ => {
+                let next = txn.next_seq();
+                txn.commit()?;
+                return Ok(Refolded { next, stopped: None });
+            }
+        }
+    }
+}
+
+fn record_at(room: RoomNum, next: LogSeq, key: &[u8], bytes: &[u8]) -> Result<LogRecord, Finding> {
+    match seq_of(Table::Log, key) {
+        Ok(seq) if seq == next => {}
+        Ok(_) => {
+            let key = room_seq_key(room, next);
+            return Err(Finding { table: Table::Log, key, what: "is missing, though others follow it".to_owned() });
+        }
+        Err(error) => return Err(Finding::of(Table::Log, key, &error)),
+    }
+    decode_row(Table::Log, key, Kind::LogEntry, bytes).map_err(|error| Finding::of(Table::Log, key, &error))
+}
+
+/// A row that is not the one folded from the log.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) key: Vec<u8>,
+    pub(crate) found: Option<Vec<u8>>,
+    pub(crate) expected: Option<Vec<u8>>,
+}
+
+/// Compares a table of a room with the refolded one. Returns how many rows were read, and those that differ.
+pub(crate) fn compare(
+    stored: &dyn Snapshot,
+    refolded: &dyn Snapshot,
+    room: RoomNum,
+    table: Table,
+) -> Result<(u64, Vec<Difference>), StoreError> {
+    let prefix = room_prefix(room);
+    let mut expected: BTreeMap<_, _> = refolded.scan(table, &prefix, &prefix, usize::MAX)?.into_iter().collect();
+    let mut differences = Vec::new();
+    let stored = stored.scan(table, &prefix, &prefix, usize::MAX)?;
+    let rows = stored.len() as u64;
+    for (key, found) in stored {
+        let expected = expected.remove(&key);
+        if expected.as_ref() != Some(&found) {
+            differences.push(Difference { key, found: Some(found), expected });
+        }
+    }
+    differences.extend(expected.into_iter().map(|(key, row)| Difference { key, found: None, expected: Some(row) }));
+    Ok((rows, differences))
+}

@@ -1,0 +1,273 @@
+//! Golden bytes: every kind of key, row, record and node, written from fixed values, byte for byte as in
+//! `golden/version-0.txt`.
+//!
+//! Where a byte changes, the test names what it belongs to. If the change is meant, `GIBBOUS_GOLDEN=write cargo test -p
+//! gibbous-storage --test golden` writes the file anew; FORMAT.md has to tell of it.
+
+mod common;
+
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
+
+use gibbous_codec::{
+    AuthChainQuestion, Backoff, Check, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus,
+    Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
+    NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
+    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, ServerKeyRow, ServerKeysRow,
+    ServersRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
+};
+use gibbous_storage::{
+    FORMAT_VERSION,
+    state_group::{Entry, Node, update},
+};
+use serde::Serialize;
+
+/// What is written, by name.
+type Golden = BTreeMap<String, String>;
+
+fn put(golden: &mut Golden, name: &str, kind: Kind, value: &impl Serialize) {
+    let bytes = encode(kind, 0, value).expect("the value is short");
+    assert!(golden.insert(name.to_owned(), Hex(&bytes).to_string()).is_none(), "{name} is written once");
+}
+
+fn id(name: &str) -> OwnedEventId {
+    EventId::parse(format!("${name}")).expect("an event ID")
+}
+
+fn server() -> OwnedServerName {
+    "a.example".try_into().expect("a server name")
+}
+
+fn user() -> OwnedUserId {
+    "@u:a.example".try_into().expect("a user ID")
+}
+
+fn group(byte: u8) -> StateGroup {
+    StateGroup { root: NodeHash([byte; 32]), count: u64::from(byte) }
+}
+
+fn states() -> States {
+    States { before: group(1), after: group(2) }
+}
+
+fn rejection(check: Check) -> EventStatus {
+    EventStatus::Rejected(Rejection { check, rule: "a rule".to_owned(), source: Some(id("source")) })
+}
+
+fn state(stage: Stage) -> EventState {
+    EventState { stage, position: None, replaced_json: None }
+}
+
+fn folded() -> Folded {
+    Folded {
+        events: vec![EventNum(3), EventNum(4)],
+        soft_failed: vec![EventNum(4)],
+        extremities: vec![EventNum(3)],
+        current: group(2),
+        passed: vec![id("passed")],
+    }
+}
+
+fn backoff() -> Backoff {
+    Backoff { rounds: 2, until_ms: 3, reason: "refused".to_owned() }
+}
+
+fn event_states(golden: &mut Golden) {
+    let mut put = |name: &str, state: &EventState| put(golden, &format!("event_state/{name}"), Kind::EventState, state);
+    put("unverified", &state(Stage::Unverified));
+    put("waiting", &state(Stage::Waiting));
+    put("dropped", &state(Stage::Dropped));
+    let outlier = |states| Stage::Outlier { status: EventStatus::Accepted, provisional: true, states };
+    put("outlier", &state(outlier(None)));
+    put("outlier_with_states", &state(outlier(Some(states()))));
+    let placed = |status| Stage::Placed { status, partial: true, states: states() };
+    put("placed", &state(placed(EventStatus::Accepted)));
+    put("soft_failed", &state(placed(EventStatus::SoftFailed)));
+    let checks =
+        [Check::Format, Check::Signatures, Check::Hashes, Check::AuthEvents, Check::StateBefore, Check::CurrentState];
+    for check in checks {
+        put(&format!("rejected_by_check_{}", check.number()), &state(placed(rejection(check))));
+    }
+    put(
+        "with_position_and_copy",
+        &EventState {
+            stage: Stage::Waiting,
+            position: Some(Position { root: LogSeq(5), is_root: true }),
+            replaced_json: Some(b"{}".to_vec()),
+        },
+    );
+}
+
+fn records(golden: &mut Golden) {
+    let mut put = |name: &str, record: LogRecord| put(golden, &format!("log/{name}"), Kind::LogEntry, &record);
+    let room_id = "!r:a.example".try_into().expect("a room ID");
+    put("room_opened", LogRecord::RoomOpened(RoomOpened { room_id, room_version: RoomVersionId::V11 }));
+    let event = |state_key, folded| {
+        LogRecord::Event(Box::new(EventRecord {
+            event_id: id("event"),
+            state_key,
+            depth: 9,
+            prev_events: vec![Edge::Known(EventNum(1)), Edge::Unknown(id("unknown"))],
+            auth_events: vec![Edge::Known(EventNum(1))],
+            state: state(Stage::Waiting),
+            folded,
+            json: b"{\"depth\":9}".to_vec(),
+        }))
+    };
+    put("event", event(None, None));
+    put("state_event_folded", event(Some(StateKey::new("m.room.member", "@u:a.example")), Some(folded())));
+    let judgement =
+        Judgement { event: EventNum(3), was: Some(EventStatus::SoftFailed), state: state(Stage::Unverified) };
+    put("judged", LogRecord::Judged(vec![Judgement { was: None, ..judgement.clone() }, judgement]));
+    put(
+        "group",
+        LogRecord::Group(GroupRecord {
+            base: group(1),
+            set: vec![EventNum(1), EventNum(2)],
+            removed: vec![StateKey::new("m.room.topic", "")],
+            result: group(2),
+        }),
+    );
+    put("folded", LogRecord::Folded(folded()));
+    put("servers", LogRecord::Servers(vec![server()]));
+    let joined = JoinRecord {
+        join: EventNum(7),
+        user: user(),
+        via: server(),
+        opens_partial: true,
+        by_handshake: true,
+        is_first: false,
+    };
+    put("joined", LogRecord::Joined(joined));
+    put("backoff", LogRecord::Backoff(backoff()));
+    put("completed", LogRecord::Completed(Completed { holes: vec![id("hole")] }));
+    put("holes", LogRecord::Holes(vec![id("hole")]));
+}
+
+fn rows(golden: &mut Golden) {
+    let format = FormatRow { magic: *b"gibbous\0", version: 0, next_room: 4, purging: vec![RoomNum(2)] };
+    put(golden, "row/format", Kind::Format, &format);
+    put(golden, "row/room", Kind::RoomRow, &RoomRow { num: RoomNum(1) });
+    let head = RoomHead {
+        room_id: "!r:a.example".try_into().expect("a room ID"),
+        room_version: RoomVersionId::V11,
+        next_seq: 8,
+        extremities: vec![EventNum(3), EventNum(4)],
+        current: group(2),
+        partial: Some(PartialJoin { join: EventNum(7), via: server(), holes: vec![id("hole")] }),
+        our_users: vec![user()],
+        handshakes: vec![EventNum(7)],
+        min_depth: 5,
+        server_rows: 1,
+        holes: 6,
+    };
+    put(golden, "row/head_partial", Kind::Head, &head);
+    put(golden, "row/head_full", Kind::Head, &RoomHead { partial: None, ..head });
+    put(golden, "row/id", Kind::IdRow, &IdRow { event: Some(EventNum(7)), passed: false });
+    put(golden, "row/id_passed", Kind::IdRow, &IdRow { event: None, passed: true });
+    put(golden, "row/unfolded", Kind::Unfolded, &UnfoldedRow { events: vec![EventNum(64), EventNum(127)] });
+    put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
+    let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
+    put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });
+}
+
+fn questions(golden: &mut Golden) {
+    let question = StateQuestion {
+        prev: id("prev"),
+        told_by: Some(server()),
+        tried: vec![server()],
+        rounds: 2,
+        until_ms: 3,
+        reason: "refused".to_owned(),
+        named: None,
+    };
+    let named = NamedState {
+        by: server(),
+        parts: 2,
+        is_state_given: true,
+        in_vain: vec![(id("in_vain"), vec![server()])],
+        beside: vec![id("beside")],
+        unverifiable: vec![id("unverifiable")],
+    };
+    let gap = GapQuestion { root: LogSeq(5), origin: Some(server()), rounds: 2, is_exhausted: true };
+    let chain = AuthChainQuestion { event: EventNum(5), asked: vec![server()], rounds: 2, until_ms: Some(3) };
+    let ids = NamedIds { prev: id("prev"), part: 1, pdu_ids: vec![id("member")], auth_chain_ids: vec![id("create")] };
+    let rows = [
+        ("keys", QuestionKey::Keys(server()), QuestionRow::Keys(server())),
+        ("gap", QuestionKey::Gap(LogSeq(5)), QuestionRow::Gap(gap)),
+        ("auth_chain", QuestionKey::AuthChain(EventNum(5)), QuestionRow::AuthChain(chain)),
+        ("state", QuestionKey::State(id("prev")), QuestionRow::State(question.clone())),
+        (
+            "state_named",
+            QuestionKey::State(id("prev")),
+            QuestionRow::State(StateQuestion { named: Some(named), ..question }),
+        ),
+        ("named", QuestionKey::Named(id("prev"), 1), QuestionRow::Named(ids)),
+    ];
+    for (name, key, row) in rows {
+        assert_eq!(row.key(), key);
+        golden.insert(format!("key/question_{name}"), Hex(&key.to_bytes(RoomNum(3))).to_string());
+        put(golden, &format!("question/{name}"), Kind::Question, &row);
+    }
+}
+
+fn nodes(golden: &mut Golden) {
+    let entry = |byte: u8| Entry { path: Path([byte; 32]), hash: NodeHash([byte; 32]), event: EventNum(byte.into()) };
+    let leaf = Node::Leaf(vec![entry(1), entry(2)]);
+    golden.insert("node/leaf".to_owned(), Hex(&leaf.encode().expect("it is short")).to_string());
+    // One more than a leaf holds: an inner node over two leaves.
+    let mut made = BTreeMap::new();
+    let changes: Vec<_> = (0..33_u8)
+        .map(|byte| {
+            let high = if byte < 20 { 0x10 } else { 0xf0 };
+            let mut path = [0; 32];
+            (path[0], path[1]) = (high, byte);
+            (Path(path), Some((NodeHash([byte; 32]), EventNum(byte.into()))))
+        })
+        .collect();
+    let state = update(&mut made, &StateGroup::EMPTY, &changes).expect("nothing is read");
+    let root = made.get(&state.root).expect("the root was put");
+    golden.insert("node/inner".to_owned(), Hex(&root.encode().expect("it is short")).to_string());
+}
+
+/// A whole store: the keys of every table, and rows as they are folded.
+fn store(golden: &mut Golden) {
+    for (table, rows) in common::dump(&common::finished()) {
+        assert!(!rows.is_empty(), "{table} has rows");
+        for (key, value) in rows {
+            golden.insert(format!("store/{table}/{}", Hex(&key)), Hex(&value).to_string());
+        }
+    }
+}
+
+fn path() -> PathBuf {
+    let name = format!("tests/golden/version-{FORMAT_VERSION}.txt");
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+#[test]
+fn every_byte_is_the_one_that_was_kept() {
+    let mut found = Golden::new();
+    event_states(&mut found);
+    records(&mut found);
+    rows(&mut found);
+    questions(&mut found);
+    nodes(&mut found);
+    store(&mut found);
+    if env::var_os("GIBBOUS_GOLDEN").is_some_and(|value| value == "write") {
+        let lines: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
+        fs::write(path(), lines).expect("the file can be written");
+    }
+    let kept = fs::read_to_string(path()).expect("the file is kept with the test");
+    let kept: Golden = kept
+        .lines()
+        .map(|line| line.split_once(' ').expect("a line is a name and bytes"))
+        .map(|(name, bytes)| (name.to_owned(), bytes.to_owned()))
+        .collect();
+    let names: std::collections::BTreeSet<&String> = found.keys().chain(kept.keys()).collect();
+    let differ: Vec<String> = names
+        .into_iter()
+        .filter(|name| found.get(*name) != kept.get(*name))
+        .map(|name| format!("{name}: expected {:?}, found {:?}", kept.get(name), found.get(name)))
+        .collect();
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
+}
