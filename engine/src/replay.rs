@@ -113,7 +113,7 @@ pub struct Resume<'a> {
 /// What a replay has made durable. It must outlast any crash until the room is purged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledged<'a> {
-    /// An event that was handed over is stored.
+    /// An event that was handed over is stored. One that waits for keys may yet prove forged, and is dropped then.
     Kept(&'a EventId),
     /// The engine has told of a change.
     Told(&'a Update),

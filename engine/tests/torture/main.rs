@@ -5,8 +5,9 @@
 //! In a power cut only what was fsynced survives (see `powercut.c`). A process that outlives another's `SIGKILL` begins
 //! with what that one wrote but did not sync, and may lose it in a later cut.
 //!
-//! `GIBBOUS_TORTURE=200` asks for 200 kills and as many cuts, over all recordings of the repository and those that
-//! `GIBBOUS_TORTURE_FILES` names besides, separated by `:`.
+//! `GIBBOUS_TORTURE=200` asks for 200 kills and as many cuts, over all recordings of the repository, or those that
+//! `GIBBOUS_TORTURE_FILES` names, separated by `:`. `GIBBOUS_TORTURE_SEED=1` has the deaths at other moments; the moments
+//! are of real time in part, so that a seed repeats a run in its outline only.
 #![cfg(all(feature = "replay", target_os = "linux"))]
 
 mod child;
@@ -15,8 +16,8 @@ mod store;
 
 use std::{
     env, fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::Child,
     time::Duration,
 };
 
@@ -60,12 +61,29 @@ struct Ran {
     said: u64,
 }
 
+/// An unbroken replay.
+struct Unbroken {
+    standing: Standing,
+    said: u64,
+    took: Duration,
+}
+
+/// When a process is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// A little after it has said something so many times.
+    Words(u64),
+    /// So long after it was started.
+    Time(Duration),
+}
+
 /// A recording, and the directory in which one process after another plays it.
 struct Torture<'a> {
     recording: &'a Path,
     subject: Subject,
     shim: Option<&'a Shim>,
-    is_deaf: bool,
+    /// Which syncs are ignored, for a harness that must see it.
+    deaf: Option<&'static str>,
     place: TempDir,
     acknowledged: Acknowledgements,
     chance: Chance,
@@ -78,7 +96,7 @@ impl<'a> Torture<'a> {
             recording,
             subject: Subject::of(recording),
             shim,
-            is_deaf: false,
+            deaf: None,
             place: new_place(),
             acknowledged: Acknowledgements::default(),
             chance: Chance(seed),
@@ -88,31 +106,48 @@ impl<'a> Torture<'a> {
 
     /// Lets a process die each of these deaths, and the last one come to its end.
     fn run(mut self, mut deaths: Vec<Death>) -> Tally {
-        let (unbroken, said) = self.unbroken();
+        let unbroken = self.unbroken();
         while let Some(death) = deaths.pop() {
-            // Some eight deaths a replay, as likely at one moment of it as at another.
-            let killed_after = self.chance.below(said / 4 + 2);
-            let ran = self.play(Some(killed_after));
+            let moment = self.moment(&unbroken);
+            let ran = self.play(Some(moment));
             match ran.end {
                 Some(end) => {
                     deaths.push(death);
-                    self.finish(end, &unbroken);
+                    self.finish(end, &unbroken.standing);
                 }
                 None => self.die(death),
             }
         }
         let end = self.play(None).end;
-        self.finish(end.unwrap_or_else(|| Err("it died of itself".to_owned())), &unbroken);
+        self.finish(end.unwrap_or_else(|| Err("it was killed".to_owned())), &unbroken.standing);
         self.tally
     }
 
-    /// Plays without a death. Returns the room, and how often the process said something.
-    fn unbroken(&mut self) -> (Standing, u64) {
+    /// Plays without a death.
+    #[expect(
+        clippy::disallowed_types,
+        reason = "the time that a process takes is measured, so that it is killed within"
+    )]
+    fn unbroken(&mut self) -> Unbroken {
+        let began = std::time::Instant::now();
         let ran = self.play(None);
+        let took = began.elapsed();
         assert_eq!(ran.end, Some(Ok(())), "{} does not hold unbroken", self.recording.display());
+        // It holds, so that what is not there may not be there.
+        self.subject.forged = self.acknowledged.kept.clone();
         let standing = self.subject.look(&self.dir(), &self.acknowledged).expect("an unbroken replay is whole");
+        self.subject.forged.retain(|event_id| standing.stages.get(event_id) == Some(&None));
         self.begin_anew();
-        (standing, ran.said)
+        Unbroken { standing, said: ran.said, took }
+    }
+
+    /// Returns a moment of a replay, from its opening to its end. There are some eight deaths a replay: the next process
+    /// begins where this one ends. Words tell many short steps apart, time a join that takes long and says nothing.
+    fn moment(&mut self, unbroken: &Unbroken) -> Moment {
+        match self.chance.below(2) {
+            0 => Moment::Words(self.chance.below(unbroken.said / 4 + 2)),
+            _ => Moment::Time(self.chance.duration(unbroken.took / 2)),
+        }
     }
 
     fn dir(&self) -> PathBuf {
@@ -128,24 +163,27 @@ impl<'a> Torture<'a> {
         self.acknowledged = Acknowledgements::default();
     }
 
-    /// Lets a process play on; it is killed a little after it has said something so many times.
-    fn play(&mut self, killed_after: Option<u64>) -> Ran {
+    /// Lets a process play on, to its end or until it is killed.
+    fn play(&mut self, killed: Option<Moment>) -> Ran {
         let dir = self.dir();
         let orders = Orders { recording: self.recording, dir: &dir, steps_done: self.acknowledged.steps_done };
         let mut command = child::command(&orders);
         if let Some(shim) = self.shim {
             shim.preload(&mut command, &dir, &self.undo());
         }
-        if self.is_deaf {
-            command.env("POWERCUT_DEAF", "1");
-        }
+        command.envs(self.deaf.map(|deaf| ("POWERCUT_DEAF", deaf)));
         let mut process = command.spawn().expect("this program can be run");
         let mut ran = Ran { end: None, said: 0 };
         let mut lines = child::listen(&mut process);
+        if let Some(Moment::Time(after)) = killed {
+            wait(after);
+            process.kill().expect("it is our child");
+        }
         loop {
-            if killed_after == Some(ran.said) {
-                self.wait_a_little(ran.said == 0);
-                kill(&mut process);
+            if matches!(killed, Some(Moment::Words(words)) if words == ran.said) {
+                let at_most = Duration::from_micros([100, 1_000, 10_000][self.chance.below(3) as usize]);
+                wait(self.chance.duration(at_most));
+                process.kill().expect("it is our child");
             }
             let Some(said) = lines.next() else { break };
             ran.said += 1;
@@ -155,17 +193,10 @@ impl<'a> Torture<'a> {
             self.acknowledged.note(said);
         }
         let status = process.wait().expect("it is our child");
-        if ran.end.is_none() && killed_after.is_none_or(|after| after > ran.said) {
+        if ran.end.is_none() && status.signal() != Some(SIGKILL) {
             ran.end = Some(Err(format!("it died of itself: {status}: {}", child::stderr(&mut process))));
         }
         ran
-    }
-
-    /// Waits from no time at all to about as long as a process takes from one word to the next.
-    #[expect(clippy::disallowed_methods, reason = "a process is killed at a moment that nothing in it decides")]
-    fn wait_a_little(&mut self, is_opening: bool) {
-        let us_max = if is_opening { 20_000 } else { [100, 1_000, 5_000][self.chance.below(3) as usize] };
-        std::thread::sleep(Duration::from_micros(self.chance.below(us_max)));
     }
 
     /// Has a dead process die this death, and looks at what it has left.
@@ -221,9 +252,11 @@ fn new_place() -> TempDir {
     place
 }
 
-fn kill(process: &mut Child) {
-    // It may be gone already: then what it said at its end is read, and it was not killed.
-    let _ = process.kill();
+const SIGKILL: i32 = 9;
+
+#[expect(clippy::disallowed_methods, reason = "a process is killed at a moment that nothing in it decides")]
+fn wait(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// SplitMix64: small, and the same on every machine.
@@ -241,6 +274,10 @@ impl Chance {
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
+
+    fn duration(&mut self, bound: Duration) -> Duration {
+        Duration::from_micros(self.below(bound.as_micros() as u64 + 1))
+    }
 }
 
 /// Returns so many kills, and as many cuts of either kind together, shuffled.
@@ -256,10 +293,14 @@ fn deaths(each: u64, with_cuts: bool, chance: &mut Chance) -> Vec<Death> {
 }
 
 fn recordings() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let mut paths = powercut::files_below(&dir).expect("the directory can be read");
+    let mut paths = match env::var_os("GIBBOUS_TORTURE_FILES") {
+        Some(files) => env::split_paths(&files).collect(),
+        None => {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+            powercut::files_below(&dir).expect("the directory can be read")
+        }
+    };
     paths.retain(|path| path.to_string_lossy().contains(".recording.jsonl"));
-    paths.extend(env::var_os("GIBBOUS_TORTURE_FILES").iter().flat_map(env::split_paths));
     // The smallest first.
     paths.sort_by_key(|path| fs::metadata(path).expect("the recording is there").len());
     paths
@@ -267,8 +308,8 @@ fn recordings() -> Vec<PathBuf> {
 
 #[test]
 fn nothing_acknowledged_is_lost_in_kills_and_power_cuts() {
-    let long: Option<u64> =
-        env::var("GIBBOUS_TORTURE").ok().map(|count| count.parse().expect("GIBBOUS_TORTURE is a number"));
+    let number = |name| env::var(name).ok().map(|number| number.parse::<u64>().expect("it is a number"));
+    let long = number("GIBBOUS_TORTURE");
     let mut recordings = recordings();
     if long.is_none() {
         recordings.truncate(1);
@@ -283,7 +324,7 @@ fn nothing_acknowledged_is_lost_in_kills_and_power_cuts() {
     for (nth, recording) in recordings.iter().enumerate() {
         let share = left.div_ceil((recordings.len() - nth) as u64);
         left -= share;
-        let seed = nth as u64;
+        let seed = number("GIBBOUS_TORTURE_SEED").unwrap_or(0) << 32 | nth as u64;
         let deaths = deaths(share, shim.is_some(), &mut Chance(seed));
         let tally = Torture::new(recording, shim.as_ref(), seed).run(deaths);
         findings += tally.findings.len();
@@ -302,17 +343,19 @@ fn nothing_acknowledged_is_lost_in_kills_and_power_cuts() {
 }
 
 #[test]
-fn a_disk_that_never_makes_anything_durable_is_found_out() {
+fn what_is_lost_without_fsync_or_without_the_one_that_follows_sleds_flush_is_found_out() {
     let tools = tempfile::tempdir().expect("a temporary directory can be made");
     let Some(shim) = Shim::compile(tools.path()) else {
         return eprintln!("SKIPPED: there is no C compiler `cc`");
     };
     let recording = &recordings()[0];
-    for death in [Death::Cut, Death::CutOfPages] {
-        let mut torture = Torture::new(recording, Some(&shim), 0);
-        torture.is_deaf = true;
-        assert!(torture.play(Some(20)).end.is_none());
-        torture.die(death);
-        assert_eq!(torture.tally.findings.len(), 1, "{death:?}");
+    for deaf in ["all", "guard"] {
+        for death in [Death::Cut, Death::CutOfPages] {
+            let mut torture = Torture::new(recording, Some(&shim), 0);
+            torture.deaf = Some(deaf);
+            assert!(torture.play(Some(Moment::Words(20))).end.is_none());
+            torture.die(death);
+            assert_eq!(torture.tally.findings.len(), 1, "{death:?}, deaf: {deaf}");
+        }
     }
 }

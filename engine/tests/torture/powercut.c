@@ -9,9 +9,12 @@
  *
  * Everything is noted before it is done: of what is noted but was never done, the undoing changes nothing. Only fsync
  * and fdatasync make durable; sync_file_range does not, as its manual says. One lock keeps a write from slipping in
- * between an fsync and the forgetting of what it made durable. With $POWERCUT_DEAF set, nothing is ever durable.
+ * between an fsync and the forgetting of what it made durable. $POWERCUT_DEAF breaks this on purpose: where it is `all`
+ * no fsync makes anything durable, where it is `guard` none of a file that is open for reading alone: sled opens its
+ * files for writing, so that its own syncs are left.
  *
- * Not watched, since neither Rust's standard library nor sled uses them here: mmap, openat, fallocate, copy_file_range. */
+ * Not watched, since neither Rust's standard library nor sled calls them here, as strace shows: mmap of these files,
+ * openat, fallocate, copy_file_range. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -112,10 +115,16 @@ int ftruncate(int fd, off_t len) {
 ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t offset) { return pwrite(fd, bytes, len, offset); }
 int ftruncate64(int fd, off64_t len) { return ftruncate(fd, len); }
 
+static int is_deaf(int fd, const struct stat *st) {
+    const char *deaf = getenv("POWERCUT_DEAF");
+    int is_read_only = S_ISREG(st->st_mode) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+    return deaf && (!strcmp(deaf, "all") || is_read_only);
+}
+
 static int synced(int fd, int result) {
     struct stat st;
     char path[PATH_MAX];
-    if (!result && !getenv("POWERCUT_DEAF") && is_watched(fd, &st)) {
+    if (!result && is_watched(fd, &st) && !is_deaf(fd, &st)) {
         undo_path(path, S_ISDIR(st.st_mode) ? "names-" : "", st.st_ino);
         REAL(unlink)(path);
     }

@@ -21,6 +21,8 @@ use crate::{child::Said, powercut::files_below};
 pub(crate) struct Subject {
     room_id: OwnedRoomId,
     our_server: OwnedServerName,
+    /// Events that waited for keys and proved forged, as the unbroken replay shows.
+    pub(crate) forged: BTreeSet<String>,
 }
 
 /// What has been acknowledged of a room, in all processes together.
@@ -53,14 +55,14 @@ pub(crate) struct Standing {
     extremities: BTreeSet<String>,
     current_state: Option<StateGroupId>,
     /// What became of each event that was handed over.
-    stages: BTreeMap<String, String>,
+    pub(crate) stages: BTreeMap<String, Option<String>>,
 }
 
 impl Subject {
     pub(crate) fn of(recording: &Path) -> Self {
         let input = exchange::open(recording.to_str().expect("the path is text")).expect("the recording is there");
         match RecordReader::new(input).next().map(|line| line.expect("the recording can be read").1) {
-            Some(Record::Room { room_id, our_server, .. }) => Self { room_id, our_server },
+            Some(Record::Room { room_id, our_server, .. }) => Self { room_id, our_server, forged: BTreeSet::new() },
             other => panic!("a recording begins with its room: {other:?}"),
         }
     }
@@ -100,22 +102,24 @@ impl Subject {
             return Err(format!("lost: {count} changes that were told of, the first: {lost}"));
         }
         let stages = acknowledged.kept.iter().map(|event_id| Ok((event_id.clone(), stage(&room, event_id)?)));
+        let stages: BTreeMap<_, _> = stages.collect::<Result<_, String>>()?;
+        let is_lost = |(event_id, stage): &(&String, &Option<_>)| stage.is_none() && !self.forged.contains(*event_id);
+        if let Some((lost, _)) = stages.iter().find(is_lost) {
+            return Err(format!("lost: {lost}"));
+        }
         Ok(Standing {
             is_partial: room.is_partial(),
             extremities: room.forward_extremities().iter().map(ToString::to_string).collect(),
             current_state: Some(room.current_state_id()),
-            stages: stages.collect::<Result<_, String>>()?,
+            stages,
         })
     }
 }
 
-fn stage(room: &RoomView, event_id: &str) -> Result<String, String> {
+fn stage(room: &RoomView, event_id: &str) -> Result<Option<String>, String> {
     let id = <&EventId>::try_from(event_id).expect("it was an event ID when it was said");
-    match room.event(id) {
-        Ok(Some(event)) => Ok(format!("{:?}", event.stage)),
-        Ok(None) => Err(format!("lost: {event_id}")),
-        Err(error) => Err(format!("{event_id}: {error}")),
-    }
+    let event = room.event(id).map_err(|error| format!("{event_id}: {error}"))?;
+    Ok(event.map(|event| format!("{:?}", event.stage)))
 }
 
 fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
