@@ -68,13 +68,11 @@ struct Unbroken {
     took: Duration,
 }
 
-/// When a process is killed.
+/// When a process is killed: so long after it has said something so many times. The first it says is that it begins.
 #[derive(Clone, Copy, Debug)]
-enum Moment {
-    /// A little after it has said something so many times.
-    Words(u64),
-    /// So long after it was started.
-    Time(Duration),
+struct Moment {
+    said: u64,
+    then: Duration,
 }
 
 /// A recording, and the directory in which one process after another plays it.
@@ -141,13 +139,18 @@ impl<'a> Torture<'a> {
         Unbroken { standing, said: ran.said, took }
     }
 
-    /// Returns a moment of a replay, from its opening to its end. There are some eight deaths a replay: the next process
-    /// begins where this one ends. Words tell many short steps apart, time a join that takes long and says nothing.
+    /// Returns a moment from the opening of the store on. There are some eight deaths a replay: the next process begins
+    /// where this one ends.
     fn moment(&mut self, unbroken: &Unbroken) -> Moment {
-        match self.chance.below(2) {
-            0 => Moment::Words(self.chance.below(unbroken.said / 4 + 2)),
-            _ => Moment::Time(self.chance.duration(unbroken.took / 2)),
-        }
+        let (said, at_most) = match self.chance.below(3) {
+            // Any moment, step by step. The last ones are while the store is closed.
+            0 => (1 + self.chance.below(unbroken.said / 4 + 1), Duration::from_millis(10)),
+            // Within a long join, which says nothing until it is done.
+            1 => (1, unbroken.took / 2),
+            // While the next process recovers the store.
+            _ => (1, unbroken.took / 20),
+        };
+        Moment { said, then: self.chance.duration(at_most) }
     }
 
     fn dir(&self) -> PathBuf {
@@ -175,14 +178,11 @@ impl<'a> Torture<'a> {
         let mut process = command.spawn().expect("this program can be run");
         let mut ran = Ran { end: None, said: 0 };
         let mut lines = child::listen(&mut process);
-        if let Some(Moment::Time(after)) = killed {
-            wait(after);
-            process.kill().expect("it is our child");
-        }
         loop {
-            if matches!(killed, Some(Moment::Words(words)) if words == ran.said) {
-                let at_most = Duration::from_micros([100, 1_000, 10_000][self.chance.below(3) as usize]);
-                wait(self.chance.duration(at_most));
+            if let Some(Moment { said, then }) = killed
+                && said == ran.said
+            {
+                wait(then);
                 process.kill().expect("it is our child");
             }
             let Some(said) = lines.next() else { break };
@@ -353,7 +353,7 @@ fn what_is_lost_without_fsync_or_without_the_one_that_follows_sleds_flush_is_fou
         for death in [Death::Cut, Death::CutOfPages] {
             let mut torture = Torture::new(recording, Some(&shim), 0);
             torture.deaf = Some(deaf);
-            assert!(torture.play(Some(Moment::Words(20))).end.is_none());
+            assert!(torture.play(Some(Moment { said: 20, then: Duration::ZERO })).end.is_none());
             torture.die(death);
             assert_eq!(torture.tally.findings.len(), 1, "{death:?}, deaf: {deaf}");
         }
