@@ -12,6 +12,9 @@
 //! A host may ask for [`Trouble`]: restarts and disorder beyond what a recording says. What it expects must hold all the
 //! same.
 //!
+//! A replay may outlive the process that plays it: each step is acknowledged once it is done and durable, and [`resume`]
+//! begins at any step over the store that those before it have left.
+//!
 //! Real time is an argument, for measuring alone: nothing the engine does depends on it.
 
 mod answers;
@@ -41,7 +44,8 @@ pub use self::{
     session::OpenError,
     storage::Storage,
 };
-use gibbous_codec::exchange::ExchangeError;
+use crate::Update;
+use gibbous_codec::{EventId, exchange::ExchangeError};
 
 /// What playing a recording needs of its host.
 pub struct Host<'a> {
@@ -96,6 +100,27 @@ pub enum Progress {
     },
 }
 
+/// Where a replay goes on, and who is told how far it comes.
+pub struct Resume<'a> {
+    /// So many steps have been acknowledged. The next one may be in the store besides, in part or whole.
+    pub steps_done: u64,
+    /// Is told what is durable from now on, as soon as it is.
+    pub acknowledge: &'a mut dyn FnMut(Acknowledged<'_>),
+}
+
+/// What a replay has made durable. It must outlast any crash until the room is purged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledged<'a> {
+    /// An event that was handed over is stored. One that waits for keys may yet prove forged, and is dropped then.
+    Kept(&'a EventId),
+    /// The engine has told of a change.
+    Told(&'a Update),
+    /// So many steps are done.
+    Steps(u64),
+    /// The room is about to be purged, and with it all that was acknowledged before but the steps.
+    Purging,
+}
+
 /// Why a recording could not be played. That something did not hold is no error, but in the [`Report`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -140,6 +165,25 @@ impl From<ExchangeError> for ReplayError {
 /// [`ReplayError`] if the recording cannot be used, or the store not be opened. A store that fails later is a
 /// [`Mismatch`].
 pub fn play(input: impl BufRead, storage: &Storage, spill: File, host: &mut Host<'_>) -> Result<Report, ReplayError> {
+    resume(input, storage, spill, host, Resume { steps_done: 0, acknowledge: &mut |_| {} })
+}
+
+/// Plays on where another process stopped, over the `storage` that it has left, however it ended.
+///
+/// What the recording expects is compared as after an unbroken replay. The one exception is `expect_partial`, of a moment
+/// that has passed if a resync may have begun: then it is not compared, nor counted. The other counts of the report are
+/// this process's own.
+///
+/// # Errors
+///
+/// As [`play`].
+pub fn resume(
+    input: impl BufRead,
+    storage: &Storage,
+    spill: File,
+    host: &mut Host<'_>,
+    resume: Resume<'_>,
+) -> Result<Report, ReplayError> {
     let index = index::Index::read(input, spill, host.progress)?;
-    player::play(&index, storage, host)
+    player::play(&index, storage, host, resume)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use gibbous_codec::{EventId, OwnedEventId, OwnedServerName, exchange::ExpectedStatus};
 
 use super::{
-    Host, Progress, ReplayError,
+    Acknowledged, Host, Progress, ReplayError, Resume,
     expect::{self, StateIds},
     index::{Expectation, ExpectationKind, Index, StateOnRecord, Step, StepKind},
     report::{Mismatch, MismatchKind, Report, Unfinished, WhichState},
@@ -16,10 +16,17 @@ use super::{
 };
 use crate::{Error, JoinStatus, Outcome, Receipt, SendJoin};
 
-/// Plays a recording through an engine over `storage`.
-pub(super) fn play(index: &Index, storage: &Storage, host: &mut Host<'_>) -> Result<Report, ReplayError> {
-    let session = Session::open(index, storage, host.elapsed, host.trouble.restart_every).map_err(ReplayError::Open)?;
-    let mut player = Player::new(index, host);
+/// Plays a recording through an engine over `storage`, from the first step that has not been acknowledged.
+pub(super) fn play(
+    index: &Index,
+    storage: &Storage,
+    host: &mut Host<'_>,
+    resume: Resume<'_>,
+) -> Result<Report, ReplayError> {
+    let begin_at = usize::try_from(resume.steps_done).unwrap_or(usize::MAX);
+    let mut session = Session::open(index, storage, host, resume.acknowledge).map_err(ReplayError::Open)?;
+    session.watch_events_of(index.steps.iter().take(begin_at));
+    let mut player = Player::new(index, host, begin_at);
     match player.play(session) {
         Ok(session) => player.count(session),
         Err(Stop { cause: Cause::Spill(error), .. }) => return Err(ReplayError::Spill(error)),
@@ -34,6 +41,8 @@ struct Player<'a> {
     index: &'a Index,
     progress: &'a mut dyn FnMut(Progress),
     rounds: Rounds<'a>,
+    /// The first step to be played. Another process may have played some of it.
+    begin_at: usize,
     /// Why events were refused when they were handed over.
     refused: BTreeMap<OwnedEventId, String>,
     /// The partial current state just before the first resync, once that is reached.
@@ -78,10 +87,11 @@ impl From<std::io::Error> for Cause {
 }
 
 impl<'a> Player<'a> {
-    fn new(index: &'a Index, host: &'a mut Host<'_>) -> Self {
+    fn new(index: &'a Index, host: &'a mut Host<'_>, begin_at: usize) -> Self {
         Self {
             index,
             rounds: Rounds::new(index, host.trouble.shuffle_answers),
+            begin_at,
             progress: host.progress,
             refused: BTreeMap::new(),
             partial: None,
@@ -92,13 +102,17 @@ impl<'a> Player<'a> {
     /// Plays every step, then compares every expectation.
     fn play(&mut self, mut session: Session<'a>) -> Result<Session<'a>, Stop> {
         let index = self.index;
-        for (nth, step) in index.steps.iter().enumerate() {
+        for (nth, step) in index.steps.iter().enumerate().skip(self.begin_at) {
             (self.progress)(Progress::Step { done: nth as u64, of: index.steps.len() as u64 });
             self.step(&mut session, step).map_err(|cause| Stop { line: step.line, cause })?;
+            session.acknowledge(Acknowledged::Steps(nth as u64 + 1));
         }
         let line_of_the_end = index.steps.last().map_or(1, |step| step.line);
         self.capture_partial_state(&session).map_err(|cause| Stop { line: line_of_the_end, cause })?;
-        for (nth, expectation) in index.expectations.iter().enumerate() {
+        let is_past = self.resync_may_have_begun();
+        let can_be_compared =
+            |expectation: &&Expectation| !is_past || !matches!(expectation.kind, ExpectationKind::Partial { .. });
+        for (nth, expectation) in index.expectations.iter().filter(can_be_compared).enumerate() {
             (self.progress)(Progress::Compared { done: nth as u64, of: index.expectations.len() as u64 });
             self.compare(&session, expectation).map_err(|cause| Stop { line: expectation.line, cause })?;
         }
@@ -117,6 +131,8 @@ impl<'a> Player<'a> {
             self.report.events += 1;
         }
         match &step.kind {
+            // Another process has come so far. Whatever else it did may be done twice.
+            StepKind::SendJoin { event_id, .. } if session.has_joined_by(event_id)? => {}
             StepKind::SendJoin { via, event_id, pdu, response } => {
                 self.join(session, step.line, &Join { via, event_id, pdu: *pdu, response: *response })?;
             }
@@ -143,6 +159,7 @@ impl<'a> Player<'a> {
                 session.reopen().map_err(|error| Cause::Engine(error.to_string()))?;
             }
             StepKind::Purge => {
+                session.acknowledge(Acknowledged::Purging);
                 session.call(|engine| engine.purge(&index.room_id))?;
                 if session.room()?.is_some() {
                     self.mismatch(step.line, MismatchKind::Purge);
@@ -207,6 +224,7 @@ impl<'a> Player<'a> {
         };
         match why {
             None => {
+                session.acknowledge(Acknowledged::Kept(join.event_id));
                 let join_ms = milliseconds(session.spent() - before);
                 self.report.join_ms.get_or_insert(join_ms);
             }
@@ -252,6 +270,12 @@ impl<'a> Player<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether another process may have begun a resync, after which the partial state cannot be known.
+    fn resync_may_have_begun(&self) -> bool {
+        let mut steps = self.index.steps.iter().take(self.begin_at + 1);
+        self.begin_at > 0 && steps.any(|step| matches!(step.kind, StepKind::Resync { .. }))
     }
 
     /// Keeps the current state as it is before the first resync, or at the end if there is none.

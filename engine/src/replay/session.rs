@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeSet, num::NonZeroU64, time::Duration};
 
-use gibbous_codec::{OwnedEventId, RoomId};
+use gibbous_codec::{EventId, OwnedEventId, RoomId};
 use gibbous_storage::BackendError;
 
 use super::{
-    index::Index,
+    Acknowledged, Host,
+    index::{Index, Step},
     rounds::{Asker, START_MS},
     storage::Storage,
 };
-use crate::{Config, Engine, Error, EventStage, Outcome, Receipt, Request, RequestId, Response, RoomView};
+use crate::{Change, Config, Engine, Error, EventStage, Outcome, Receipt, Request, RequestId, Response, RoomView};
 
 /// An open engine.
 pub(super) struct Session<'a> {
@@ -25,6 +26,7 @@ pub(super) struct Session<'a> {
     index: &'a Index,
     storage: &'a Storage,
     elapsed: &'a dyn Fn() -> Duration,
+    acknowledge: &'a mut dyn FnMut(Acknowledged<'_>),
     spent: Duration,
     /// How much time had been spent when the room was first seen complete.
     complete_at: Option<Duration>,
@@ -44,21 +46,22 @@ pub(super) struct Counts {
 
 impl<'a> Session<'a> {
     /// Opens an engine.
-    pub(super) fn open(
+    pub(super) fn open<'h: 'a>(
         index: &'a Index,
         storage: &'a Storage,
-        elapsed: &'a dyn Fn() -> Duration,
-        restart_every: Option<NonZeroU64>,
+        host: &Host<'h>,
+        acknowledge: &'a mut dyn FnMut(Acknowledged<'_>),
     ) -> Result<Self, OpenError> {
         let engine = open_engine(index, storage, START_MS)?;
         Ok(Self {
             engine: Some(engine),
-            restart_every,
+            restart_every: host.trouble.restart_every,
             given: 0,
             now_ms: START_MS,
             index,
             storage,
-            elapsed,
+            elapsed: host.elapsed,
+            acknowledge,
             spent: Duration::ZERO,
             complete_at: None,
             waiting: BTreeSet::new(),
@@ -124,16 +127,41 @@ impl<'a> Session<'a> {
         self.engine().room(room_id)
     }
 
-    /// Takes note of an event that waits.
+    /// Tells the host that something is durable.
+    pub(super) fn acknowledge(&mut self, what: Acknowledged<'_>) {
+        (self.acknowledge)(what);
+    }
+
+    /// Tells whether the room has been joined by this very event.
+    pub(super) fn has_joined_by(&self, join: &EventId) -> Result<bool, Error> {
+        let is_it = |change: &Change| matches!(change, Change::Joined { event_id, .. } if event_id == join);
+        match self.engine().updates_since(&self.index.room_id, None, usize::MAX) {
+            Ok(updates) => Ok(updates.iter().any(|update| is_it(&update.change))),
+            Err(Error::UnknownRoom(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Watches the events that were handed over in steps before, which may wait.
+    pub(super) fn watch_events_of<'s>(&mut self, steps: impl Iterator<Item = &'s Step>) {
+        self.waiting.extend(steps.filter_map(|step| Some(step.kind.event()?.0.clone())));
+    }
+
+    /// Takes note of what became of an event that was handed over.
     pub(super) fn note(&mut self, event_id: &OwnedEventId, receipt: &Receipt) {
+        if let (Some(event_id), false) = (&receipt.event_id, matches!(receipt.outcome, Outcome::Refused(_))) {
+            self.acknowledge(Acknowledged::Kept(event_id));
+        }
         if matches!(receipt.outcome, Outcome::Waiting) {
             self.waiting.insert(event_id.clone());
         }
     }
 
-    /// Takes every update there is: who does not is cut off.
-    pub(super) fn drain_updates(&self) -> Result<(), Error> {
-        while self.engine().poll_update()?.is_some() {}
+    /// Takes every update there is, as a host that lags is cut off.
+    pub(super) fn drain_updates(&mut self) -> Result<(), Error> {
+        while let Some(update) = self.engine().poll_update()? {
+            self.acknowledge(Acknowledged::Told(&update));
+        }
         Ok(())
     }
 }
@@ -160,7 +188,8 @@ impl Asker for Session<'_> {
 
     fn handle_response(&mut self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
         self.count_given();
-        self.call(|engine| engine.handle_response(id, response, now_ms))
+        self.call(|engine| engine.handle_response(id, response, now_ms))?;
+        self.drain_updates()
     }
 
     fn poll_timeout(&mut self) -> Option<u64> {
@@ -169,7 +198,8 @@ impl Asker for Session<'_> {
 
     fn handle_timeout(&mut self, now_ms: u64) -> Result<(), Error> {
         self.now_ms = now_ms;
-        self.call(|engine| engine.handle_timeout(now_ms))
+        self.call(|engine| engine.handle_timeout(now_ms))?;
+        self.drain_updates()
     }
 
     fn is_complete(&mut self) -> Result<bool, Error> {
