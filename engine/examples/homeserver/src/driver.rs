@@ -28,7 +28,7 @@ pub(crate) enum Input {
     /// The answer to a `send_join`.
     Join { answer: JoinAnswer, reply: oneshot::Sender<JoinStatus> },
     /// An event of ours.
-    Ours { pdu: Vec<u8>, reply: oneshot::Sender<Receipt> },
+    Ours { pdu: Vec<u8>, reply: oneshot::Sender<Result<Receipt, gibbous::Error>> },
     /// The answer to a question of the engine.
     Answer { id: RequestId, response: Response },
     /// The host stops.
@@ -119,8 +119,9 @@ impl Driver {
                 self.joins.push((self.engine.begin_join(send_join, now_ms)?, reply));
             }
             Input::Ours { pdu, reply } => {
-                // Our events take the way of all others. Only one that was accepted may be sent on.
-                let _ = reply.send(self.engine.submit(&pdu, now_ms)?);
+                // Our events take the way of all others. Only one that was accepted may be sent on. Here an error may also be
+                // the fault of whoever made the event, who is told; if it is the disk's, the next call fails as well.
+                let _ = reply.send(self.engine.submit(&pdu, now_ms));
             }
             Input::Answer { id, response } => {
                 // Questions and answers find each other by the ID; what comes late is ignored.

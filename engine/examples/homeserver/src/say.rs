@@ -44,7 +44,7 @@ impl Shared {
         let (reply, receipt) = oneshot::channel();
         let pdu = event.canonical_json().as_bytes().to_vec();
         self.hand_over(Input::Ours { pdu, reply })?;
-        match receipt.await.map_err(|_| HostError::Stopped)? {
+        match receipt.await.map_err(|_| HostError::Stopped)?? {
             Receipt { outcome: Outcome::Judged { status: EventStatus::Accepted, .. }, .. } => {}
             // It must not leave the house.
             receipt => return Err(HostError::malformed("event of ours", format!("{:?}", receipt.outcome))),

@@ -194,7 +194,7 @@ async fn live_join_through_synapse() {
     let state = view.current_state().expect("the store works").len();
     println!("live test: Synapse installed in {} ms, started in {} ms", installed - began, started - installed);
     println!("  room: {state} state events, {current} members; told in {} ms", told - started);
-    println!("  make_join to usable room: {} ms, {members_at_first} members known", usable - join_began);
+    println!("  make_join to usable room: {} ms; members known then: {members_at_first}", usable - join_began);
     println!("  message of a member while partial: {} ms from sending to verdict", first_message - usable);
     println!("  usable to full state: {} ms, {} ms of them resync", full - usable, full - let_go);
     println!("  asked until the resync: {asked_before:?}");
