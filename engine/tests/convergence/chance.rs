@@ -56,8 +56,11 @@ impl Chance {
             12 if !self.arrivals.is_empty() && self.dice.percent(30) => Action::Redacted(self.arrivals.remove(0)),
             _ => {
                 let count = (1 + self.dice.below(3)).min(self.arrivals.len());
-                if count == 0 {
+                if count == 0 && world.asked.is_empty() {
                     return Some(Action::PassTime);
+                }
+                if count == 0 {
+                    return Some(Action::Answer(self.dice.below(world.asked.len()), How::Well));
                 }
                 Action::Hand(self.arrivals.drain(..count).collect())
             }

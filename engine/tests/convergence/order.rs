@@ -5,8 +5,8 @@
 //! aside, and when it was placed. From these the order is made anew, by this rule:
 //!
 //! - While the room is partial, an event that comes has the place of the earliest open event that waits for it: one that
-//!   follows it, unless the state after it had been told by then, or one that cites it while it is not known for good. Where
-//!   nobody waits for it, its place is its own.
+//!   follows it, unless the state after it had been told by then, or one that cites it while it is not known for good. What
+//!   was pulled has the place of the earliest waiting event whose history it belongs to. Otherwise its place is its own.
 //! - In a room with full state, and after it was set aside, it has its own place when it is placed.
 //! - When an event is placed, open events that it follows, directly or over others, and that stand later, move to its place;
 //!   so do those that wait where an event waits for them.
@@ -15,7 +15,7 @@
 //! The engine's positions are not looked at. What is checked is each step of the fold: the events of a `Folded` record are,
 //! at that point of the log, the first open events of the prescribed order, in that order. Besides, events that were pushed
 //! and never pulled come in the order in which they were handed over, and each event stands after those of its prev events
-//! that are in the order, unless the state after these had been told.
+//! that are in the order, unless the state after these had been told or they had been set aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,8 +38,12 @@ pub(crate) struct Prescribed<'l> {
     came: BTreeMap<OwnedEventId, u64>,
     /// The events after which another server has told the state.
     pub(crate) told: BTreeSet<OwnedEventId>,
+    /// The joins that began the room anew, as was decided when they were made.
+    pub(crate) anew: BTreeSet<OwnedEventId>,
     /// The events that were set aside at some time.
     pub(crate) aside: BTreeSet<OwnedEventId>,
+    /// The events that were handed over before any answer had brought them.
+    pushed: BTreeSet<OwnedEventId>,
     is_partial: bool,
 }
 
@@ -57,7 +61,11 @@ impl<'l> Prescribed<'l> {
     /// # Errors
     ///
     /// If the fold went another way than is prescribed.
-    pub(crate) fn of(records: &[(LogSeq, LogRecord)], pdu: impl Fn(&OwnedEventId) -> Pdu + 'l) -> Result<Self, String> {
+    pub(crate) fn of(
+        records: &[(LogSeq, LogRecord)],
+        pushed: &[OwnedEventId],
+        pdu: impl Fn(&OwnedEventId) -> Pdu + 'l,
+    ) -> Result<Self, String> {
         let mut prescribed = Self {
             pdu: Box::new(pdu),
             ids: BTreeMap::new(),
@@ -66,7 +74,9 @@ impl<'l> Prescribed<'l> {
             order: Vec::new(),
             came: BTreeMap::new(),
             told: BTreeSet::new(),
+            anew: BTreeSet::new(),
             aside: BTreeSet::new(),
+            pushed: pushed.iter().cloned().collect(),
             is_partial: false,
         };
         for (at, (seq, record)) in records.iter().enumerate() {
@@ -92,7 +102,13 @@ impl<'l> Prescribed<'l> {
                     }
                 }
                 LogRecord::Folded(folded) => prescribed.fold(&folded.events)?,
-                LogRecord::Joined(joined) => prescribed.is_partial |= joined.opens_partial,
+                LogRecord::Joined(joined) => {
+                    prescribed.is_partial |= joined.opens_partial;
+                    if joined.begins_anew {
+                        let join = prescribed.ids[&joined.join].clone();
+                        prescribed.anew.insert(join);
+                    }
+                }
                 LogRecord::Completed(_) => prescribed.is_partial = false,
                 _ => {}
             }
@@ -143,13 +159,30 @@ impl<'l> Prescribed<'l> {
     fn first_who_waits_for(&self, event_id: &OwnedEventId, was: Option<&Stage>) -> Option<u64> {
         let is_told = matches!(was, Some(Stage::Outlier { states: Some(_), .. }));
         let is_known_for_good = matches!(was, Some(Stage::Outlier { provisional: false, .. }));
+        let is_pulled = self.is_partial && !self.pushed.contains(event_id);
         let waits = |place: &&Place| {
+            if is_pulled && matches!(self.stages[&place.event_id], Stage::Waiting) {
+                return self.is_before(event_id, &place.event_id);
+            }
             let pdu = (self.pdu)(&place.event_id);
             let is_done = matches!(self.stages[&place.event_id], Stage::Placed { partial: false, .. });
             let cites = pdu.auth_events().contains(event_id) && !is_known_for_good;
             !is_done && (pdu.prev_events().contains(event_id) && !is_told || cites)
         };
         self.open.values().filter(waits).map(|place| place.root).min()
+    }
+
+    /// Tells whether an event belongs to the history of another.
+    fn is_before(&self, event_id: &OwnedEventId, other: &OwnedEventId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![other.clone()];
+        while let Some(at) = next.pop() {
+            if at == *event_id {
+                return true;
+            }
+            next.extend((self.pdu)(&at).prev_events().iter().filter(|prev| seen.insert((*prev).clone())).cloned());
+        }
+        false
     }
 
     /// An event is placed: what is open and it follows does not stand behind it.
@@ -210,7 +243,8 @@ impl<'l> Prescribed<'l> {
         for (at, event_id) in self.order.iter().enumerate() {
             for prev in (self.pdu)(event_id).prev_events() {
                 let is_later = self.order[at..].contains(prev);
-                if is_later && !self.told.contains(prev) {
+                // What was set aside takes the place that it has when it is placed, though it be waited for.
+                if is_later && !self.told.contains(prev) && !self.aside.contains(prev) {
                     return Err(format!("{event_id} stands before {prev}, which it follows"));
                 }
             }
