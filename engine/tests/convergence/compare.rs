@@ -31,7 +31,7 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
     }
     let Stored { events: stored, log } = stored(world);
     let pdu = |event_id: &OwnedEventId| world.random.room.pdu(event_id).clone();
-    let prescribed = Prescribed::of(&log, &world.pushed, pdu)?;
+    let prescribed = Prescribed::of(&log, &world.pulled, pdu)?;
     prescribed.check_receipts(&world.pushed)?;
     let order = &prescribed.order;
     for (event_id, state) in &stored {

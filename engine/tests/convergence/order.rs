@@ -6,7 +6,7 @@
 //!
 //! - While the room is partial, an event that comes has the place of the earliest open event that waits for it: one that
 //!   follows it, unless the state after it had been told by then, or one that cites it while it is not known for good. What
-//!   was pulled has the place of the earliest waiting event whose history it belongs to. Otherwise its place is its own.
+//!   was pulled to fill a gap has the place of the events before which the gap is. Otherwise its place is its own.
 //! - In a room with full state, and after it was set aside, it has its own place when it is placed.
 //! - When an event is placed, open events that it follows, directly or over others, and that stand later, move to its place;
 //!   so do those that wait where an event waits for them.
@@ -42,8 +42,8 @@ pub(crate) struct Prescribed<'l> {
     pub(crate) anew: BTreeSet<OwnedEventId>,
     /// The events that were set aside at some time.
     pub(crate) aside: BTreeSet<OwnedEventId>,
-    /// The events that were handed over before any answer had brought them.
-    pushed: BTreeSet<OwnedEventId>,
+    /// The events that were pulled, and the events before which the gap was.
+    pulled: &'l BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
     is_partial: bool,
 }
 
@@ -63,7 +63,7 @@ impl<'l> Prescribed<'l> {
     /// If the fold went another way than is prescribed.
     pub(crate) fn of(
         records: &[(LogSeq, LogRecord)],
-        pushed: &[OwnedEventId],
+        pulled: &'l BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
         pdu: impl Fn(&OwnedEventId) -> Pdu + 'l,
     ) -> Result<Self, String> {
         let mut prescribed = Self {
@@ -76,7 +76,7 @@ impl<'l> Prescribed<'l> {
             told: BTreeSet::new(),
             anew: BTreeSet::new(),
             aside: BTreeSet::new(),
-            pushed: pushed.iter().cloned().collect(),
+            pulled,
             is_partial: false,
         };
         for (at, (seq, record)) in records.iter().enumerate() {
@@ -159,30 +159,17 @@ impl<'l> Prescribed<'l> {
     fn first_who_waits_for(&self, event_id: &OwnedEventId, was: Option<&Stage>) -> Option<u64> {
         let is_told = matches!(was, Some(Stage::Outlier { states: Some(_), .. }));
         let is_known_for_good = matches!(was, Some(Stage::Outlier { provisional: false, .. }));
-        let is_pulled = self.is_partial && !self.pushed.contains(event_id);
+        if let (true, Some(latest)) = (self.is_partial, self.pulled.get(event_id)) {
+            let places = latest.iter().filter_map(|latest| self.open.get(latest));
+            return places.map(|place| place.root).min();
+        }
         let waits = |place: &&Place| {
-            if is_pulled && matches!(self.stages[&place.event_id], Stage::Waiting) {
-                return self.is_before(event_id, &place.event_id);
-            }
             let pdu = (self.pdu)(&place.event_id);
             let is_done = matches!(self.stages[&place.event_id], Stage::Placed { partial: false, .. });
             let cites = pdu.auth_events().contains(event_id) && !is_known_for_good;
             !is_done && (pdu.prev_events().contains(event_id) && !is_told || cites)
         };
         self.open.values().filter(waits).map(|place| place.root).min()
-    }
-
-    /// Tells whether an event belongs to the history of another.
-    fn is_before(&self, event_id: &OwnedEventId, other: &OwnedEventId) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut next = vec![other.clone()];
-        while let Some(at) = next.pop() {
-            if at == *event_id {
-                return true;
-            }
-            next.extend((self.pdu)(&at).prev_events().iter().filter(|prev| seen.insert((*prev).clone())).cloned());
-        }
-        false
     }
 
     /// An event is placed: what is open and it follows does not stand behind it.

@@ -9,7 +9,7 @@ use gibbous::{
     EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, Request, RequestError, RequestId, RequestKind,
     Response, RoomVersionId, StateKey,
     testing::{
-        Host, KEY_ID, S, Storage, US,
+        Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
     },
 };
@@ -56,10 +56,12 @@ pub(crate) struct World {
     pub(crate) late: Vec<(RequestId, Response)>,
     /// The events that were taken in, in the order in which they were first handed over.
     pub(crate) handed: Vec<OwnedEventId>,
-    /// Those among them that no answer had brought before.
+    /// Those among them that came by that, and not by an answer before.
     pub(crate) pushed: Vec<OwnedEventId>,
-    /// The events that answers about gaps have brought.
-    given: BTreeSet<OwnedEventId>,
+    /// The events that answers about gaps have brought, and the events before which the gap was.
+    pub(crate) pulled: BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+    /// The questions about gaps, and the events before which each gap is.
+    gaps: BTreeMap<RequestId, Vec<OwnedEventId>>,
     /// The joins of our users by handshake that came to something.
     pub(crate) handshakes: BTreeSet<OwnedEventId>,
     /// What the host knows by the updates.
@@ -91,7 +93,8 @@ impl World {
             late: Vec::new(),
             handed: Vec::new(),
             pushed: Vec::new(),
-            given: BTreeSet::new(),
+            pulled: BTreeMap::new(),
+            gaps: BTreeMap::new(),
             handshakes: BTreeSet::new(),
             picture: Picture::default(),
             counts: Counts::new(),
@@ -130,6 +133,9 @@ impl World {
     /// Takes up what the engine wants to know. Keys come at once, or never.
     pub(crate) fn poll(&mut self) {
         while let Some(request) = self.host.engine().poll_request(self.host.now_ms).expect("the store works") {
+            if let RequestKind::MissingEvents { latest, .. } = &request.kind {
+                self.gaps.insert(request.id, latest.clone());
+            }
             match request.kind {
                 RequestKind::ServerKeys { .. } if !self.late_keys => {
                     let response = self.host.honest_answer(&request);
@@ -144,7 +150,25 @@ impl World {
     }
 
     fn give(&mut self, id: RequestId, response: Response) {
+        let latest = self.gaps.get(&id).cloned();
+        let absent = if latest.is_some() { self.absent() } else { Vec::new() };
         self.host.engine().handle_response(id, response, self.host.now_ms).expect("the store works");
+        for event_id in absent {
+            if self.has_come(&event_id) {
+                self.pulled.insert(event_id, latest.clone().unwrap_or_default());
+            }
+        }
+    }
+
+    /// Returns the events that have not come yet.
+    fn absent(&self) -> Vec<OwnedEventId> {
+        self.random.room.order().iter().filter(|event_id| !self.has_come(event_id)).cloned().collect()
+    }
+
+    /// Tells whether an event has come, rather than being known for the sake of others, or not at all.
+    fn has_come(&self, event_id: &EventId) -> bool {
+        let verdict = self.host.verdict(event_id);
+        verdict != "absent" && !verdict.starts_with("outlier")
     }
 
     /// Alice joins. Returns whether she could: not where what her join rests on cannot be verified.
@@ -162,6 +186,8 @@ impl World {
 
     fn handshake(&mut self, join: &OwnedEventId, seed: u64) -> Result<JoinStatus, String> {
         let response = self.random.send_join(join, seed);
+        let is_known = !self.handed.is_empty();
+        let absent = if is_known { self.absent() } else { vec![join.clone()] };
         let ticket = self.host.begin_join(join, S, &response, true);
         for _ in 0..STEPS_MAX {
             match self.host.engine().join_status(ticket) {
@@ -178,6 +204,7 @@ impl World {
                     if let JoinStatus::Joined { .. } = &status {
                         self.handshakes.insert(join.clone());
                         self.note_handed(join);
+                        self.note_pushed(absent, std::slice::from_ref(join));
                     }
                     return Ok(status);
                 }
@@ -189,7 +216,12 @@ impl World {
     fn note_handed(&mut self, event_id: &OwnedEventId) {
         if !self.handed.contains(event_id) {
             self.handed.push(event_id.clone());
-            if !self.given.contains(event_id) {
+        }
+    }
+
+    fn note_pushed(&mut self, absent: Vec<OwnedEventId>, events: &[OwnedEventId]) {
+        for event_id in events {
+            if absent.contains(event_id) && self.has_come(event_id) && !self.pushed.contains(event_id) {
                 self.pushed.push(event_id.clone());
             }
         }
@@ -249,7 +281,9 @@ impl World {
         };
         let pdus: Vec<Vec<u8>> = events.iter().map(json).collect();
         let pdus: Vec<&[u8]> = pdus.iter().map(Vec::as_slice).collect();
+        let absent = self.absent();
         let receipts = self.host.engine().receive(&origin, &pdus, self.host.now_ms).expect("the store works");
+        self.note_pushed(absent, events);
         for (event_id, receipt) in events.iter().zip(receipts) {
             if is_redacted {
                 self.count("redacted copies handed over");
@@ -276,7 +310,7 @@ impl World {
     pub(crate) fn answer(&mut self, at: usize, how: How) {
         let request = self.asked.swap_remove(at);
         let honest = self.host.honest_answer(&request);
-        let is_gap = matches!(request.kind, RequestKind::MissingEvents { .. });
+        let is_gap = self.gaps.contains_key(&request.id);
         let response = match how {
             How::Refuse => Response::Failed(RequestError::Status { status: 403, errcode: "M_FORBIDDEN".to_owned() }),
             How::Timeout => Response::Failed(RequestError::Timeout),
@@ -299,10 +333,6 @@ impl World {
             },
             How::Well | How::Empty => honest,
         };
-        if let (true, Response::Body(body)) = (is_gap, &response) {
-            let given: Vec<_> = self.random.room.order().iter().filter(|id| self.is_in(body, id)).cloned().collect();
-            self.given.extend(given);
-        }
         match &response {
             Response::Failed(_) => self.count("answers refused"),
             _ => self.count("answers"),
@@ -350,6 +380,7 @@ impl World {
             self.count("events of ours while partial");
         }
         let receipt = self.host.engine().submit(self.random.room.json(&event_id).as_bytes(), self.host.now_ms);
+        self.note_pushed(vec![event_id.clone()], std::slice::from_ref(&event_id));
         match receipt {
             Ok(receipt) => self.note_outcome("submit", &event_id, &receipt.outcome),
             Err(error) => self.note(format!("submit {event_id}: {error}")),
@@ -420,14 +451,6 @@ impl World {
     pub(crate) fn room_in_words(&self) -> String {
         let line = |id: &OwnedEventId| format!("  {id} {}", self.random.room.json(id));
         self.random.room.order().iter().map(line).collect::<Vec<_>>().join("\n")
-    }
-
-    /// Tells whether an answer has an event, by the signature that nothing else has.
-    fn is_in(&self, body: &[u8], event_id: &OwnedEventId) -> bool {
-        let event = self.random.room.value(event_id);
-        let sender = self.random.room.pdu(event_id).sender().server_name().to_string();
-        let signature = event["signatures"][sender][KEY_ID].as_str().expect("it is signed").to_owned();
-        body.windows(signature.len()).any(|window| window == signature.as_bytes())
     }
 
     /// Tells whether nobody can verify an event.
