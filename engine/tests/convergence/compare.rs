@@ -72,6 +72,8 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
         let states = (view.state_before(event_id), view.state_after(event_id));
         for (which, found, expected) in [("before", states.0, before), ("after", states.1, after)] {
             let found = found.expect("the store works").expect("it is placed");
+            let rejected = found.values().filter(|id| world.host.verdict(id).ends_with("rejected"));
+            differences.extend(rejected.map(|id| format!("a state has {id}, which is rejected")));
             differences.extend(difference(&format!("the state {which} {event_id}"), &found, &expected));
         }
         if let Some(Stage::Placed { status, .. }) = stored.get(event_id).map(|state| &state.stage) {
@@ -221,8 +223,23 @@ impl Holes {
 /// Tells whether an event rests on one that nobody can verify; but where the state at that one has been told, it counts as
 /// rejected, and what rests on it can be judged.
 fn rests_on_unverifiable(world: &World, prescribed: &Prescribed<'_>, event_id: &OwnedEventId) -> bool {
-    let is_unknown = |id: &OwnedEventId| world.is_unverifiable(id) && !prescribed.told.contains(id);
-    world.keyless.is_some() && world.random.room.auth_chain([event_id]).iter().any(is_unknown)
+    if world.keyless.is_none() {
+        return false;
+    }
+    let mut seen = BTreeSet::new();
+    let mut next = world.random.room.pdu(event_id).auth_events().to_vec();
+    while let Some(event_id) = next.pop() {
+        match (world.is_unverifiable(&event_id), prescribed.told.contains(&event_id)) {
+            (true, false) => return true,
+            // What it rests on itself is not looked at.
+            (true, true) => {}
+            (false, _) => {
+                let auth_events = world.random.room.pdu(&event_id).auth_events().iter();
+                next.extend(auth_events.filter(|id| seen.insert((*id).clone())).cloned());
+            }
+        }
+    }
+    false
 }
 
 fn difference(what: &str, found: &StateMap<OwnedEventId>, expected: &StateMap<OwnedEventId>) -> Option<String> {

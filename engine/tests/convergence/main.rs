@@ -68,8 +68,17 @@ const SHOWN: &[&str] = &[
     "soft_failed",
 ];
 
-/// Seeds that fail by the engine's fault, each with the reason.
-const KNOWN: &[(u64, &str)] = &[];
+/// Failures that are the engine's fault and known, by what they say, each with the reason.
+const KNOWN: &[(&str, &str)] =
+    &[("which is rejected", "a told state is adopted with events in it that have no final verdict yet")];
+
+/// Seeds that fail for reasons that are not known yet.
+const UNTRACED: &[u64] = &[];
+
+/// Returns the reason for which a failure is known.
+fn known(why: &str) -> Option<&'static str> {
+    KNOWN.iter().find(|(what, _)| why.contains(what)).map(|(_, reason)| *reason)
+}
 
 /// What has become of one story.
 struct Story {
@@ -119,7 +128,8 @@ fn run(seed: u64, late_keys: bool) -> Result<Counts, String> {
         Ok(counts) => return Ok(counts),
         Err(why) => why,
     };
-    if env::var_os("GIBBOUS_LONG").is_some() {
+    let is_known = UNTRACED.contains(&seed) || known(&why).is_some();
+    if is_known || env::var_os("GIBBOUS_LONG").is_some() {
         return Err(why);
     }
     let fails = |script: &Script| live(seed, Some(script), late_keys).result.is_err();
@@ -160,16 +170,24 @@ fn check_seeds(late_keys: bool) {
             scope.spawn(|| {
                 while let Some(seed) = { seeds.lock().expect("no thread panics").next() } {
                     let result = run(seed, late_keys);
-                    match (result, KNOWN.iter().find(|(known, _)| *known == seed)) {
-                        (Ok(counts), _) => {
+                    match result {
+                        Ok(counts) => {
                             let mut total = total.lock().expect("no thread panics");
                             *total.entry("seeds").or_default() += 1;
                             for (what, count) in counts {
                                 *total.entry(what).or_default() += count;
                             }
                         }
-                        (Err(_), Some((_, why))) => println!("seed {seed} fails as known: {why}"),
-                        (Err(why), None) => {
+                        Err(_) if UNTRACED.contains(&seed) => {
+                            *total.lock().expect("no thread panics").entry("seeds that fail, untraced").or_default() +=
+                                1;
+                        }
+                        Err(why) if known(&why).is_some() => {
+                            println!("seed {seed} fails as known: {}", known(&why).unwrap_or_default());
+                            *total.lock().expect("no thread panics").entry("seeds that fail as known").or_default() +=
+                                1;
+                        }
+                        Err(why) => {
                             let line = format!("GIBBOUS_SEEDS={seed}..{} {why}", seed + 1);
                             failures.lock().expect("no thread panics").push(line);
                         }
