@@ -424,6 +424,10 @@ impl Room {
         match state {
             Some(root) if cx.store.snapshot(self.num)?.node(&root)?.is_none() => self.commit(txn),
             _ => {
+                if !txn.is_empty() {
+                    // What was resolved on the way is remembered by the name of a group that is not stored.
+                    self.memory.forget_resolved();
+                }
                 txn.discard();
                 Ok(())
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     oracle::{Oracle, State},
     room_builder::RoomBuilder,
-    story::{ALICE, CHARLIE, DEREK, ELSIE},
+    story::{ALICE, BOB, CHARLIE, DEREK, ELSIE},
 };
 
 /// Those who were in the room before, or may come.
@@ -44,8 +44,11 @@ impl Dice {
     }
 }
 
+/// Our users, who join and leave.
+pub const OURS: [&str; 2] = [ALICE, BOB];
+
 /// A random room that [`ALICE`] joins in the middle of its history.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RandomRoom {
     /// Every event.
     pub room: RoomBuilder,
@@ -59,8 +62,8 @@ pub struct RandomRoom {
 }
 
 impl RandomRoom {
-    /// Tells a room.
-    pub fn new(version: &RoomVersionId, seed: u64) -> Self {
+    /// Tells a room; of what is told after the join, only the first `later_max` events.
+    pub fn new(version: &RoomVersionId, seed: u64, later_max: usize) -> Self {
         let room = RoomBuilder::new(version, CHARLIE);
         let create = room.order()[0].clone();
         let truth = Oracle::new(room.rules().clone());
@@ -72,25 +75,61 @@ impl RandomRoom {
         }
         random.let_alice_join();
         let first = random.room.order().len();
-        for _ in 0..8 + random.dice.below(25) {
+        for _ in 0..(8 + random.dice.below(25)).min(later_max) {
             random.tell_one();
         }
         random.later = random.room.order()[first..].to_vec();
         random
     }
 
-    /// Returns an honest answer to the `send_join` of alice's join; all members but a few are left out.
-    pub fn send_join(&mut self) -> Value {
-        let state = self.state_before(&self.join);
-        let dice = &mut self.dice;
+    /// Somebody of another server does one thing more, after what has happened by now.
+    pub fn tell_another(&mut self, seed: u64) -> OwnedEventId {
+        self.dice = Dice::new(seed);
+        self.tell_one()
+    }
+
+    /// One of our users does something where our homeserver stands: after its forward extremities, allowed by its current
+    /// state, however partial these are. What is done depends on the seed.
+    pub fn speak(&mut self, user: &str, prevs: &[OwnedEventId], current: &State, seed: u64) -> OwnedEventId {
+        let mut dice = Dice::new(seed);
+        let count = self.room.order().len();
+        let (event_type, state_key, content) = match dice.below(8) {
+            0 => ("m.room.topic", Some(""), json!({ "topic": count })),
+            1 => ("m.room.test", Some(user), json!({ "n": count })),
+            2 => {
+                let target = *dice.pick(&USERS);
+                ("m.room.member", Some(target), json!({ "membership": *dice.pick(&["invite", "leave", "ban"]) }))
+            }
+            _ => ("m.room.message", None, json!({ "msgtype": "m.text", "body": "words" })),
+        };
+        self.send_citing(user, event_type, state_key, content, prevs, current)
+    }
+
+    /// One of our users leaves, where our homeserver stands.
+    pub fn leave(&mut self, user: &str, prevs: &[OwnedEventId], current: &State) -> OwnedEventId {
+        self.send_citing(user, "m.room.member", Some(user), json!({ "membership": "leave" }), prevs, current)
+    }
+
+    /// Another server lets one of our users join where it stands; `None` if it must not.
+    pub fn join_by_handshake(&mut self, user: &str, seed: u64) -> Option<OwnedEventId> {
+        self.dice = Dice::new(seed);
+        let tips = self.some_events(3);
+        let join = self.send(user, "m.room.member", Some(user), json!({ "membership": "join" }), &tips, None);
+        (!self.is_rejected(&join)).then_some(join)
+    }
+
+    /// Returns an honest answer to the `send_join` of a join; all members but a few are left out.
+    pub fn send_join(&self, join: &EventId, seed: u64) -> Value {
+        let mut dice = Dice::new(seed ^ 0x101);
+        let state = self.state_before(join);
         let kept = state.iter().filter(|(key, _)| key.event_type != "m.room.member" || dice.percent(20));
         let kept: Vec<OwnedEventId> = kept.map(|(_, event_id)| event_id.clone()).collect();
         let mut chain = self.room.auth_chain(&kept);
-        chain.extend(self.room.auth_chain([&self.join]));
+        chain.extend(self.room.auth_chain([&join.to_owned()]));
         let values =
             |ids: &mut dyn Iterator<Item = &OwnedEventId>| ids.map(|id| self.room.value(id)).collect::<Vec<_>>();
         json!({
-            "event": self.room.value(&self.join),
+            "event": self.room.value(join),
             "state": values(&mut kept.iter()),
             "auth_chain": values(&mut chain.iter()),
             "members_omitted": true,
@@ -110,7 +149,8 @@ impl RandomRoom {
         self.truth.judge();
     }
 
-    fn is_rejected(&self, event_id: &EventId) -> bool {
+    /// Tells whether an event is rejected, to one who was there from the beginning.
+    pub fn is_rejected(&self, event_id: &EventId) -> bool {
         self.truth.judged(event_id).is_none_or(|judged| judged.status != EventStatus::Accepted)
     }
 
@@ -159,7 +199,7 @@ impl RandomRoom {
     }
 
     /// Somebody does something.
-    fn tell_one(&mut self) {
+    fn tell_one(&mut self) -> OwnedEventId {
         let prevs = self.some_events(3);
         let state = self.truth.state_at(&prevs).expect("the truth knows every event");
         let is_in = |user: &&&str| {
@@ -189,7 +229,7 @@ impl RandomRoom {
         // Who joins or leaves does so by themselves.
         let sender = if content["membership"] == "join" { target } else { sender };
         let stale = self.dice.percent(20).then(|| self.some_events(1));
-        self.send(sender, event_type, state_key, content, &prevs, stale.as_deref());
+        self.send(sender, event_type, state_key, content, &prevs, stale.as_deref())
     }
 
     /// Returns the levels of a state with one user's level changed.
@@ -219,6 +259,19 @@ impl RandomRoom {
         stale: Option<&[OwnedEventId]>,
     ) -> OwnedEventId {
         let state = self.truth.state_at(stale.unwrap_or(prevs)).expect("the truth knows every event");
+        self.send_citing(sender, event_type, state_key, content, prevs, &state)
+    }
+
+    /// Tells an event that cites what a state has for it.
+    fn send_citing(
+        &mut self,
+        sender: &str,
+        event_type: &str,
+        state_key: Option<&str>,
+        content: Value,
+        prevs: &[OwnedEventId],
+        state: &State,
+    ) -> OwnedEventId {
         let mut keys = vec![StateKey::new("m.room.power_levels", ""), StateKey::new("m.room.member", sender)];
         if event_type == "m.room.member" {
             keys.push(StateKey::new(event_type, state_key.unwrap_or_default()));

@@ -21,7 +21,7 @@ use crate::lookup::AuthEvent;
 pub type State = StateMap<OwnedEventId>;
 
 /// Everything there is to know of a room.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Oracle {
     rules: RoomRules,
     /// Every event, with whether it was rejected.
@@ -30,6 +30,8 @@ pub struct Oracle {
     history: BTreeSet<OwnedEventId>,
     /// The states before events, as another server has told them.
     told: BTreeMap<OwnedEventId, State>,
+    /// Those among them that nobody can verify.
+    unverifiable: BTreeSet<OwnedEventId>,
     judged: BTreeMap<OwnedEventId, Judged>,
 }
 
@@ -64,6 +66,7 @@ impl Oracle {
             events: BTreeMap::new(),
             history: BTreeSet::new(),
             told: BTreeMap::new(),
+            unverifiable: BTreeSet::new(),
             judged: BTreeMap::new(),
         }
     }
@@ -83,6 +86,13 @@ impl Oracle {
     pub fn tell(&mut self, event_id: &EventId, before: State) {
         self.history.insert(event_id.to_owned());
         self.told.insert(event_id.to_owned(), before);
+    }
+
+    /// Is told the state before an event that nobody can verify: the room goes on as after a rejected one.
+    pub fn tell_unverifiable(&mut self, pdu: &Pdu, before: State) {
+        self.tell(pdu.event_id(), before);
+        self.events.insert(pdu.event_id().to_owned(), Arc::new(AuthEvent::new(pdu.clone(), true)));
+        self.unverifiable.insert(pdu.event_id().to_owned());
     }
 
     /// Returns what was said of an event, or `None` where it, or something that it rests on, is not known.
@@ -109,7 +119,8 @@ impl Oracle {
     fn judge_one(&mut self, event: &AuthEvent) -> bool {
         let event_id = event.pdu().event_id();
         let is_judged = |id: &OwnedEventId| self.judged.contains_key(id);
-        if !event.pdu().auth_events().iter().chain(&self.create_event_of(event)).all(is_judged) {
+        let is_unverifiable = self.unverifiable.contains(event_id);
+        if !is_unverifiable && !event.pdu().auth_events().iter().chain(&self.create_event_of(event)).all(is_judged) {
             return false;
         }
         let before = match self.told.get(event_id) {
@@ -126,7 +137,9 @@ impl Oracle {
             },
             None => None,
         };
-        let mut decision = self.check_4(event);
+        let unverifiable =
+            || Rejection { check: Check::Signatures, rule: "nobody can verify it".to_owned(), source: None };
+        let mut decision = if is_unverifiable { Err(unverifiable()) } else { self.check_4(event) };
         if let (Some(before), Ok(())) = (&before, &decision) {
             decision = self.check_against(event, before, Check::StateBefore);
         }
@@ -176,7 +189,8 @@ impl Oracle {
         for event_id in order {
             let (Some(event), Some(judged)) = (self.events.get(event_id), self.judged.get(event_id)) else { continue };
             let is_ours = |user: &StateKey| outcome.current.get(user).is_some_and(|id| self.is_join(id));
-            let begins_anew = handshakes.contains(event_id) && !ours.iter().any(is_ours);
+            let is_accepted = !judged.status.is_rejected();
+            let begins_anew = is_accepted && handshakes.contains(event_id) && !ours.iter().any(is_ours);
             if handshakes.contains(event_id) {
                 ours.extend(key_of(event));
             }

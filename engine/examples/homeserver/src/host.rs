@@ -86,7 +86,8 @@ impl Host {
     /// Outside a tokio runtime.
     pub fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), HostError> {
         // The engine needs a place to store and our name; sockets, clock and keys are the host's.
-        let engine = Engine::open(config.backend, gibbous::Config::new(config.server_name))?;
+        let now_ms = (config.now_ms)();
+        let engine = Engine::open(config.backend, gibbous::Config::new(config.server_name), now_ms)?;
         let client = Client::new(config.http, config.key, config.now_ms);
         let inputs = channel();
         let (updates, updates_of) = mpsc::unbounded_channel();
