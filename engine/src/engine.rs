@@ -298,6 +298,10 @@ impl Engine {
         let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
         let mut slot = lock(&slot);
         self.read_lost(&mut slot)?;
+        if question == Question::JoinAuthChain {
+            let answered = self.join_auth_chain_answered(cx, &room_id, &mut slot, &destination, response);
+            return self.settle(cx, &room_id, &mut slot, answered);
+        }
         let Some(room) = &mut slot.room else { return Ok(()) };
         let answered = room.handle_answer(cx, question, &destination, kind, response);
         self.settle(cx, &room_id, &mut slot, answered)

@@ -98,6 +98,8 @@ pub(crate) enum Question {
     AuthChain { event: EventNum },
     /// The state IDs, state, or events of a need of the resync.
     Resync { prev: OwnedEventId },
+    /// The auth chain of a join event, which a `send_join` response has left out.
+    JoinAuthChain,
     /// A server's keys.
     Keys { server: OwnedServerName },
 }
@@ -389,11 +391,13 @@ impl Room {
                 self.use_or_park(cx, batch)
             }
             Question::Keys { server } => self.keys_answered(cx, &server),
+            // The join is the engine's.
+            Question::JoinAuthChain => Ok(()),
         }
     }
 
     /// Returns the events of the room in the body of a `get_missing_events` or `event_auth` answer.
-    fn pdus_of_answer(&self, body: &[u8]) -> Vec<Pdu> {
+    pub(crate) fn pdus_of_answer(&self, body: &[u8]) -> Vec<Pdu> {
         #[derive(Deserialize)]
         struct Body {
             #[serde(default)]

@@ -2,15 +2,15 @@
 
 use std::sync::atomic::Ordering;
 
-use gibbous_codec::{OwnedEventId, OwnedServerName, RoomId};
+use gibbous_codec::{OwnedEventId, OwnedServerName, Pdu, RoomId, ServerName};
 use gibbous_storage::RoomRows;
 
 use super::{Engine, Slot, lock};
 use crate::{
-    Error, JoinError, SendJoin, intake,
+    Error, JoinError, RequestKind, Response, SendJoin, intake,
     parked::Batch,
     partial_join::ParsedJoin,
-    room::{Context, Question, Room},
+    room::{Ask, Context, Question, Room},
 };
 
 /// The name of a join that was begun.
@@ -20,8 +20,8 @@ pub struct JoinTicket(pub(super) u64);
 /// How a join stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinStatus {
-    /// The keys of some servers are being asked for, to check the response's signatures.
-    AwaitingKeys,
+    /// Keys of servers are being asked for, to check the response's signatures, or auth events that it left out.
+    Checking,
     /// The room can be used.
     Joined {
         /// The join event.
@@ -41,7 +41,24 @@ pub(super) struct Joining {
     pub(super) ticket: JoinTicket,
     pub(super) parsed: ParsedJoin,
     pub(super) batch: Batch,
+    auth_chain: AuthChain,
     pub(super) queued: Vec<(OwnedServerName, Vec<Vec<u8>>)>,
+}
+
+/// The auth chain of a join event, which a response may leave out: that of the state need not hold the membership of who
+/// authorised a restricted join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AuthChain {
+    NotAsked,
+    Asked,
+    Answered,
+}
+
+impl Joining {
+    /// Tells whether everything is there that the join waits for.
+    fn is_ready(&self) -> bool {
+        self.batch.is_done() && self.auth_chain != AuthChain::Asked
+    }
 }
 
 impl Engine {
@@ -85,8 +102,8 @@ impl Engine {
                 room.ask_keys(server.clone());
             }
         }
-        self.set_join_status(ticket, JoinStatus::AwaitingKeys);
-        slot.joining = Some(Joining { ticket, parsed, batch, queued: Vec::new() });
+        self.set_join_status(ticket, JoinStatus::Checking);
+        slot.joining = Some(Joining { ticket, parsed, batch, auth_chain: AuthChain::NotAsked, queued: Vec::new() });
         let finished = self.finish_join(cx, send_join.room_id, &mut slot);
         self.settle(cx, send_join.room_id, &mut slot, finished)?;
         Ok(ticket)
@@ -97,12 +114,42 @@ impl Engine {
         lock(&self.inner.joins).get(&ticket).cloned().unwrap_or(JoinStatus::Unknown)
     }
 
+    /// Takes the auth chain of a join event, well or not; the join goes on with what there is.
+    pub(super) fn join_auth_chain_answered(
+        &self,
+        cx: Context<'_>,
+        room_id: &RoomId,
+        slot: &mut Slot,
+        from: &ServerName,
+        response: Response,
+    ) -> Result<(), Error> {
+        let Slot { room: Some(room), joining: Some(joining), .. } = slot else { return Ok(()) };
+        if joining.auth_chain != AuthChain::Asked {
+            return Ok(());
+        }
+        joining.auth_chain = AuthChain::Answered;
+        let mut pdus = match response {
+            Response::Body(body) => room.pdus_of_answer(&body),
+            Response::Events(_) | Response::Failed(_) => Vec::new(),
+        };
+        let is_known = |pdu: &Pdu| joining.batch.verified.iter().any(|known| known.event_id() == pdu.event_id());
+        pdus.retain(|pdu| !is_known(pdu));
+        let rules = &joining.parsed.rules;
+        let mut batch = Batch::verify(cx, rules, Question::JoinAuthChain, from, None, pdus)?;
+        batch.verified.append(&mut joining.batch.verified);
+        joining.batch = batch;
+        for server in joining.batch.awaited() {
+            room.ask_keys(server.clone());
+        }
+        self.finish_join(cx, room_id, slot)
+    }
+
     /// Finishes the join of a slot if its signatures have been checked.
     pub(super) fn finish_join(&self, cx: Context<'_>, room_id: &RoomId, slot: &mut Slot) -> Result<(), Error> {
-        let Some(joining) = slot.joining.take_if(|joining| joining.batch.is_done()) else { return Ok(()) };
-        let Joining { ticket, parsed, batch, queued } = joining;
+        let Some(mut joining) = slot.joining.take_if(|joining| joining.is_ready()) else { return Ok(()) };
         let Some(room) = &mut slot.room else { return Ok(()) };
-        let mut verified = batch.verified;
+        let mut verified = joining.batch.verified.clone();
+        let parsed = &joining.parsed;
         let join_at = verified.iter().position(|pdu| pdu.event_id() == parsed.join.event_id());
         let result = match join_at {
             None => Err(JoinError::Unverifiable("its signature does not hold, or the keys cannot be had".to_owned())),
@@ -110,10 +157,21 @@ impl Engine {
                 verified.swap_remove(at);
                 match parsed.check_create(&verified) {
                     Err(error) => Err(error),
-                    Ok(()) => room.finish_join(cx, &parsed, verified)?,
+                    Ok(()) => room.finish_join(cx, parsed, verified)?,
                 }
             }
         };
+        if let (Err(JoinError::MissingAuthEvent(_)), AuthChain::NotAsked) = (&result, joining.auth_chain) {
+            joining.auth_chain = AuthChain::Asked;
+            room.asks.push(Ask {
+                destination: parsed.via.clone(),
+                kind: RequestKind::EventAuth { event_id: parsed.join.event_id().to_owned() },
+                question: Question::JoinAuthChain,
+            });
+            slot.joining = Some(joining);
+            return Ok(());
+        }
+        let Joining { ticket, queued, .. } = joining;
         let is_stored = cx.store.snapshot(room.num)?.head()?.is_some();
         if !is_stored {
             slot.room = None;

@@ -216,10 +216,10 @@ impl<'a> Player<'a> {
                 JoinStatus::Joined { .. } => break None,
                 JoinStatus::Failed(error) => break Some(error.to_string()),
                 JoinStatus::Unknown => break Some("the engine knows nothing of it".to_owned()),
-                JoinStatus::AwaitingKeys if answered => {
+                JoinStatus::Checking if answered => {
                     answered = self.rounds.answer_next(session)?.is_some();
                 }
-                JoinStatus::AwaitingKeys => break Some("it awaits keys, and asks for none".to_owned()),
+                JoinStatus::Checking => break Some("it awaits keys, and asks for none".to_owned()),
             }
         };
         match why {

@@ -162,7 +162,7 @@ impl Room {
                 self.auth_chain_answered(cx, event)
             }
             Question::Gap { root } => self.fill_gap(cx, root, &from, verified),
-            Question::Keys { .. } => Ok(()),
+            Question::Keys { .. } | Question::JoinAuthChain => Ok(()),
         }
     }
 

@@ -199,7 +199,7 @@ impl World {
         let ticket = self.host.begin_join(join, S, &response, true);
         for _ in 0..STEPS_MAX {
             match self.host.engine().join_status(ticket) {
-                JoinStatus::AwaitingKeys => {
+                JoinStatus::Checking => {
                     self.poll();
                     let is_key = |request: &Request| matches!(request.kind, RequestKind::ServerKeys { .. });
                     if let Some(at) = self.asked.iter().position(is_key) {

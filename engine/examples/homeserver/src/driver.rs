@@ -151,7 +151,7 @@ impl Driver {
     fn tell_joins(&mut self) {
         for (ticket, reply) in std::mem::take(&mut self.joins) {
             match self.engine.join_status(ticket) {
-                JoinStatus::AwaitingKeys => self.joins.push((ticket, reply)),
+                JoinStatus::Checking => self.joins.push((ticket, reply)),
                 done => {
                     let _ = reply.send(done);
                 }

@@ -85,7 +85,7 @@ impl Shared {
         match status.await.map_err(|_| HostError::Stopped)? {
             JoinStatus::Joined { event_id, partial } => Ok(Joined { event_id, partial }),
             JoinStatus::Failed(error) => Err(error.into()),
-            JoinStatus::AwaitingKeys | JoinStatus::Unknown => Err(HostError::Stopped),
+            JoinStatus::Checking | JoinStatus::Unknown => Err(HostError::Stopped),
         }
     }
 }
