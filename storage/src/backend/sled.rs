@@ -5,8 +5,9 @@
 //! - sled's recovery syncs the snapshot that it makes of its log, but where the log ends with a segment not the log
 //!   (`advance_snapshot`): if a process was killed and the power is cut soon after the next one began, the snapshot may
 //!   point into what never reached the disk. [`SledBackend::open`] does an fsync of the file before sled sees it.
-//! - What remains: sled takes `sync_file_range` for durable, and may write over a freed segment before what was moved out
-//!   of it has been fsynced. See `engine/tests/torture/SUMMARY.md`.
+//! - sled takes `sync_file_range` for durable, and may write over a freed segment before what was moved out of it has been
+//!   fsynced. A power cut then loses both, unless the disk wrote all. The file is synced whenever much has been written
+//!   since it last was, so that little is at stake; gone it is not (`engine/tests/torture/SUMMARY.md`).
 //! - sled puts pages over a quarter of its segment size into files of their own, which nothing ever fsyncs. A page holds
 //!   up to about twenty rows, so that the segments are made large enough for twenty of the longest rows.
 //! - sled may panic where its files are damaged: every call catches that and makes it an error.
@@ -21,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -36,6 +37,8 @@ pub struct SledBackend {
     writer: Mutex<()>,
     /// One flush at a time. Taken without `writer`, so that commits go on while the disk works.
     flusher: Mutex<()>,
+    /// How many bytes were written since the last sync began.
+    unsynced: AtomicU64,
     /// Set for good by a failed write or sync: what is durable is unknown then, and an fsync that is tried again may
     /// report success without having written.
     poisoned: AtomicBool,
@@ -83,6 +86,7 @@ impl SledBackend {
             dir: dir.to_owned(),
             writer: Mutex::default(),
             flusher: Mutex::default(),
+            unsynced: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
             _lock: lock,
         })
@@ -105,6 +109,7 @@ impl SledBackend {
     }
 
     fn flush_and_fsync(&self) -> Result<(), BackendError> {
+        self.unsynced.store(0, Ordering::Relaxed);
         guarded("flush", || self.db.flush())?;
         fsync(&self.dir.join(FILE), "sync its file")
     }
@@ -132,12 +137,17 @@ impl Backend for SledBackend {
                 None => writes.remove(Self::key(table, key)),
             }
         }
-        let _writer = lock(&self.writer);
+        let writer = lock(&self.writer);
         if self.is_poisoned() {
             return Err(CommitError::Poisoned);
         }
         self.check_expectations(batch)?;
         guarded("write a batch", || self.db.apply_batch(writes)).inspect_err(|_| self.poison())?;
+        drop(writer);
+        let bytes = batch.bytes() as u64;
+        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes > UNSYNCED_BYTES_MAX {
+            self.sync()?;
+        }
         Ok(())
     }
 
@@ -200,6 +210,10 @@ const FILE: &str = "db";
 
 /// A quarter of it, 2 MiB, holds twenty rows of a key (1 KiB) and a value (80 KiB) and what sled writes around them.
 const SEGMENT_BYTES: usize = 8 << 20;
+
+/// How much is written before the file is synced without being asked: an eighth of a segment, so that in most cases what
+/// was moved out of a segment is on the disk before the segment is written over.
+const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
 
 /// Calls sled, and makes a panic in it an error as well.
 fn guarded<T>(doing: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, BackendError> {
