@@ -20,7 +20,7 @@ use crate::{
     Error, Limits, RequestKind, Response, RoomView,
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
-    lookup::{Events, PduCache, is_rejected},
+    lookup::{Events, PduCache, is_rejected, prev_events_of},
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
     resolve::{Resolver, WholeState},
@@ -179,6 +179,7 @@ impl Room {
         for event in rows.unfolded()? {
             let event = rows.event(event)?;
             room.open.set(event.num, &event.record.event_id, event.record.depth, &event.state);
+            room.open.follow(event.num, prev_events_of(&rows, &event.record)?);
             room.open.look_again(event.num);
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
@@ -270,6 +271,9 @@ impl Room {
         }
         txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was, state: state.clone() }]))?;
         self.note(num, &record.event_id, record.depth, record.state_key.as_ref(), &state);
+        if self.open.lacks_prev_events(num) {
+            self.open.follow(num, prev_events_of(txn, &record)?);
+        }
         Ok(())
     }
 

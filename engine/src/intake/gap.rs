@@ -9,18 +9,19 @@ use std::{
 };
 
 use gibbous_codec::{
-    AuthChainQuestion, EventNum, EventState, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu, QuestionKey,
-    QuestionRow, ServerName, Stage,
+    AuthChainQuestion, EventId, EventNum, EventState, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu,
+    QuestionKey, QuestionRow, ServerName, Stage,
 };
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error, Limits, RequestKind,
-    intake::{Arrival, place::Blocked},
+    intake::place::Blocked,
     lookup::status_of,
     open_events::OpenKind,
     questions::{Writes, that_fit},
     room::{Ask, Context, Question, Room},
+    state::stage_of,
 };
 
 /// What is known of the gaps before PDUs, by their root's place in the log.
@@ -223,9 +224,6 @@ impl Room {
         for event_id in blocked.on_their_way.iter().chain(&blocked.prev_events).chain(&blocked.auth_events) {
             self.open.wait(num, event_id.clone());
         }
-        if self.open.get(num).is_some_and(|event| event.order.is_some()) {
-            self.pull_waiting_before(txn, root, &blocked.on_their_way)?;
-        }
         if !blocked.auth_events.is_empty() {
             self.ask_auth_chain(cx, txn, num, pdu)?;
         }
@@ -266,27 +264,6 @@ impl Room {
             }
         }
         Ok(true)
-    }
-
-    /// Open events that one earlier in the canonical order waits for are moved before it.
-    fn pull_waiting_before(
-        &mut self,
-        txn: &mut Txn<'_>,
-        root: LogSeq,
-        event_ids: &[OwnedEventId],
-    ) -> Result<(), Error> {
-        for event_id in event_ids {
-            let Some(num) = txn.event_num(event_id)? else { continue };
-            let Some((position, ..)) = self.open.get(num).and_then(|event| event.order.clone()) else { continue };
-            if position.root > root {
-                let event = txn.event(num)?;
-                let was = status_of(&event.state.stage).cloned();
-                let position = Some(gibbous_codec::Position { root, is_root: false });
-                self.judge(txn, num, was, EventState { position, ..event.state })?;
-                self.open.look_again(num);
-            }
-        }
-        Ok(())
     }
 
     /// Asks for the events in the gap before a PDU. Returns whether an answer is awaited.
@@ -357,9 +334,11 @@ impl Room {
         let min_depth = txn.head()?.map_or(0, |head| head.min_depth);
         pdus.retain(|pdu| pdu.depth() > min_depth);
         pdus.sort_by(|a, b| (a.depth(), a.event_id()).cmp(&(b.depth(), b.event_id())));
+        let places = self.places_in_gaps(&txn, &pdus)?;
         for pdu in pdus {
             is_new |= txn.event_num(pdu.event_id())?.is_none();
-            self.take_in(cx, &mut txn, pdu, from, Arrival::Pulled(root))?;
+            let before = places.get(pdu.event_id()).copied();
+            self.take_in(cx, &mut txn, pdu, from, before)?;
         }
         self.gaps.answered(root, is_new);
         for num in self.open.of_root(root).into_iter().chain([EventNum(root.0)]) {
@@ -367,6 +346,29 @@ impl Room {
         }
         self.commit(txn)?;
         self.advance(cx)
+    }
+
+    /// Returns for the events of an answer where those of the room stand that follow them over others of the answer. They
+    /// would be moved there as soon as these are stored.
+    fn places_in_gaps(&self, txn: &Txn<'_>, pdus: &[Pdu]) -> Result<BTreeMap<OwnedEventId, LogSeq>, Error> {
+        let mut taken: BTreeMap<&EventId, &Pdu> = BTreeMap::new();
+        for pdu in pdus {
+            if stage_of(txn, pdu.event_id())?.is_none_or(|(_, stage)| matches!(stage, Stage::Outlier { .. })) {
+                taken.insert(pdu.event_id(), pdu);
+            }
+        }
+        let followed = taken.keys().filter_map(|id| Some((self.open.earliest_follower(id)?, (*id).to_owned())));
+        let earliest_first: BTreeSet<(LogSeq, OwnedEventId)> = followed.collect();
+        let mut places = BTreeMap::new();
+        for (root, event_id) in earliest_first {
+            let mut next = vec![event_id];
+            while let Some(event_id) = next.pop() {
+                let Some(pdu) = taken.get(&*event_id).filter(|_| !places.contains_key(&event_id)) else { continue };
+                places.insert(event_id, root);
+                next.extend(pdu.prev_events().iter().cloned());
+            }
+        }
+        Ok(places)
     }
 
     fn ask_auth_chain(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum, pdu: &Pdu) -> Result<(), Error> {

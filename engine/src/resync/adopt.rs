@@ -470,9 +470,7 @@ impl Room {
                 self.judge(txn, num, Some(was), EventState { stage, ..event.state })?;
             }
             Stage::Waiting => {
-                let position = event.state.position;
-                let position = position.unwrap_or_else(|| self.gap_before(prev, txn.next_seq()));
-                self.place_with_state(txn, num, position, before)?;
+                self.place_with_state(txn, num, before, None)?;
             }
             Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
         }

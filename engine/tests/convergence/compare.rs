@@ -31,7 +31,7 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
     }
     let Stored { events: stored, log } = stored(world);
     let pdu = |event_id: &OwnedEventId| world.random.room.pdu(event_id).clone();
-    let prescribed = Prescribed::of(&log, &world.pulled, pdu)?;
+    let prescribed = Prescribed::of(&log, pdu)?;
     prescribed.check_receipts(&world.pushed)?;
     let order = &prescribed.order;
     for (event_id, state) in &stored {
@@ -87,14 +87,12 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
     let current = view.current_state().expect("the store works");
     differences.extend(difference("the current state", &current, &outcome.current));
 
-    let holes: BTreeSet<OwnedEventId> = world.picture.holes.iter().flatten().cloned().collect();
+    let holes = &world.picture.holes;
     counts.extend(holes.iter().map(|_| "holes"));
-    if !predicted.must.is_subset(&holes) || !holes.is_subset(&predicted.may) {
+    if !predicted.must.is_subset(holes) || !holes.is_subset(&predicted.may) {
         differences.push(format!("the holes are {holes:?}, to the simulator {predicted:?}"));
     }
     counts.extend(prescribed.aside.iter().map(|_| "set aside"));
-    counts
-        .extend(prescribed.behind.iter().map(|_| "events that stand behind one that waits for them (a known defect)"));
     let (told, aside) = (&prescribed.told, &prescribed.aside);
     differences.extend(world.picture.differences(world.host.engine(), &view, &verdicts, told, aside));
 
@@ -202,21 +200,16 @@ impl Holes {
     /// Adds what cannot be had of a state that was told: the state's events and their auth chain's that cannot be verified,
     /// the state's events that rest on such, and the event itself.
     fn add(&mut self, world: &World, prescribed: &Prescribed<'_>, event_id: &OwnedEventId, state: &State) {
-        let names_them = prescribed.told_while_partial.contains(event_id);
         let is_unverifiable = |id: &OwnedEventId| world.is_unverifiable(id);
         let mut holes: BTreeSet<OwnedEventId> =
             world.random.room.auth_chain(state.values()).into_iter().filter(is_unverifiable).collect();
         holes.extend(state.values().cloned().chain([event_id.clone()]).filter(is_unverifiable));
         self.may.extend(holes.iter().cloned());
-        if names_them {
-            self.must.extend(holes);
-        }
+        self.must.extend(holes);
         let chain = |id: &OwnedEventId| world.random.room.auth_chain([id]);
         let may = |id: &&OwnedEventId| chain(id).iter().any(|id| world.is_unverifiable(id));
         self.may.extend(state.values().filter(may).cloned());
-        if names_them {
-            self.must.extend(state.values().filter(|id| rests_on_unverifiable(world, prescribed, id)).cloned());
-        }
+        self.must.extend(state.values().filter(|id| rests_on_unverifiable(world, prescribed, id)).cloned());
     }
 }
 
