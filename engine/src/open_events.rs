@@ -190,6 +190,11 @@ impl OpenEvents {
         self.waiters.get(for_event).into_iter().flatten().copied()
     }
 
+    /// Returns what an event waits for.
+    pub(crate) fn awaited(&self, num: EventNum) -> impl Iterator<Item = &OwnedEventId> {
+        self.awaited.get(&num).into_iter().flatten()
+    }
+
     /// Notes that an event waits for nothing but the resync; those that wait for it look again.
     pub(crate) fn set_stuck(&mut self, num: EventNum, event_id: &EventId) {
         if let Some(event) = self.events.get_mut(&num).filter(|event| !event.is_stuck) {

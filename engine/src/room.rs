@@ -218,6 +218,14 @@ impl Room {
 
     /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes.
     pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        self.advance_events(cx)?;
+        while self.proceed_with_held(cx)? {
+            self.advance_events(cx)?;
+        }
+        self.ask_resync(cx)
+    }
+
+    fn advance_events(&mut self, cx: Context<'_>) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
         loop {
             let Some(num) = self.open.next_ready() else {
@@ -235,8 +243,7 @@ impl Room {
             txn = self.commit_if_large(cx, txn)?;
         }
         self.complete(&mut txn)?;
-        self.commit(txn)?;
-        self.ask_resync(cx)
+        self.commit(txn)
     }
 
     /// Commits what is staged and begins anew when a batch has reached the size that suits every backend.

@@ -135,6 +135,11 @@ impl AuthQuestions {
         }
     }
 
+    /// Tells whether every server was asked in vain so many times.
+    fn is_in_vain(&self, event: EventNum, rounds: u32) -> bool {
+        self.questions.get(&event).is_some_and(|question| question.rounds >= rounds)
+    }
+
     /// The server that was asked has answered, well or not.
     fn answered(&mut self, event: EventNum) {
         if let Some(question) = self.questions.get_mut(&event) {
@@ -399,30 +404,53 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Sets aside what waits for a state that no server tells, and all that follows it; but not the joins of our users:
-    /// for what these need the resync goes on.
+    /// Sets aside what waits for a state that no server tells, and all that follows it; but not the joins of our users: for
+    /// these the states after the events that they follow are asked for, till somebody tells them.
     pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, prev: &OwnedEventId) -> Result<(), Error> {
-        for num in self.open.waiters(prev) {
-            // Only we can have signed it, and only a join by handshake has prev events that we do not know.
-            let (pdu, _) = self.memory.events(txn).with_state(num)?;
-            let is_ours = self.our_users.contains(pdu.sender().as_str());
-            if is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()) {
-                return Ok(());
-            }
-        }
-        let mut aside = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut next: Vec<OwnedEventId> = vec![prev.clone()];
         while let Some(event_id) = next.pop() {
             for num in self.open.waiters(&event_id) {
-                if aside.insert(num) {
+                if seen.insert(num) && !self.is_join_of_ours(txn, num)? {
                     next.push(txn.event_record(num)?.event_id.clone());
                 }
             }
         }
-        for num in aside {
-            self.set_aside(txn, num)?;
+        for num in seen {
+            match self.is_join_of_ours(txn, num)? {
+                true => self.open.look_again(num),
+                false => self.set_aside(txn, num)?,
+            }
         }
         Ok(())
+    }
+
+    /// Only we can have signed such an event, and only a join by handshake has prev events that we do not know.
+    fn is_join_of_ours(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let (pdu, _) = self.memory.events(txn).with_state(num)?;
+        let is_ours = self.our_users.contains(pdu.sender().as_str());
+        Ok(is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()))
+    }
+
+    /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state that
+    /// nobody tells, or for another such event.
+    pub(crate) fn is_helpless(&self, cx: Context<'_>, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let rounds = cx.limits.rounds_before_set_aside;
+        let mut seen = BTreeSet::from([num]);
+        let mut next = vec![num];
+        while let Some(num) = next.pop() {
+            let waits = self.open.get(num).is_some_and(|event| event.kind == OpenKind::Waiting);
+            if waits && self.auth_questions.is_in_vain(num, rounds) {
+                return Ok(true);
+            }
+            for event_id in self.open.awaited(num).filter(|_| waits) {
+                if self.resync.is_hopeless(event_id, rounds) {
+                    return Ok(true);
+                }
+                next.extend(txn.event_num(event_id)?.filter(|num| seen.insert(*num)));
+            }
+        }
+        Ok(false)
     }
 
     /// An event that cannot be helped for now waits on without holding up its room: it takes its place in the canonical
