@@ -45,15 +45,6 @@ pub enum Outcome {
     Refused(Failure),
 }
 
-/// Where an event stands in the canonical order when it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arrival {
-    /// It was handed to the engine.
-    Pushed,
-    /// It was pulled to fill the gap before what was handed in at a place in the log.
-    Pulled(LogSeq),
-}
-
 impl Room {
     /// Takes in PDUs from a server, in their order, as one commit.
     pub(crate) fn receive(
@@ -85,7 +76,7 @@ impl Room {
             let outcome = match verified.next() {
                 Some(Ok(verified)) => {
                     let pdu = verified.into_pdu();
-                    let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, Arrival::Pushed)?;
+                    let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, None)?;
                     if pdu.sender().server_name() == cx.our_server {
                         self.note_local_join(&mut txn, &pdu, cx.our_server)?;
                     }
@@ -134,14 +125,15 @@ impl Room {
         Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
     }
 
-    /// Takes in an event that passed checks 1 to 3.
+    /// Takes in an event that passed checks 1 to 3. What comes after it in the same answer may follow it and stand at
+    /// `before`: it is placed there at once.
     pub(crate) fn take_in(
         &mut self,
         cx: Context<'_>,
         txn: &mut Txn<'_>,
         pdu: Pdu,
         origin: &ServerName,
-        arrival: Arrival,
+        before: Option<LogSeq>,
     ) -> Result<Outcome, Error> {
         if follows_itself(&pdu) {
             return Ok(Outcome::Refused(bad_format(Some(&pdu), "it follows itself")));
@@ -152,16 +144,15 @@ impl Room {
                 if let Stage::Outlier { states: Some(told), .. } = stage {
                     let state = EventState { stage: Stage::Waiting, position: None, replaced_json: None };
                     let num = self.stage_new(txn, &pdu, state, None)?;
-                    let position = self.position_of(pdu.event_id(), LogSeq(num.0), arrival);
-                    self.place_with_state(txn, num, position, told.before)?;
+                    self.place_with_state(txn, num, told.before, before)?;
                     return Ok(Outcome::Waiting);
                 }
             }
-            Some((num, stage)) => return self.take_in_known(cx, txn, num, stage, origin, arrival),
+            Some((num, stage)) => return self.take_in_known(cx, txn, num, stage, origin, before),
             None => {}
         }
         let next = txn.next_seq();
-        let position = self.position_of(pdu.event_id(), next, arrival);
+        let position = self.position_of(pdu.event_id(), next, before);
         if let Some(num) = self.place_new(txn, &pdu, position)? {
             return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
@@ -169,7 +160,7 @@ impl Room {
             return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
         }
         // The place in the log may have moved on while the event was being judged.
-        let position = self.waiting_position(txn, self.position_of(pdu.event_id(), txn.next_seq(), arrival))?;
+        let position = self.waiting_position(txn, &pdu, before)?;
         let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
         let num = self.stage_new(txn, &pdu, state, None)?;
         self.came_from(cx, num, origin);
@@ -202,24 +193,24 @@ impl Room {
         num: EventNum,
         stage: Stage,
         origin: &ServerName,
-        arrival: Arrival,
+        before: Option<LogSeq>,
     ) -> Result<Outcome, Error> {
         if !matches!(stage, Stage::Outlier { .. }) {
             return Ok(Outcome::Known);
         }
         let event = txn.event(num)?;
-        let position = self.position_of(&event.record.event_id, txn.next_seq(), arrival);
         let known_states = match &stage {
             Stage::Outlier { states, .. } => *states,
             _ => None,
         };
         if let Some(states) = known_states {
             // Another server has told the state before it: nothing is missing.
-            self.place_with_state(txn, num, position, states.before)?;
+            self.place_with_state(txn, num, states.before, before)?;
             return Ok(Outcome::Waiting);
         }
         let was = status_of(&stage).cloned();
-        let position = self.waiting_position(txn, position)?;
+        let pdu = self.memory.events(txn).pdu(&event)?;
+        let position = self.waiting_position(txn, &pdu, before)?;
         let state = EventState { stage: Stage::Waiting, position, replaced_json: event.state.replaced_json };
         self.judge(txn, num, was, state)?;
         self.came_from(cx, num, origin);
@@ -241,8 +232,7 @@ impl Room {
         if !self.has_room_for_waiting(cx, txn)? {
             return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
         }
-        let position = self.position_of(pdu.event_id(), txn.next_seq(), Arrival::Pushed);
-        let position = self.waiting_position(txn, position)?;
+        let position = self.waiting_position(txn, pdu, None)?;
         let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
         let num = self.stage_new(txn, pdu, state, None)?;
         self.came_from(cx, num, origin);
@@ -327,6 +317,9 @@ impl Room {
         if is_folded {
             self.open.remove(num);
         }
+        if self.open.lacks_prev_events(num) {
+            self.open.follow(num, pdu.prev_events().to_vec());
+        }
         Ok(num)
     }
 
@@ -359,29 +352,40 @@ impl Room {
         Ok(())
     }
 
-    fn position_of(&self, event_id: &EventId, next: LogSeq, arrival: Arrival) -> Position {
-        let before = self.gap_before(event_id, next);
-        match arrival {
-            // An earlier event may wait for it too.
-            Arrival::Pulled(root) if root <= before.root => Position { root, is_root: false },
-            Arrival::Pulled(_) | Arrival::Pushed => before,
-        }
-    }
-
     /// Where the room is partial an event that waits has its place in the canonical order from its receipt; in a room with
     /// full state it takes its place when it is placed.
-    fn waiting_position(&self, txn: &Txn<'_>, position: Position) -> Result<Option<Position>, Error> {
-        Ok(txn.head()?.is_some_and(|head| head.partial.is_some()).then_some(position))
+    pub(crate) fn waiting_position(
+        &mut self,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        before: Option<LogSeq>,
+    ) -> Result<Option<Position>, Error> {
+        if txn.head()?.is_none_or(|head| head.partial.is_none()) {
+            return Ok(None);
+        }
+        self.take_position(txn, pdu, before).map(Some)
     }
 
-    /// An event that an earlier one waits for stands directly before that one, whether it was pulled or came by itself:
-    /// else the canonical order would depend on which answer was first.
-    pub(crate) fn gap_before(&self, event_id: &EventId, next: LogSeq) -> Position {
-        let roots = self.open.waiters(event_id).filter_map(|num| {
-            let (position, ..) = self.open.get(num)?.order.as_ref()?;
-            Some(position.root)
-        });
-        match roots.min() {
+    /// Gives an event its place in the canonical order; what it follows is moved before it.
+    pub(crate) fn take_position(
+        &mut self,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        before: Option<LogSeq>,
+    ) -> Result<Position, Error> {
+        let position = self.position_of(pdu.event_id(), txn.next_seq(), before);
+        // Each event that is moved takes a place in the log; but nothing stands behind the log's end.
+        if !position.is_root {
+            self.pull_before(txn, pdu, position.root)?;
+        }
+        Ok(position)
+    }
+
+    /// Returns where an event stands in the canonical order that takes its place now: directly before the earliest open
+    /// event that follows it, whether it was pulled for that one or came by itself, else the order would depend on which
+    /// came first; behind everything where none does.
+    pub(crate) fn position_of(&self, event_id: &EventId, next: LogSeq, before: Option<LogSeq>) -> Position {
+        match self.open.earliest_follower(event_id).into_iter().chain(before).min() {
             Some(root) => Position { root, is_root: false },
             None => Position { root: next, is_root: true },
         }

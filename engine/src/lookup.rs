@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use gibbous_codec::{EventId, EventNum, EventState, EventStatus, OwnedEventId, Pdu, RoomId, RoomRules, Stage, UserId};
+use gibbous_codec::{
+    Edge, EventId, EventNum, EventRecord, EventState, EventStatus, OwnedEventId, Pdu, RoomId, RoomRules, Stage, UserId,
+};
 use gibbous_storage::{RoomRows, StoredEvent};
 use ruma::{MilliSecondsSinceUnixEpoch, UInt, events::TimelineEventType};
 use serde_json::value::RawValue;
@@ -44,6 +46,18 @@ impl AuthEvent {
     pub(crate) fn is_rejected(&self) -> bool {
         self.rejected
     }
+}
+
+/// Returns the IDs of the events that a stored event follows.
+pub(crate) fn prev_events_of<R: RoomRows>(rows: &R, record: &EventRecord) -> Result<Vec<OwnedEventId>, Error> {
+    let mut prev_events = Vec::with_capacity(record.prev_events.len());
+    for edge in &record.prev_events {
+        prev_events.push(match edge {
+            Edge::Unknown(event_id) => event_id.clone(),
+            Edge::Known(num) => rows.event_record(*num)?.event_id.clone(),
+        });
+    }
+    Ok(prev_events)
 }
 
 impl ruma::state_res::Event for AuthEvent {

@@ -51,19 +51,26 @@ pub(crate) struct OpenEvents {
     waiting: usize,
     /// Events that something they waited for has happened to.
     ready: BTreeSet<EventNum>,
+    /// Which open events follow an event, stored or not.
+    followers: BTreeMap<OwnedEventId, BTreeSet<EventNum>>,
+    /// The same, by who follows.
+    followed: BTreeMap<EventNum, Vec<OwnedEventId>>,
 }
 
 impl OpenEvents {
     /// Takes up an event, or what it has become; drops it when it is done.
     pub(crate) fn set(&mut self, num: EventNum, event_id: &EventId, depth: u64, state: &EventState) {
-        self.remove(num);
+        self.take_out(num);
         let kind = match &state.stage {
             Stage::Unverified => OpenKind::Unverified,
             Stage::Waiting => OpenKind::Waiting,
             Stage::Placed { partial: true, .. } => OpenKind::Partial,
             Stage::Placed { partial: false, .. } => OpenKind::Full,
             Stage::Outlier { provisional: true, .. } => OpenKind::ProvisionalOutlier,
-            Stage::Outlier { provisional: false, .. } | Stage::Dropped => return,
+            Stage::Outlier { provisional: false, .. } | Stage::Dropped => {
+                self.forget_followed(num);
+                return;
+            }
         };
         let order = state.position.map(|position| (position, depth, event_id.to_string()));
         if let Some(order) = &order {
@@ -75,6 +82,22 @@ impl OpenEvents {
 
     /// Drops an event that is done, and what it waited for.
     pub(crate) fn remove(&mut self, num: EventNum) {
+        self.take_out(num);
+        self.forget_followed(num);
+    }
+
+    fn forget_followed(&mut self, num: EventNum) {
+        for event_id in self.followed.remove(&num).into_iter().flatten() {
+            if let Some(followers) = self.followers.get_mut(&event_id) {
+                followers.remove(&num);
+                if followers.is_empty() {
+                    self.followers.remove(&event_id);
+                }
+            }
+        }
+    }
+
+    fn take_out(&mut self, num: EventNum) {
         if let Some(event) = self.events.remove(&num) {
             self.waiting -= usize::from(event.kind.waits());
             if let Some(order) = event.order {
@@ -132,6 +155,30 @@ impl OpenEvents {
         order.map_or(LogSeq(num.0), |(position, ..)| position.root)
     }
 
+    /// Tells whether it is still to be said which events an open event follows.
+    pub(crate) fn lacks_prev_events(&self, num: EventNum) -> bool {
+        self.events.contains_key(&num) && !self.followed.contains_key(&num)
+    }
+
+    /// Notes which events an open event follows.
+    pub(crate) fn follow(&mut self, num: EventNum, prev_events: Vec<OwnedEventId>) {
+        for event_id in &prev_events {
+            self.followers.entry(event_id.clone()).or_default().insert(num);
+        }
+        self.followed.insert(num, prev_events);
+    }
+
+    /// Returns the open events that follow another.
+    pub(crate) fn followers(&self, of_event: &EventId) -> impl Iterator<Item = (EventNum, &OpenEvent)> {
+        let followers = self.followers.get(of_event).into_iter().flatten();
+        followers.filter_map(|num| Some((*num, self.events.get(num)?)))
+    }
+
+    /// Returns where the earliest stands of the open events that follow another and have a place.
+    pub(crate) fn earliest_follower(&self, of_event: &EventId) -> Option<LogSeq> {
+        self.followers(of_event).filter_map(|(_, event)| Some(event.order.as_ref()?.0.root)).min()
+    }
+
     /// Notes that an event waits for another, which may not be stored yet.
     pub(crate) fn wait(&mut self, num: EventNum, for_event: OwnedEventId) {
         self.awaited.entry(num).or_default().insert(for_event.clone());
@@ -141,6 +188,11 @@ impl OpenEvents {
     /// Returns the events that wait for another.
     pub(crate) fn waiters(&self, for_event: &EventId) -> impl Iterator<Item = EventNum> {
         self.waiters.get(for_event).into_iter().flatten().copied()
+    }
+
+    /// Returns what an event waits for.
+    pub(crate) fn awaited(&self, num: EventNum) -> impl Iterator<Item = &OwnedEventId> {
+        self.awaited.get(&num).into_iter().flatten()
     }
 
     /// Notes that an event waits for nothing but the resync; those that wait for it look again.

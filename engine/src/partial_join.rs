@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    EventNum, EventState, EventStatus, FormatError, JoinRecord, LogRecord, LogSeq, OwnedEventId, OwnedServerName,
-    OwnedUserId, Pdu, Position, Rejection, RoomId, RoomOpened, RoomRules, RoomVersionId, ServerName, Stage, StateGroup,
-    StateKey, States,
+    EventNum, EventState, EventStatus, FormatError, JoinRecord, LogRecord, OwnedEventId, OwnedServerName, OwnedUserId,
+    Pdu, Rejection, RoomId, RoomOpened, RoomRules, RoomVersionId, ServerName, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde::Deserialize;
@@ -317,12 +316,19 @@ impl Room {
         partial: bool,
     ) -> Result<EventNum, Error> {
         let known = stage_of(txn, join.event_id())?;
+        let position = match &known {
+            Some((num, _)) => txn.event(*num)?.state.position,
+            None => None,
+        };
+        let position = match position {
+            Some(position) => position,
+            None => self.take_position(txn, join, None)?,
+        };
         let next = txn.next_seq();
         let num = known.as_ref().map_or(EventNum(next.0), |(num, _)| *num);
         let after = with_event(txn, before, join, num, true)?;
         let stage = Stage::Placed { status: EventStatus::Accepted, partial, states: States { before, after } };
-        let position = Some(Position { root: LogSeq(txn.next_seq().0), is_root: true });
-        let state = EventState { stage, position, replaced_json: None };
+        let state = EventState { stage, position: Some(position), replaced_json: None };
         match known {
             None => self.stage_new(txn, join, state, None),
             Some((num, Stage::Placed { .. })) => Ok(num),

@@ -14,7 +14,8 @@ use std::{
 };
 
 use gibbous_codec::{
-    Backoff, EventId, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, ServerName, StateQuestion,
+    Backoff, EventId, EventNum, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, ServerName,
+    StateQuestion,
 };
 use gibbous_storage::RoomRows;
 use serde::Deserialize;
@@ -223,6 +224,27 @@ impl Resync {
     /// Returns the needs that have failed for so many rounds that what waits for them alone is set aside.
     pub(crate) fn hopeless(&self, rounds: u32) -> Vec<OwnedEventId> {
         self.needs.iter().filter(|(_, need)| need.rounds >= rounds).map(|(prev, _)| prev.clone()).collect()
+    }
+
+    /// Tells whether a need is one of these.
+    pub(crate) fn is_hopeless(&self, prev: &EventId, rounds: u32) -> bool {
+        self.needs.get(prev).is_some_and(|need| need.rounds >= rounds)
+    }
+
+    /// A state is all there, but the verdicts on these of its events are not final.
+    pub(crate) fn hold(&mut self, prev: &EventId, until_final: BTreeSet<EventNum>) {
+        if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {
+            fetch.until_final = until_final;
+        }
+    }
+
+    /// Returns the states that are held until the verdicts on some of their events are final.
+    pub(crate) fn held(&self) -> Vec<(OwnedEventId, BTreeSet<EventNum>)> {
+        let held = self.needs.iter().filter_map(|(prev, need)| match &need.phase {
+            Phase::Fetching(fetch) if !fetch.until_final.is_empty() => Some((prev.clone(), fetch.until_final.clone())),
+            Phase::Fetching(_) | Phase::Ready | Phase::Asked => None,
+        });
+        held.collect()
     }
 
     pub(crate) fn fetch(&self, prev: &EventId) -> Option<&Fetch> {

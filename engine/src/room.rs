@@ -20,7 +20,7 @@ use crate::{
     Error, Limits, RequestKind, Response, RoomView,
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
-    lookup::{Events, PduCache, is_rejected},
+    lookup::{Events, PduCache, is_rejected, prev_events_of},
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
     resolve::{Resolver, WholeState},
@@ -181,6 +181,7 @@ impl Room {
         for event in rows.unfolded()? {
             let event = rows.event(event)?;
             room.open.set(event.num, &event.record.event_id, event.record.depth, &event.state);
+            room.open.follow(event.num, prev_events_of(&rows, &event.record)?);
             room.open.look_again(event.num);
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
@@ -219,6 +220,14 @@ impl Room {
 
     /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes.
     pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        self.advance_events(cx)?;
+        while self.proceed_with_held(cx)? {
+            self.advance_events(cx)?;
+        }
+        self.ask_resync(cx)
+    }
+
+    fn advance_events(&mut self, cx: Context<'_>) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
         loop {
             let Some(num) = self.open.next_ready() else {
@@ -236,8 +245,7 @@ impl Room {
             txn = self.commit_if_large(cx, txn)?;
         }
         self.complete(&mut txn)?;
-        self.commit(txn)?;
-        self.ask_resync(cx)
+        self.commit(txn)
     }
 
     /// Commits what is staged and begins anew when a batch has reached the size that suits every backend.
@@ -272,6 +280,9 @@ impl Room {
         }
         txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was, state: state.clone() }]))?;
         self.note(num, &record.event_id, record.depth, record.state_key.as_ref(), &state);
+        if self.open.lacks_prev_events(num) {
+            self.open.follow(num, prev_events_of(txn, &record)?);
+        }
         Ok(())
     }
 

@@ -9,18 +9,19 @@ use std::{
 };
 
 use gibbous_codec::{
-    AuthChainQuestion, EventNum, EventState, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu, QuestionKey,
-    QuestionRow, ServerName, Stage,
+    AuthChainQuestion, EventId, EventNum, EventState, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu,
+    QuestionKey, QuestionRow, ServerName, Stage,
 };
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error, Limits, RequestKind,
-    intake::{Arrival, place::Blocked},
+    intake::place::Blocked,
     lookup::status_of,
     open_events::OpenKind,
     questions::{Writes, that_fit},
     room::{Ask, Context, Question, Room},
+    state::stage_of,
 };
 
 /// What is known of the gaps before PDUs, by their root's place in the log.
@@ -134,6 +135,11 @@ impl AuthQuestions {
         }
     }
 
+    /// Tells whether every server was asked in vain so many times.
+    fn is_in_vain(&self, event: EventNum, rounds: u32) -> bool {
+        self.questions.get(&event).is_some_and(|question| question.rounds >= rounds)
+    }
+
     /// The server that was asked has answered, well or not.
     fn answered(&mut self, event: EventNum) {
         if let Some(question) = self.questions.get_mut(&event) {
@@ -223,9 +229,6 @@ impl Room {
         for event_id in blocked.on_their_way.iter().chain(&blocked.prev_events).chain(&blocked.auth_events) {
             self.open.wait(num, event_id.clone());
         }
-        if self.open.get(num).is_some_and(|event| event.order.is_some()) {
-            self.pull_waiting_before(txn, root, &blocked.on_their_way)?;
-        }
         if !blocked.auth_events.is_empty() {
             self.ask_auth_chain(cx, txn, num, pdu)?;
         }
@@ -266,27 +269,6 @@ impl Room {
             }
         }
         Ok(true)
-    }
-
-    /// Open events that one earlier in the canonical order waits for are moved before it.
-    fn pull_waiting_before(
-        &mut self,
-        txn: &mut Txn<'_>,
-        root: LogSeq,
-        event_ids: &[OwnedEventId],
-    ) -> Result<(), Error> {
-        for event_id in event_ids {
-            let Some(num) = txn.event_num(event_id)? else { continue };
-            let Some((position, ..)) = self.open.get(num).and_then(|event| event.order.clone()) else { continue };
-            if position.root > root {
-                let event = txn.event(num)?;
-                let was = status_of(&event.state.stage).cloned();
-                let position = Some(gibbous_codec::Position { root, is_root: false });
-                self.judge(txn, num, was, EventState { position, ..event.state })?;
-                self.open.look_again(num);
-            }
-        }
-        Ok(())
     }
 
     /// Asks for the events in the gap before a PDU. Returns whether an answer is awaited.
@@ -357,9 +339,11 @@ impl Room {
         let min_depth = txn.head()?.map_or(0, |head| head.min_depth);
         pdus.retain(|pdu| pdu.depth() > min_depth);
         pdus.sort_by(|a, b| (a.depth(), a.event_id()).cmp(&(b.depth(), b.event_id())));
+        let places = self.places_in_gaps(&txn, &pdus)?;
         for pdu in pdus {
             is_new |= txn.event_num(pdu.event_id())?.is_none();
-            self.take_in(cx, &mut txn, pdu, from, Arrival::Pulled(root))?;
+            let before = places.get(pdu.event_id()).copied();
+            self.take_in(cx, &mut txn, pdu, from, before)?;
         }
         self.gaps.answered(root, is_new);
         for num in self.open.of_root(root).into_iter().chain([EventNum(root.0)]) {
@@ -367,6 +351,29 @@ impl Room {
         }
         self.commit(txn)?;
         self.advance(cx)
+    }
+
+    /// Returns for the events of an answer where those of the room stand that follow them over others of the answer. They
+    /// would be moved there as soon as these are stored.
+    fn places_in_gaps(&self, txn: &Txn<'_>, pdus: &[Pdu]) -> Result<BTreeMap<OwnedEventId, LogSeq>, Error> {
+        let mut taken: BTreeMap<&EventId, &Pdu> = BTreeMap::new();
+        for pdu in pdus {
+            if stage_of(txn, pdu.event_id())?.is_none_or(|(_, stage)| matches!(stage, Stage::Outlier { .. })) {
+                taken.insert(pdu.event_id(), pdu);
+            }
+        }
+        let followed = taken.keys().filter_map(|id| Some((self.open.earliest_follower(id)?, (*id).to_owned())));
+        let earliest_first: BTreeSet<(LogSeq, OwnedEventId)> = followed.collect();
+        let mut places = BTreeMap::new();
+        for (root, event_id) in earliest_first {
+            let mut next = vec![event_id];
+            while let Some(event_id) = next.pop() {
+                let Some(pdu) = taken.get(&*event_id).filter(|_| !places.contains_key(&event_id)) else { continue };
+                places.insert(event_id, root);
+                next.extend(pdu.prev_events().iter().cloned());
+            }
+        }
+        Ok(places)
     }
 
     fn ask_auth_chain(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum, pdu: &Pdu) -> Result<(), Error> {
@@ -397,30 +404,53 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Sets aside what waits for a state that no server tells, and all that follows it; but not the joins of our users:
-    /// for what these need the resync goes on.
+    /// Sets aside what waits for a state that no server tells, and all that follows it; but not the joins of our users: for
+    /// these the states after the events that they follow are asked for, till somebody tells them.
     pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, prev: &OwnedEventId) -> Result<(), Error> {
-        for num in self.open.waiters(prev) {
-            // Only we can have signed it, and only a join by handshake has prev events that we do not know.
-            let (pdu, _) = self.memory.events(txn).with_state(num)?;
-            let is_ours = self.our_users.contains(pdu.sender().as_str());
-            if is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()) {
-                return Ok(());
-            }
-        }
-        let mut aside = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut next: Vec<OwnedEventId> = vec![prev.clone()];
         while let Some(event_id) = next.pop() {
             for num in self.open.waiters(&event_id) {
-                if aside.insert(num) {
+                if seen.insert(num) && !self.is_join_of_ours(txn, num)? {
                     next.push(txn.event_record(num)?.event_id.clone());
                 }
             }
         }
-        for num in aside {
-            self.set_aside(txn, num)?;
+        for num in seen {
+            match self.is_join_of_ours(txn, num)? {
+                true => self.open.look_again(num),
+                false => self.set_aside(txn, num)?,
+            }
         }
         Ok(())
+    }
+
+    /// Only we can have signed such an event, and only a join by handshake has prev events that we do not know.
+    fn is_join_of_ours(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let (pdu, _) = self.memory.events(txn).with_state(num)?;
+        let is_ours = self.our_users.contains(pdu.sender().as_str());
+        Ok(is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()))
+    }
+
+    /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state that
+    /// nobody tells, or for another such event.
+    pub(crate) fn is_helpless(&self, cx: Context<'_>, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let rounds = cx.limits.rounds_before_set_aside;
+        let mut seen = BTreeSet::from([num]);
+        let mut next = vec![num];
+        while let Some(num) = next.pop() {
+            let waits = self.open.get(num).is_some_and(|event| event.kind == OpenKind::Waiting);
+            if waits && self.auth_questions.is_in_vain(num, rounds) {
+                return Ok(true);
+            }
+            for event_id in self.open.awaited(num).filter(|_| waits) {
+                if self.resync.is_hopeless(event_id, rounds) {
+                    return Ok(true);
+                }
+                next.extend(txn.event_num(event_id)?.filter(|num| seen.insert(*num)));
+            }
+        }
+        Ok(false)
     }
 
     /// An event that cannot be helped for now waits on without holding up its room: it takes its place in the canonical

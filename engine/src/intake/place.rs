@@ -147,17 +147,27 @@ impl Room {
         &mut self,
         txn: &mut Txn<'_>,
         num: EventNum,
-        position: Position,
         before: StateGroup,
+        place_before: Option<LogSeq>,
     ) -> Result<(), Error> {
         let event = txn.event(num)?;
         let pdu = self.memory.events(txn).pdu(&event)?;
-        let state = EventState { position: Some(position), ..event.state };
+        let state = event.state;
         match self.assess(txn, &pdu, Demand::Any, Some(before))? {
-            Assessment::Verdict(verdict) => self.place(txn, num, &pdu, state, verdict),
+            Assessment::Verdict(verdict) => {
+                let position = match state.position {
+                    Some(position) => position,
+                    None => self.take_position(txn, &pdu, place_before)?,
+                };
+                self.place(txn, num, &pdu, EventState { position: Some(position), ..state }, verdict)
+            }
             Assessment::Blocked(_) => {
                 let was = status_of(&state.stage).cloned();
-                self.judge(txn, num, was, EventState { stage: Stage::Waiting, ..state })?;
+                let position = match state.position {
+                    Some(position) => Some(position),
+                    None => self.waiting_position(txn, &pdu, place_before)?,
+                };
+                self.judge(txn, num, was, EventState { stage: Stage::Waiting, position, ..state })?;
                 self.open.look_again(num);
                 Ok(())
             }
@@ -173,8 +183,10 @@ impl Room {
         verdict: Verdict,
     ) -> Result<(), Error> {
         // What was set aside takes its place in the canonical order now.
-        let position = state.position.unwrap_or_else(|| self.gap_before(pdu.event_id(), txn.next_seq()));
-        self.pull_before(txn, pdu, position.root)?;
+        let position = match state.position {
+            Some(position) => position,
+            None => self.take_position(txn, pdu, None)?,
+        };
         let accepted = !verdict.status.is_rejected();
         let after = with_event(txn, verdict.before, pdu, num, accepted)?;
         let states = States { before: verdict.before, after };
@@ -187,8 +199,8 @@ impl Room {
         Ok(())
     }
 
-    /// An event's open prev events stand before it: where they came later, they are moved.
-    fn pull_before(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, root: LogSeq) -> Result<(), Error> {
+    /// An event's open prev events stand before it, and what they follow before them: where they came later, they are moved.
+    pub(crate) fn pull_before(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, root: LogSeq) -> Result<(), Error> {
         let mut next: Vec<OwnedEventId> = pdu.prev_events().to_vec();
         while let Some(event_id) = next.pop() {
             let Some(num) = txn.event_num(&event_id)? else { continue };

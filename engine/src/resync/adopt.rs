@@ -33,6 +33,24 @@ pub(crate) struct Loose {
     unverifiable: BTreeMap<OwnedEventId, Pdu>,
 }
 
+/// What became of a state that is all there, as far as it can be had.
+enum Adoption {
+    Done,
+    /// The verdicts on these of its events are not final: it is looked at again when they are.
+    Held(BTreeSet<EventNum>),
+    /// It is not a true one.
+    Refused(String),
+}
+
+/// How an event stands to a state that names it.
+enum Standing {
+    Accepted,
+    Rejected,
+    /// What it rests on cannot be verified.
+    Hole,
+    NotFinal,
+}
+
 /// The body of a `state` answer.
 #[derive(Deserialize)]
 struct StateBody {
@@ -221,13 +239,62 @@ impl Room {
             Ok(Progress::Waiting) => Ok(()),
             Err(nobody_has) => self.refuse(cx, prev, &named_by, format!("nobody has {nobody_has}, which it named")),
             Ok(Progress::Ready { holes }) => match self.adopt(cx, prev, &holes)? {
-                Ok(()) => {
+                Adoption::Done => {
                     self.resync.adopted(prev, &named_by);
                     Ok(())
                 }
-                Err(reason) => self.refuse(cx, prev, &named_by, reason),
+                Adoption::Held(until_final) => {
+                    self.resync.hold(prev, until_final);
+                    Ok(())
+                }
+                Adoption::Refused(reason) => self.refuse(cx, prev, &named_by, reason),
             },
         }
+    }
+
+    /// Looks again at states that were held until the verdicts on some of their events are final. Returns whether one was
+    /// adopted or refused.
+    pub(crate) fn proceed_with_held(&mut self, cx: Context<'_>) -> Result<bool, Error> {
+        let mut is_any = false;
+        for (prev, until_final) in self.resync.held() {
+            let txn = cx.store.txn(self.num)?;
+            let mut is_held = false;
+            for num in until_final {
+                is_held |= may_change(&txn.event(num)?.state.stage) && !self.is_helpless(cx, &txn, num)?;
+            }
+            let is_circle = is_held && self.waits_for_state(&txn, &prev)?;
+            txn.discard();
+            if is_circle {
+                let Some(named_by) = self.resync.fetch(&prev).map(|fetch| fetch.named_by.clone()) else { continue };
+                self.refuse(cx, &prev, &named_by, "it names an event that waits for it".to_owned())?;
+            } else if !is_held {
+                self.resync.hold(&prev, BTreeSet::new());
+                self.proceed(cx, &prev)?;
+            }
+            is_any |= is_circle || !is_held;
+        }
+        Ok(is_any)
+    }
+
+    /// Tells whether what a state is held for waits, directly or over others and other states that are held, for this very
+    /// state. An event of a state never follows the event that the state is at: the server that named it has told a lie.
+    fn waits_for_state(&self, txn: &Txn<'_>, prev: &OwnedEventId) -> Result<bool, Error> {
+        let held: BTreeMap<OwnedEventId, BTreeSet<EventNum>> = self.resync.held().into_iter().collect();
+        let mut next: Vec<EventNum> = held.get(prev).into_iter().flatten().copied().collect();
+        let mut seen = BTreeSet::new();
+        while let Some(num) = next.pop() {
+            if !seen.insert(num) {
+                continue;
+            }
+            for event_id in self.open.awaited(num) {
+                if event_id == prev {
+                    return Ok(true);
+                }
+                next.extend(txn.event_num(event_id)?);
+                next.extend(held.get(event_id).into_iter().flatten());
+            }
+        }
+        Ok(false)
     }
 
     /// A server has refused, or told what is not true: another is asked; after a round over all of them, there is a pause.
@@ -349,42 +416,52 @@ impl Room {
         self.judge(txn, num, Some(was), EventState { stage, ..event.state })
     }
 
-    /// Makes the named state the state before `prev`, all of it or, where it is not a true one, nothing. Returns why it is
-    /// not.
+    /// Makes the named state the state before `prev`, all of it or, where it is not a true one or may still change, nothing.
     fn adopt(
         &mut self,
         cx: Context<'_>,
         prev: &OwnedEventId,
         holes: &BTreeSet<OwnedEventId>,
-    ) -> Result<Result<(), String>, Error> {
-        let Some(ids) = self.resync.fetch(prev).map(|fetch| fetch.ids.pdu_ids.clone()) else { return Ok(Ok(())) };
+    ) -> Result<Adoption, Error> {
+        let Some(ids) = self.resync.fetch(prev).map(|fetch| fetch.ids.pdu_ids.clone()) else {
+            return Ok(Adoption::Done);
+        };
         let mut txn = cx.store.txn(self.num)?;
         let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
         let mut holes = holes.clone();
+        let mut until_final = BTreeSet::new();
         for event_id in &ids {
             let Some((num, stage)) = stage_of(&txn, event_id)?.filter(|(_, stage)| stage.is_verified()) else {
                 // It came, but what it rests on cannot be verified; what came and was lost since is asked for again.
                 let is_hole = holes.contains(event_id) || self.rests_on_holes(&txn, event_id, &holes)?;
                 if !is_hole {
                     txn.discard();
-                    return Ok(Err(format!("{event_id} is to be asked for again")));
+                    return Ok(Adoption::Refused(format!("{event_id} is to be asked for again")));
                 }
                 holes.insert(event_id.clone());
                 continue;
             };
             // what is no state event is dropped; a rejected event is never part of a state.
             let Some(key) = txn.event_record(num)?.state_key.clone() else { continue };
-            if is_rejected(&stage) {
-                if may_change(&stage) {
-                    txn.discard();
-                    return Ok(Err(format!("the verdict on {event_id} is not final yet")));
+            match self.standing(cx, &txn, num, &stage, &holes)? {
+                Standing::Accepted => {}
+                Standing::Rejected => continue,
+                Standing::Hole => {
+                    holes.insert(event_id.clone());
+                    continue;
                 }
-                continue;
+                Standing::NotFinal => {
+                    until_final.insert(num);
+                }
             }
-            if state.insert(key.clone(), num).is_some_and(|other| other != num) {
+            if state.insert(key.clone(), num).is_some_and(|other| other != num) && until_final.is_empty() {
                 txn.discard();
-                return Ok(Err(format!("it names two events for {key}")));
+                return Ok(Adoption::Refused(format!("it names two events for {key}")));
             }
+        }
+        if !until_final.is_empty() {
+            txn.discard();
+            return Ok(Adoption::Held(until_final));
         }
         let create = StateKey::new("m.room.create", "");
         let is_create = match txn.event_num(prev)? {
@@ -393,16 +470,22 @@ impl Room {
         };
         if !state.contains_key(&create) && !is_create {
             txn.discard();
-            return Ok(Err("it names no create event".to_owned()));
+            return Ok(Adoption::Refused("it names no create event".to_owned()));
+        }
+        if self.rests_on_holes(&txn, prev, &holes)? && !is_stored(&txn, prev)? {
+            self.stage_unverifiable_prev(&mut txn, prev)?;
         }
         let before = self.stage_state(&mut txn, &state)?;
-        let told = self.tell_state(&mut txn, prev, before)?;
+        let told = self.tell_state(&mut txn, prev, before, &holes)?;
         if let Err(reason) = told {
             self.memory.forget_resolved();
             txn.discard();
-            return Ok(Err(reason));
+            return Ok(Adoption::Refused(reason));
         }
         self.last_adopted = before;
+        if told == Ok(false) {
+            holes.insert(prev.clone());
+        }
         holes.retain(|hole| (hole != prev || told == Ok(false)) && self.holes.insert(hole.clone()));
         let holes: Vec<OwnedEventId> = holes.into_iter().collect();
         // At 255 bytes an ID, 64 KiB a record.
@@ -413,7 +496,73 @@ impl Room {
             self.loose = Loose::default();
         }
         self.commit(txn)?;
-        Ok(Ok(()))
+        Ok(Adoption::Done)
+    }
+
+    /// Returns how an event stands to a state that names it.
+    fn standing(
+        &self,
+        cx: Context<'_>,
+        txn: &Txn<'_>,
+        num: EventNum,
+        stage: &Stage,
+        holes: &BTreeSet<OwnedEventId>,
+    ) -> Result<Standing, Error> {
+        if !may_change(stage) {
+            return Ok(if is_rejected(stage) { Standing::Rejected } else { Standing::Accepted });
+        }
+        let events = self.memory.events(txn);
+        if *stage == Stage::Waiting && self.waits_for_hole(txn, &events.with_state(num)?.0, holes)? {
+            return Ok(Standing::Hole);
+        }
+        if !self.is_helpless(cx, txn, num)? {
+            return Ok(Standing::NotFinal);
+        }
+        // It has no place in the room's history, and what its auth events say is all that can be said of it.
+        let pdu = events.with_state(num)?.0;
+        for auth_event in rests_on(&self.memory.rules, &pdu) {
+            if stage_of(txn, &auth_event)?.is_none_or(|(_, stage)| !stage.is_verified() || may_change(&stage)) {
+                return Ok(Standing::Hole);
+            }
+        }
+        let decision = check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?;
+        Ok(if decision.is_ok() { Standing::Accepted } else { Standing::Rejected })
+    }
+
+    /// Tells whether an event that waits rests, directly or over others that wait, on one that cannot be verified.
+    fn waits_for_hole(&self, txn: &Txn<'_>, pdu: &Pdu, holes: &BTreeSet<OwnedEventId>) -> Result<bool, Error> {
+        let mut seen = BTreeSet::new();
+        let mut next = rests_on(&self.memory.rules, pdu);
+        while let Some(event_id) = next.pop() {
+            if !seen.insert(event_id.clone()) {
+                continue;
+            }
+            match stage_of(txn, &event_id)? {
+                Some((num, Stage::Waiting)) => {
+                    next.extend(rests_on(&self.memory.rules, &self.memory.events(txn).with_state(num)?.0));
+                }
+                Some((_, stage)) if stage.is_verified() => {}
+                None | Some(_) => {
+                    if holes.contains(&event_id) || self.loose.unverifiable.contains_key(&event_id) {
+                        return Ok(true);
+                    }
+                    let loose = self.loose.without_auth_events.get(&event_id);
+                    next.extend(loose.into_iter().flat_map(|pdu| rests_on(&self.memory.rules, pdu)));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The event that a state is at came, but what it rests on cannot be verified: the room goes on as after one that
+    /// cannot be verified itself.
+    fn stage_unverifiable_prev(&mut self, txn: &mut Txn<'_>, prev: &EventId) -> Result<(), Error> {
+        let Some(pdu) = self.loose.without_auth_events.get(prev).cloned() else { return Ok(()) };
+        if txn.event_num(prev)?.is_none() {
+            let state = EventState { stage: unverifiable(None), position: None, replaced_json: None };
+            self.stage_new(txn, &pdu, state, None)?;
+        }
+        Ok(())
     }
 
     /// Tells whether an event came, but every auth event that it lacks is one that cannot be verified, or lacks such a one.
@@ -450,6 +599,7 @@ impl Room {
         txn: &mut Txn<'_>,
         prev: &OwnedEventId,
         before: StateGroup,
+        holes: &BTreeSet<OwnedEventId>,
     ) -> Result<Result<bool, String>, Error> {
         let Some((num, stage)) = stage_of(txn, prev)? else { return Ok(Err(format!("nobody has {prev} itself"))) };
         let event = txn.event(num)?;
@@ -470,9 +620,14 @@ impl Room {
                 self.judge(txn, num, Some(was), EventState { stage, ..event.state })?;
             }
             Stage::Waiting => {
-                let position = event.state.position;
-                let position = position.unwrap_or_else(|| self.gap_before(prev, txn.next_seq()));
-                self.place_with_state(txn, num, position, before)?;
+                let pdu = self.memory.events(txn).pdu(&event)?;
+                if self.waits_for_hole(txn, &pdu, holes)? {
+                    let stage = unverifiable(Some(States { before, after: before }));
+                    self.auth_questions.done(num);
+                    self.judge(txn, num, None, EventState { stage, position: None, ..event.state })?;
+                    return Ok(Ok(false));
+                }
+                self.place_with_state(txn, num, before, None)?;
             }
             Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
         }

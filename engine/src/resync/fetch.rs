@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{EventId, NamedState, OwnedEventId, OwnedServerName, ServerName};
+use gibbous_codec::{EventId, EventNum, NamedState, OwnedEventId, OwnedServerName, ServerName};
 
 use super::{Progress, StateIds, ask};
 use crate::{Limits, RequestKind, questions::that_fit, room::Ask};
@@ -27,6 +27,8 @@ pub(crate) struct Fetch {
     is_state_given: bool,
     /// Events that were not named, but that named ones rest on.
     beside: BTreeSet<OwnedEventId>,
+    /// Events of the state whose verdicts are awaited before it is adopted.
+    pub(super) until_final: BTreeSet<EventNum>,
 }
 
 impl Fetch {
@@ -48,6 +50,7 @@ impl Fetch {
             is_state_in_flight: false,
             is_state_given: false,
             beside: BTreeSet::new(),
+            until_final: BTreeSet::new(),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     Error,
     auth::check_state,
     intake::place::find,
-    lookup::AuthEvent,
+    lookup::{AuthEvent, prev_events_of},
     open_events::{OpenEvents, OpenKind},
     questions::that_fit,
     room::{Context, Room, RoomMemory},
@@ -79,13 +79,7 @@ impl Tips {
 
     /// Takes an accepted event: it follows its prev events as an extremity, unless the room's history has passed it.
     pub(crate) fn add(&mut self, txn: &Txn<'_>, event: &StoredEvent, states: States) -> Result<(), Error> {
-        let mut prevs = Vec::with_capacity(event.record.prev_events.len());
-        for edge in &event.record.prev_events {
-            prevs.push(match edge {
-                gibbous_codec::Edge::Unknown(event_id) => event_id.clone(),
-                gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id.clone(),
-            });
-        }
+        let prevs = prev_events_of(txn, &event.record)?;
         self.follow(txn, &event.record.event_id, event.num, prevs, states)
     }
 
@@ -150,12 +144,7 @@ impl Tips {
             };
             self.passed.insert(event_id);
             if is_out {
-                for edge in &event.record.prev_events {
-                    next.push(match edge {
-                        gibbous_codec::Edge::Unknown(event_id) => event_id.clone(),
-                        gibbous_codec::Edge::Known(num) => txn.event_record(*num)?.event_id.clone(),
-                    });
-                }
+                next.extend(prev_events_of(txn, &event.record)?);
             }
         }
         Ok(())

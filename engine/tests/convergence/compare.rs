@@ -31,7 +31,7 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
     }
     let Stored { events: stored, log } = stored(world);
     let pdu = |event_id: &OwnedEventId| world.random.room.pdu(event_id).clone();
-    let prescribed = Prescribed::of(&log, &world.pulled, pdu)?;
+    let prescribed = Prescribed::of(&log, pdu)?;
     prescribed.check_receipts(&world.pushed)?;
     let order = &prescribed.order;
     for (event_id, state) in &stored {
@@ -87,14 +87,12 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
     let current = view.current_state().expect("the store works");
     differences.extend(difference("the current state", &current, &outcome.current));
 
-    let holes: BTreeSet<OwnedEventId> = world.picture.holes.iter().flatten().cloned().collect();
+    let holes = &world.picture.holes;
     counts.extend(holes.iter().map(|_| "holes"));
-    if !predicted.must.is_subset(&holes) || !holes.is_subset(&predicted.may) {
+    if !predicted.must.is_subset(holes) || !holes.is_subset(&predicted.may) {
         differences.push(format!("the holes are {holes:?}, to the simulator {predicted:?}"));
     }
     counts.extend(prescribed.aside.iter().map(|_| "set aside"));
-    counts
-        .extend(prescribed.behind.iter().map(|_| "events that stand behind one that waits for them (a known defect)"));
     let (told, aside) = (&prescribed.told, &prescribed.aside);
     differences.extend(world.picture.differences(world.host.engine(), &view, &verdicts, told, aside));
 
@@ -142,7 +140,7 @@ fn oracle(
     let mut oracle = Oracle::new(random.room.rules().clone());
     for event_id in random.room.order() {
         // What cannot be verified, or rests on what cannot be, is known to nobody.
-        if world.is_unverifiable(event_id) || rests_on_unverifiable(world, prescribed, event_id) {
+        if world.is_unverifiable(event_id) || rests_on_unverifiable(world, event_id) {
             continue;
         }
         let mut pdu = random.room.pdu(event_id).clone();
@@ -173,73 +171,48 @@ fn oracle(
         if is_told {
             counts.push("bridged");
             let mut before = random.state_before(event_id);
-            before.retain(|_, id| !world.is_unverifiable(id) && !rests_on_unverifiable(world, prescribed, id));
-            match world.is_unverifiable(event_id) {
+            before.retain(|_, id| !world.is_unverifiable(id) && !rests_on_unverifiable(world, id));
+            match world.is_unverifiable(event_id) || rests_on_unverifiable(world, event_id) {
                 true => oracle.tell_unverifiable(random.room.pdu(event_id), before),
                 false => oracle.tell(event_id, before),
             }
         }
-        if prescribed.told.contains(event_id) {
-            holes.add(world, prescribed, event_id, &random.state_before(event_id));
+        if has_state(event_id) {
+            let named = holes_of(world, event_id, &random.state_before(event_id));
+            if prescribed.told.contains(event_id) {
+                holes.must.extend(named.iter().cloned());
+            }
+            holes.may.extend(named);
         }
     }
     oracle.judge();
     (oracle, holes)
 }
 
-/// The events that the room's completion names as holes.
+/// The events that are named as holes.
 #[derive(Debug, Default)]
 struct Holes {
-    /// These are named.
+    /// These are named: those of states that were told of what the history leaves out.
     must: BTreeSet<OwnedEventId>,
-    /// These may be: an event that rests on one which cannot be verified is a hole or rejected, depending on whether the
-    /// state at that one had been told when it came; and holes of a state that was told when the room was full are named only
-    /// if it becomes full once more.
+    /// These may be: a state may have been told that was not needed any more in the end.
     may: BTreeSet<OwnedEventId>,
 }
 
-impl Holes {
-    /// Adds what cannot be had of a state that was told: the state's events and their auth chain's that cannot be verified,
-    /// the state's events that rest on such, and the event itself.
-    fn add(&mut self, world: &World, prescribed: &Prescribed<'_>, event_id: &OwnedEventId, state: &State) {
-        let names_them = prescribed.told_while_partial.contains(event_id);
-        let is_unverifiable = |id: &OwnedEventId| world.is_unverifiable(id);
-        let mut holes: BTreeSet<OwnedEventId> =
-            world.random.room.auth_chain(state.values()).into_iter().filter(is_unverifiable).collect();
-        holes.extend(state.values().cloned().chain([event_id.clone()]).filter(is_unverifiable));
-        self.may.extend(holes.iter().cloned());
-        if names_them {
-            self.must.extend(holes);
-        }
-        let chain = |id: &OwnedEventId| world.random.room.auth_chain([id]);
-        let may = |id: &&OwnedEventId| chain(id).iter().any(|id| world.is_unverifiable(id));
-        self.may.extend(state.values().filter(may).cloned());
-        if names_them {
-            self.must.extend(state.values().filter(|id| rests_on_unverifiable(world, prescribed, id)).cloned());
-        }
-    }
+/// Returns what cannot be had of the state at an event: the state's events and their auth chain's that cannot be verified,
+/// the state's events that rest on such, and the event itself.
+fn holes_of(world: &World, event_id: &OwnedEventId, state: &State) -> BTreeSet<OwnedEventId> {
+    let chain = world.random.room.auth_chain(state.values());
+    let at_it = state.values().chain([event_id]);
+    let resting = at_it.clone().filter(|id| rests_on_unverifiable(world, id)).cloned();
+    let unverifiable = chain.iter().chain(at_it.clone()).filter(|id| world.is_unverifiable(id)).cloned();
+    resting.chain(unverifiable).collect()
 }
 
-/// Tells whether an event rests on one that nobody can verify; but where the state at that one has been told, it counts as
-/// rejected, and what rests on it can be judged.
-fn rests_on_unverifiable(world: &World, prescribed: &Prescribed<'_>, event_id: &OwnedEventId) -> bool {
-    if world.keyless.is_none() {
-        return false;
-    }
-    let mut seen = BTreeSet::new();
-    let mut next = world.random.room.pdu(event_id).auth_events().to_vec();
-    while let Some(event_id) = next.pop() {
-        match (world.is_unverifiable(&event_id), prescribed.told.contains(&event_id)) {
-            (true, false) => return true,
-            // What it rests on itself is not looked at.
-            (true, true) => {}
-            (false, _) => {
-                let auth_events = world.random.room.pdu(&event_id).auth_events().iter();
-                next.extend(auth_events.filter(|id| seen.insert((*id).clone())).cloned());
-            }
-        }
-    }
-    false
+/// Tells whether an event rests on one that nobody can verify.
+fn rests_on_unverifiable(world: &World, event_id: &OwnedEventId) -> bool {
+    let auth_events = world.random.room.pdu(event_id).auth_events().to_vec();
+    world.keyless.is_some()
+        && world.random.room.auth_chain(&auth_events).iter().chain(&auth_events).any(|id| world.is_unverifiable(id))
 }
 
 fn difference(what: &str, found: &StateMap<OwnedEventId>, expected: &StateMap<OwnedEventId>) -> Option<String> {

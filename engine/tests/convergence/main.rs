@@ -75,11 +75,6 @@ const SHOWN: &[&str] = &[
 const KNOWN: &[(&str, &str)] =
     &[("which is rejected", "a told state is adopted with events in it that have no final verdict yet")];
 
-/// Seeds whose fold took another order than is prescribed. In 177 an event that an earlier one cites was pulled for the gap
-/// before a later one, and stays there, by the engine's fault; the others are not traced, and it is not known whether the
-/// engine or [`order`] is wrong. Beyond the default seeds, about one in sixty fails like them.
-const UNTRACED: &[u64] = &[20, 110, 177, 269];
-
 /// How many failures are shortened: one takes some seconds.
 const SHRUNK_MAX: usize = 5;
 
@@ -136,7 +131,7 @@ fn run(seed: u64, late_keys: bool, shrunk: &AtomicUsize) -> Result<Counts, Strin
         Ok(counts) => return Ok(counts),
         Err(why) => why,
     };
-    let is_known = UNTRACED.contains(&seed) || known(&why).is_some();
+    let is_known = known(&why).is_some();
     if is_known || shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK_MAX {
         return Err(why);
     }
@@ -186,10 +181,6 @@ fn check_seeds(late_keys: bool) {
                             for (what, count) in counts {
                                 *total.entry(what).or_default() += count;
                             }
-                        }
-                        Err(_) if UNTRACED.contains(&seed) => {
-                            *total.lock().expect("no thread panics").entry("seeds that fail, untraced").or_default() +=
-                                1;
                         }
                         Err(why) if known(&why).is_some() => {
                             println!("seed {seed} fails as known: {}", known(&why).unwrap_or_default());

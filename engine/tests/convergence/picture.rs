@@ -17,8 +17,8 @@ pub(crate) struct Picture {
     events: BTreeMap<OwnedEventId, (Option<EventStatus>, bool)>,
     extremities: BTreeSet<OwnedEventId>,
     is_partial: bool,
-    /// The holes of every time that the room became full.
-    pub(crate) holes: Vec<BTreeSet<OwnedEventId>>,
+    /// What told states lack.
+    pub(crate) holes: BTreeSet<OwnedEventId>,
     /// Events that an update told something of before it told of their verdict.
     unannounced: BTreeSet<OwnedEventId>,
     /// Events whose first verdict was told more than once.
@@ -70,12 +70,15 @@ impl Picture {
             },
             Change::ForwardExtremities { event_ids } => self.extremities = event_ids.iter().cloned().collect(),
             Change::Joined { opens_partial, .. } => self.is_partial |= opens_partial,
+            Change::Holes { event_ids } => self.holes.extend(event_ids.iter().cloned()),
             Change::RoomUnPartialStated { holes } => {
                 if !self.is_partial {
                     self.wrong.push("a room that was not partial became full".to_owned());
                 }
                 self.is_partial = false;
-                self.holes.push(holes.iter().cloned().collect());
+                if let Some(hole) = holes.iter().find(|hole| !self.holes.contains(*hole)) {
+                    self.wrong.push(format!("{hole} is a hole of the full state, but was not told of"));
+                }
             }
             _ => {}
         }

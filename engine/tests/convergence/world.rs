@@ -58,12 +58,8 @@ pub(crate) struct World {
     pub(crate) handed: Vec<OwnedEventId>,
     /// Those among them that came by that, and not by an answer before.
     pub(crate) pushed: Vec<OwnedEventId>,
-    /// The events that answers about gaps have brought, and the events before which the gap was.
-    pub(crate) pulled: BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
-    /// The questions about gaps, and the events before which each gap is.
-    gaps: BTreeMap<RequestId, Vec<OwnedEventId>>,
-    /// The gap that was last answered: the answer may have waited for keys.
-    last_gap: Vec<OwnedEventId>,
+    /// The questions about gaps.
+    gaps: BTreeSet<RequestId>,
     /// The joins of our users by handshake that came to something.
     pub(crate) handshakes: BTreeSet<OwnedEventId>,
     /// What the host knows by the updates.
@@ -95,9 +91,7 @@ impl World {
             late: Vec::new(),
             handed: Vec::new(),
             pushed: Vec::new(),
-            pulled: BTreeMap::new(),
-            gaps: BTreeMap::new(),
-            last_gap: Vec::new(),
+            gaps: BTreeSet::new(),
             handshakes: BTreeSet::new(),
             picture: Picture::default(),
             counts: Counts::new(),
@@ -136,8 +130,8 @@ impl World {
     /// Takes up what the engine wants to know. Keys come at once, or never.
     pub(crate) fn poll(&mut self) {
         while let Some(request) = self.host.engine().poll_request(self.host.now_ms).expect("the store works") {
-            if let RequestKind::MissingEvents { latest, .. } = &request.kind {
-                self.gaps.insert(request.id, latest.clone());
+            if let RequestKind::MissingEvents { .. } = &request.kind {
+                self.gaps.insert(request.id);
             }
             match request.kind {
                 RequestKind::ServerKeys { .. } if !self.late_keys => {
@@ -153,16 +147,7 @@ impl World {
     }
 
     fn give(&mut self, id: RequestId, response: Response) {
-        if let Some(latest) = self.gaps.get(&id) {
-            self.last_gap = latest.clone();
-        }
-        let absent = self.absent();
         self.host.engine().handle_response(id, response, self.host.now_ms).expect("the store works");
-        for event_id in absent {
-            if !self.handshakes.is_empty() && self.has_come(&event_id) {
-                self.pulled.insert(event_id, self.last_gap.clone());
-            }
-        }
     }
 
     /// Returns the events that have not come yet.
@@ -318,7 +303,7 @@ impl World {
     pub(crate) fn answer(&mut self, at: usize, how: How) {
         let request = self.asked.swap_remove(at);
         let honest = self.host.honest_answer(&request);
-        let is_gap = self.gaps.contains_key(&request.id);
+        let is_gap = self.gaps.contains(&request.id);
         let response = match how {
             How::Refuse => Response::Failed(RequestError::Status { status: 403, errcode: "M_FORBIDDEN".to_owned() }),
             How::Timeout => Response::Failed(RequestError::Timeout),
