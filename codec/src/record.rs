@@ -150,7 +150,7 @@ pub struct Position {
 pub struct Judgement {
     /// The event.
     pub event: EventNum,
-    /// The verdict before, if it had one.
+    /// The verdict until now, if it had one and a place in the room's history.
     pub was: Option<EventStatus>,
     /// What is held of it from here on.
     pub state: EventState,

@@ -54,6 +54,12 @@ pub enum Change {
         /// The event.
         event_id: OwnedEventId,
     },
+    /// An event has lost its verdict, which rested on partial state, and its place: what it needs cannot be had for now. When
+    /// it has a verdict again, [`Change::EventPersisted`] tells of it.
+    EventWithdrawn {
+        /// The event.
+        event_id: OwnedEventId,
+    },
     /// Check 6 is final for some more events, and with it these forward extremities.
     ForwardExtremities {
         /// The extremities.
@@ -122,7 +128,10 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Judged(judgements) => {
             for judgement in judgements {
                 let event_id = rows.event_record(judgement.event)?.event_id.clone();
-                let Stage::Placed { status, partial, .. } = &judgement.state.stage else { continue };
+                let Stage::Placed { status, partial, .. } = &judgement.state.stage else {
+                    changes.extend(judgement.was.is_some().then_some(Change::EventWithdrawn { event_id }));
+                    continue;
+                };
                 match &judgement.was {
                     None => changes.push(Change::EventPersisted {
                         event_id: event_id.clone(),

@@ -112,6 +112,8 @@ struct Need {
     told_by: Option<OwnedServerName>,
     /// The servers that refused in this round.
     tried: BTreeSet<OwnedServerName>,
+    /// The servers that have given copies of events that cannot be verified.
+    bad_copies: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
     rounds: u32,
     until_ms: u64,
     reason: String,
@@ -133,6 +135,8 @@ enum Phase {
 pub(crate) enum Progress {
     /// Answers are awaited, or there is nothing to do.
     Waiting,
+    /// One server alone has given this event, with a signature that does not hold, and the others could not be asked.
+    Doubtful(OwnedEventId),
     /// Everything is there but these events, which nobody can give with a signature that holds.
     Ready { holes: BTreeSet<OwnedEventId> },
 }
@@ -160,7 +164,9 @@ impl Resync {
             _ => Phase::Ready,
         };
         let tried = tried.into_iter().collect();
-        self.needs.insert(prev, Need { phase, told_by, tried, rounds, until_ms, reason, is_stored: true });
+        let bad_copies = BTreeMap::new();
+        let need = Need { phase, told_by, tried, bad_copies, rounds, until_ms, reason, is_stored: true };
+        self.needs.insert(prev, need);
     }
 
     /// Returns what is to be stored of the needs.
@@ -196,6 +202,7 @@ impl Resync {
             phase: Phase::Ready,
             told_by: None,
             tried: BTreeSet::new(),
+            bad_copies: BTreeMap::new(),
             rounds: 0,
             until_ms: 0,
             reason: String::new(),
@@ -381,7 +388,11 @@ impl Resync {
         unverifiable: impl IntoIterator<Item = OwnedEventId>,
         is_stored: impl Fn(&EventId) -> bool,
     ) {
-        let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) else { return };
+        let Some(Need { phase: Phase::Fetching(fetch), bad_copies, .. }) = self.needs.get_mut(prev) else { return };
+        let unverifiable: Vec<OwnedEventId> = unverifiable.into_iter().collect();
+        for event_id in &unverifiable {
+            bad_copies.entry(event_id.clone()).or_default().insert(from.to_owned());
+        }
         fetch.handle_events(from, asked, unverifiable, is_stored);
         self.changed.insert(prev.to_owned());
     }
@@ -395,11 +406,22 @@ impl Resync {
     }
 
     /// Tells how far the fetching of a state is, or the event that nobody has, by which the named state is no true one.
-    pub(crate) fn progress(&self, prev: &EventId) -> Result<Progress, OwnedEventId> {
-        let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get(prev) else {
-            return Ok(Progress::Waiting);
-        };
-        fetch.progress(&self.servers)
+    ///
+    /// That an event cannot be verified is believed on the word of two servers, lest one that lies makes holes while the
+    /// others cannot be reached; of one where there is no other, or where this has gone on for so many rounds.
+    pub(crate) fn progress(&self, prev: &EventId, rounds_max: u32) -> Result<Progress, OwnedEventId> {
+        let Some(need) = self.needs.get(prev) else { return Ok(Progress::Waiting) };
+        let Phase::Fetching(fetch) = &need.phase else { return Ok(Progress::Waiting) };
+        let progress = fetch.progress(&self.servers)?;
+        let is_alone = |hole: &&OwnedEventId| need.bad_copies.get(*hole).is_none_or(|servers| servers.len() < 2);
+        let is_enough = self.servers.len() < 2 || need.rounds >= rounds_max;
+        Ok(match progress {
+            Progress::Ready { holes } => match holes.iter().find(is_alone).filter(|_| !is_enough) {
+                Some(hole) => Progress::Doubtful(hole.clone()),
+                None => Progress::Ready { holes },
+            },
+            progress => progress,
+        })
     }
 
     /// A state has been adopted: its server is asked first from now on.

@@ -275,9 +275,12 @@ impl Room {
         state: EventState,
     ) -> Result<(), Error> {
         let record = txn.event_record(num)?;
+        let was_placed = matches!(txn.event(num)?.state.stage, Stage::Placed { .. });
         if was.as_ref().is_some_and(EventStatus::is_rejected) != is_rejected(&state.stage) {
             self.memory.forget_resolved();
         }
+        // What was held of it without a place in the room's history, the host was never told.
+        let was = was.filter(|_| was_placed);
         txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was, state: state.clone() }]))?;
         self.note(num, &record.event_id, record.depth, record.state_key.as_ref(), &state);
         if self.open.lacks_prev_events(num) {

@@ -235,8 +235,12 @@ impl Room {
     /// Adopts a state once everything is there that can be had.
     pub(crate) fn proceed(&mut self, cx: Context<'_>, prev: &OwnedEventId) -> Result<(), Error> {
         let Some(named_by) = self.resync.fetch(prev).map(|fetch| fetch.named_by.clone()) else { return Ok(()) };
-        match self.resync.progress(prev) {
+        match self.resync.progress(prev, cx.limits.rounds_before_set_aside) {
             Ok(Progress::Waiting) => Ok(()),
+            Ok(Progress::Doubtful(event_id)) => {
+                let reason = format!("the signature of {event_id} does not hold, and nobody else can be asked");
+                self.refuse(cx, prev, &named_by, reason)
+            }
             Err(nobody_has) => self.refuse(cx, prev, &named_by, format!("nobody has {nobody_has}, which it named")),
             Ok(Progress::Ready { holes }) => match self.adopt(cx, prev, &holes)? {
                 Adoption::Done => {
@@ -543,7 +547,7 @@ impl Room {
                 }
                 Some((_, stage)) if stage.is_verified() => {}
                 None | Some(_) => {
-                    if holes.contains(&event_id) || self.loose.unverifiable.contains_key(&event_id) {
+                    if holes.contains(&event_id) {
                         return Ok(true);
                     }
                     let loose = self.loose.without_auth_events.get(&event_id);

@@ -93,8 +93,7 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
         differences.push(format!("the holes are {holes:?}, to the simulator {predicted:?}"));
     }
     counts.extend(prescribed.aside.iter().map(|_| "set aside"));
-    let (told, aside) = (&prescribed.told, &prescribed.aside);
-    differences.extend(world.picture.differences(world.host.engine(), &view, &verdicts, told, aside));
+    differences.extend(world.picture.differences(world.host.engine(), &view, &verdicts));
 
     let store = Store::open(Arc::new(world.backend.clone())).expect("the store opens");
     let findings = check(&store).expect("the store can be read").findings;

@@ -71,17 +71,51 @@ const SHOWN: &[&str] = &[
     "soft_failed",
 ];
 
-/// Failures that are the engine's fault and known, by what they say, each with the reason.
-const KNOWN: &[(&str, &str)] =
-    &[("which is rejected", "a told state is adopted with events in it that have no final verdict yet")];
+/// Scripts that failed once, each with what was wrong. Seeds change their meaning with the simulation, and so may these; but
+/// they stay rooms in which what was wrong can happen.
+const SCRIPTS: &[&str] = &[
+    // Whether a join by handshake begins the room anew was decided by provisional state.
+    "57/4 s0.236724 s0.963270 h3 j1.264879",
+    // What was set aside, or pulled for a later gap, came to stand behind events that follow it.
+    "53/9 h7,8,9 t t t j1.690303",
+    "25/8 h1,2,4 h7 h6 a8x567351",
+    "20/24 h11,12 h13,15 t a10r o415072 a32d",
+    "177/13 h12,5 t h2,6",
+    "9/11 a3w h8 h9,10 a1d r a4d r a1e",
+    "85/27 h11 t h23,26,28 r",
+    // An event that cites an unverifiable one was rejected where a state had been told at that one.
+    "58/23 h20,22,25",
+    // Holes of a state told in a room with full state were told to nobody.
+    "203/21 h16,19,20 a7w",
+    "203/18 o264600",
+    // A told state was adopted with events in it that were rejected later.
+    "116/29 h3,5 o54982",
+    "116/30 o583686",
+    "230/24 h0,3 h22,24,23",
+    "272/16 h15,19",
+    "303/25 h25,24",
+    "309/28 h22,27",
+    "398/25 h25,24,26",
+    // The event that a state was asked for rests on one that nobody can verify: it was asked for without end.
+    "58/27 j0.852094",
+    "801/0",
+    "994/0",
+    // What was asked for in vain once only was given up.
+    "8/17 h6,7,8 o23601 t h12,14,15 t t",
+    "456/20 h13 h14 h16,18 t h19,20 t t",
+    "502/11 h2,3,4 o957420 j0.320230 t t t t",
+    "631/24 h15,23 t h7,19,21 a13w t t t t",
+    "688/8 h1,0,2 h3,7 t t h4 t",
+    "791/27 s0.830699 h23,4,26 t t t s0.414120 j0.902541 o616246",
+    "837/28 h0,3 a3w a1t t t j0.128246 h27,27",
+    // One server gave a copy whose signature does not hold while the others could not be asked, and made a hole of it.
+    "328/1 h0,1,2 a0w a2w a1d a1r a0x99642 a0x661740 t",
+    "393/9 h9,3,8 h6 a2d a2r",
+    "988/0 a1d a0w a0w t a0w a0x134467 t",
+];
 
 /// How many failures are shortened: one takes some seconds.
 const SHRUNK_MAX: usize = 5;
-
-/// Returns the reason for which a failure is known.
-fn known(why: &str) -> Option<&'static str> {
-    KNOWN.iter().find(|(what, _)| why.contains(what)).map(|(_, reason)| *reason)
-}
 
 /// What has become of one story.
 struct Story {
@@ -131,8 +165,7 @@ fn run(seed: u64, late_keys: bool, shrunk: &AtomicUsize) -> Result<Counts, Strin
         Ok(counts) => return Ok(counts),
         Err(why) => why,
     };
-    let is_known = known(&why).is_some();
-    if is_known || shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK_MAX {
+    if shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK_MAX {
         return Err(why);
     }
     let fails = |script: &Script| live(seed, Some(script), late_keys).result.is_err();
@@ -182,11 +215,6 @@ fn check_seeds(late_keys: bool) {
                                 *total.entry(what).or_default() += count;
                             }
                         }
-                        Err(why) if known(&why).is_some() => {
-                            println!("seed {seed} fails as known: {}", known(&why).unwrap_or_default());
-                            *total.lock().expect("no thread panics").entry("seeds that fail as known").or_default() +=
-                                1;
-                        }
                         Err(why) => {
                             let line = format!("GIBBOUS_SEEDS={seed}..{} {why}", seed + 1);
                             failures.lock().expect("no thread panics").push(line);
@@ -205,6 +233,19 @@ fn check_seeds(late_keys: bool) {
         let missing: Vec<_> = SHOWN.iter().filter(|what| !total.contains_key(**what)).collect();
         assert!(missing.is_empty(), "no seed has shown this: {missing:?}");
     }
+}
+
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    let failures: Vec<String> = SCRIPTS
+        .iter()
+        .filter_map(|text| {
+            let script: Script = text.parse().expect("it is a script");
+            let why = live(script.seed, Some(&script), false).result.err()?;
+            Some(format!("GIBBOUS_SCRIPT='{text}' {why}"))
+        })
+        .collect();
+    assert!(failures.is_empty(), "{} scripts fail\n{}", failures.len(), failures.join("\n\n"));
 }
 
 #[test]

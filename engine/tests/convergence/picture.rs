@@ -6,23 +6,18 @@ use gibbous::{Change, Engine, OwnedEventId, RoomView, Update, UpdatePosition, gi
 
 /// A room as the updates tell it.
 ///
-/// The updates tell of no current state and of no event that is set aside again; nor need an event that another server told
-/// the state of be announced by [`Change::EventPersisted`]. What this leaves open is `unannounced`.
+/// The updates tell of no current state.
 #[derive(Debug, Default)]
 pub(crate) struct Picture {
     last: Option<UpdatePosition>,
     /// Every update, for comparison with the stream as it is read again.
     updates: Vec<Update>,
-    /// The verdict of each event, if that was told, and whether it rests on partial state.
-    events: BTreeMap<OwnedEventId, (Option<EventStatus>, bool)>,
+    /// The verdict of each event, and whether it rests on partial state.
+    events: BTreeMap<OwnedEventId, (EventStatus, bool)>,
     extremities: BTreeSet<OwnedEventId>,
     is_partial: bool,
     /// What told states lack.
     pub(crate) holes: BTreeSet<OwnedEventId>,
-    /// Events that an update told something of before it told of their verdict.
-    unannounced: BTreeSet<OwnedEventId>,
-    /// Events whose first verdict was told more than once.
-    repeated: BTreeSet<OwnedEventId>,
     wrong: Vec<String>,
 }
 
@@ -42,32 +37,23 @@ impl Picture {
         self.updates.push(update.clone());
         match &update.change {
             Change::EventPersisted { event_id, status, partial } => {
-                let was = self.events.insert(event_id.clone(), (Some(status.clone()), *partial));
-                if was.is_some() {
-                    self.repeated.insert(event_id.clone());
+                if self.events.insert(event_id.clone(), (status.clone(), *partial)).is_some() {
+                    self.wrong.push(format!("{event_id} was announced twice"));
                 }
             }
             Change::VerdictChanged { event_id, was, is } => match self.events.get_mut(event_id) {
-                Some((status, _)) => {
-                    if let Some(status) = status
-                        && status != was
-                    {
-                        self.wrong.push(format!("{event_id} is said to have been {was:?}, but was {status:?}"));
-                    }
-                    *status = Some(is.clone());
-                }
-                None => {
-                    self.unannounced.insert(event_id.clone());
-                    self.events.insert(event_id.clone(), (Some(is.clone()), true));
-                }
+                Some((status, _)) if status == was => *status = is.clone(),
+                other => self.wrong.push(format!("{event_id} is said to have been {was:?}, but was {other:?}")),
             },
             Change::EventUnPartialStated { event_id } => match self.events.get_mut(event_id) {
                 Some((_, partial)) => *partial = false,
-                None => {
-                    self.unannounced.insert(event_id.clone());
-                    self.events.insert(event_id.clone(), (None, false));
-                }
+                None => self.wrong.push(format!("{event_id} has its full state, but was not announced")),
             },
+            Change::EventWithdrawn { event_id } => {
+                if self.events.remove(event_id).is_none() {
+                    self.wrong.push(format!("{event_id} was withdrawn, but was not announced"));
+                }
+            }
             Change::ForwardExtremities { event_ids } => self.extremities = event_ids.iter().cloned().collect(),
             Change::Joined { opens_partial, .. } => self.is_partial |= opens_partial,
             Change::Holes { event_ids } => self.holes.extend(event_ids.iter().cloned()),
@@ -86,41 +72,30 @@ impl Picture {
     }
 
     /// Says where the picture is not what the engine holds, of a room with full state. `verdict` is the engine's, of each
-    /// event that has a place; `told` are the events that another server told the state of, `aside` those that were set
-    /// aside at some time.
+    /// event that has a place.
     pub(crate) fn differences(
         &self,
         engine: &Engine,
         view: &RoomView,
         verdicts: &BTreeMap<OwnedEventId, EventStatus>,
-        told: &BTreeSet<OwnedEventId>,
-        aside: &BTreeSet<OwnedEventId>,
     ) -> Vec<String> {
         let mut wrong = self.wrong.clone();
         let again = engine.updates_since(view.room_id(), None, usize::MAX).expect("the store works");
         if again != self.updates {
             wrong.push("the updates are others when they are read again".to_owned());
         }
-        for event_id in self.unannounced.difference(told) {
-            wrong.push(format!("updates: {event_id} was not announced"));
-        }
-        for event_id in self.repeated.difference(aside) {
-            wrong.push(format!("updates: {event_id} was announced twice"));
-        }
         for (event_id, is) in verdicts {
             match self.events.get(event_id) {
                 None => wrong.push(format!("updates: {event_id} was never told of")),
                 Some((_, true)) => wrong.push(format!("updates: {event_id} is still partial")),
-                Some((Some(status), false)) if status != is => {
+                Some((status, false)) if status != is => {
                     wrong.push(format!("updates: {event_id} is {status:?}, to the engine {is:?}"));
                 }
-                Some((None, false)) if told.contains(event_id) => {}
-                Some((None, false)) => wrong.push(format!("updates: {event_id} has no verdict")),
-                Some((Some(_), false)) => {}
+                Some((_, false)) => {}
             }
         }
         for event_id in self.events.keys() {
-            if !verdicts.contains_key(event_id) && !aside.contains(event_id) {
+            if !verdicts.contains_key(event_id) {
                 wrong.push(format!("updates: {event_id} has a verdict, but no place"));
             }
         }

@@ -186,8 +186,12 @@ impl World {
             match self.host.engine().join_status(ticket) {
                 JoinStatus::Checking => {
                     self.poll();
-                    let is_key = |request: &Request| matches!(request.kind, RequestKind::ServerKeys { .. });
-                    if let Some(at) = self.asked.iter().position(is_key) {
+                    let is_of_join = |request: &Request| match &request.kind {
+                        RequestKind::ServerKeys { .. } => true,
+                        RequestKind::EventAuth { event_id } => event_id == join,
+                        _ => false,
+                    };
+                    if let Some(at) = self.asked.iter().position(is_of_join) {
                         let request = self.asked.remove(at);
                         let response = self.host.honest_answer(&request);
                         self.give(request.id, response);
