@@ -142,7 +142,8 @@ impl Room {
             Some((num, stage)) if !stage.is_verified() => {
                 self.supersede(txn, num)?;
                 if let Stage::Outlier { states: Some(told), .. } = stage {
-                    let state = EventState { stage: Stage::Waiting, position: None, replaced_json: None };
+                    let position = self.waiting_position(txn, &pdu, before)?;
+                    let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
                     let num = self.stage_new(txn, &pdu, state, None)?;
                     self.place_with_state(txn, num, told.before, before)?;
                     return Ok(Outcome::Waiting);

@@ -163,9 +163,10 @@ impl Room {
             }
             Assessment::Blocked(_) => {
                 let was = status_of(&state.stage).cloned();
-                let position = match state.position {
-                    Some(position) => Some(position),
-                    None => self.waiting_position(txn, &pdu, place_before)?,
+                // What has waited before keeps its place; what was set aside stays so.
+                let position = match state.stage {
+                    Stage::Waiting => state.position,
+                    _ => self.waiting_position(txn, &pdu, place_before)?,
                 };
                 self.judge(txn, num, was, EventState { stage: Stage::Waiting, position, ..state })?;
                 self.open.look_again(num);

@@ -519,13 +519,18 @@ impl Room {
         if *stage == Stage::Waiting && self.waits_for_hole(txn, &events.with_state(num)?.0, holes)? {
             return Ok(Standing::Hole);
         }
+        // Our join is in every state that is told after it, and its own state may be the last to come.
+        let is_accepted = matches!(stage, Stage::Placed { status: EventStatus::Accepted, .. });
+        if is_accepted && self.is_join_of_ours(txn, num)? {
+            return Ok(Standing::Accepted);
+        }
         if !self.is_helpless(cx, txn, num)? {
             return Ok(Standing::NotFinal);
         }
         // It has no place in the room's history, and what its auth events say is all that can be said of it.
         let pdu = events.with_state(num)?.0;
         for auth_event in rests_on(&self.memory.rules, &pdu) {
-            if stage_of(txn, &auth_event)?.is_none_or(|(_, stage)| !stage.is_verified() || may_change(&stage)) {
+            if stage_of(txn, &auth_event)?.is_none_or(|(_, stage)| !stage.is_verified()) {
                 return Ok(Standing::Hole);
             }
         }

@@ -163,8 +163,11 @@ fn oracle(
     for (event_id, state) in stored {
         let is_told = match &state.stage {
             Stage::Outlier { states: Some(_), .. } => true,
-            // It came after the state before it had been told.
-            Stage::Placed { .. } => !random.room.pdu(event_id).prev_events().iter().all(has_state),
+            // It came after the state before it had been told: what that says counts, though the states after its prev
+            // events may have been told later. Where there are holes, the two differ.
+            Stage::Placed { .. } => {
+                prescribed.told.contains(event_id) || !random.room.pdu(event_id).prev_events().iter().all(has_state)
+            }
             _ => false,
         };
         if is_told {
@@ -176,7 +179,7 @@ fn oracle(
                 false => oracle.tell(event_id, before),
             }
         }
-        if has_state(event_id) {
+        if has_state(event_id) || state.stage == Stage::Waiting {
             let named = holes_of(world, event_id, &random.state_before(event_id));
             if prescribed.told.contains(event_id) {
                 holes.must.extend(named.iter().cloned());
