@@ -82,10 +82,8 @@ impl<'l> Prescribed<'l> {
                 }
                 LogRecord::Folded(folded) => prescribed.fold(&folded.events)?,
                 LogRecord::Joined(joined) => {
-                    if joined.by_handshake {
-                        let join = prescribed.ids[&joined.join].clone();
-                        prescribed.handshakes.insert(join);
-                    }
+                    let join = &prescribed.ids[&joined.join];
+                    prescribed.handshakes.extend(joined.by_handshake.then(|| join.clone()));
                 }
                 _ => {}
             }

@@ -37,9 +37,8 @@ impl Picture {
         self.updates.push(update.clone());
         match &update.change {
             Change::EventPersisted { event_id, status, partial } => {
-                if self.events.insert(event_id.clone(), (status.clone(), *partial)).is_some() {
-                    self.wrong.push(format!("{event_id} was announced twice"));
-                }
+                let before = self.events.insert(event_id.clone(), (status.clone(), *partial));
+                self.wrong.extend(before.map(|_| format!("{event_id} was announced twice")));
             }
             Change::VerdictChanged { event_id, was, is } => match self.events.get_mut(event_id) {
                 Some((status, _)) if status == was => *status = is.clone(),
@@ -50,9 +49,8 @@ impl Picture {
                 None => self.wrong.push(format!("{event_id} has its full state, but was not announced")),
             },
             Change::EventWithdrawn { event_id } => {
-                if self.events.remove(event_id).is_none() {
-                    self.wrong.push(format!("{event_id} was withdrawn, but was not announced"));
-                }
+                let is_known = self.events.remove(event_id).is_some();
+                self.wrong.extend((!is_known).then(|| format!("{event_id} was withdrawn, but was not announced")));
             }
             Change::ForwardExtremities { event_ids } => self.extremities = event_ids.iter().cloned().collect(),
             Change::Joined { opens_partial, .. } => self.is_partial |= opens_partial,
