@@ -10,7 +10,7 @@ use crate::{
     Error,
     resync::StateIds,
     room::{Context, Room},
-    state::stage_of,
+    state::is_stored,
 };
 
 /// Rows to be stored, or removed.
@@ -70,9 +70,4 @@ impl Room {
         }
         Ok(())
     }
-}
-
-/// Tells whether an event is stored and verified.
-pub(crate) fn is_stored<R: RoomRows>(rows: &R, event_id: &gibbous_codec::EventId) -> Result<bool, Error> {
-    Ok(stage_of(rows, event_id)?.is_some_and(|(_, stage)| stage.is_verified()))
 }

@@ -3,9 +3,11 @@
 //! A *need* is the full state after an event that is missing and that events of the room follow: the prev events of a
 //! partial join, and those of events that wait behind a gap. However many events lack it, it is fetched once.
 
-pub(crate) mod adopt;
+mod adopt;
+mod answers;
 mod fetch;
 pub(crate) mod finish;
+pub(crate) mod outliers;
 mod reauth;
 
 use std::{

@@ -24,7 +24,7 @@ use crate::{
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
     resolve::{Resolver, WholeState},
-    resync::{Resync, adopt::Loose, finish::Tips},
+    resync::{Resync, finish::Tips, outliers::Loose},
     verify_pool::map,
     view::LastIds,
 };

@@ -82,3 +82,8 @@ pub(crate) fn stage_of<R: RoomRows>(
     };
     Ok(Some((num, state.stage)))
 }
+
+/// Tells whether an event is stored and verified.
+pub(crate) fn is_stored<R: RoomRows>(rows: &R, event_id: &gibbous_codec::EventId) -> Result<bool, Error> {
+    Ok(stage_of(rows, event_id)?.is_some_and(|(_, stage)| stage.is_verified()))
+}

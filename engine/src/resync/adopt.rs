@@ -1,5 +1,5 @@
-//! Answers of the resync: events are stored as outliers in the order of their auth events, and once all that a state
-//! consists of is there, the state is adopted as a whole.
+//! A state that a server has named is adopted as a whole once all that it consists of is there, held until no verdict in it
+//! may change, or refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,30 +8,19 @@ use gibbous_codec::{
     StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
-    Error, RequestKind, Response,
+    Error,
     auth::{check_auth_events, rests_on},
     lookup::{AuthEvent, is_rejected},
-    parked::Batch,
-    questions::is_stored,
     resolve::all_entries,
-    resync::{Progress, StateIds},
-    room::{Context, Question, Room},
-    state::{stage_of, with_event},
-    verify_pool::map,
+    resync::{
+        Progress,
+        outliers::{Loose, may_change},
+    },
+    room::{Context, Room},
+    state::{is_stored, stage_of, with_event},
 };
-
-/// The events of an answer that could not be stored yet, or not at all.
-#[derive(Debug, Default)]
-pub(crate) struct Loose {
-    /// Verified, but some of their auth events are not stored.
-    without_auth_events: BTreeMap<OwnedEventId, Pdu>,
-    /// Not verified: the signature does not hold or the keys cannot be had.
-    unverifiable: BTreeMap<OwnedEventId, Pdu>,
-}
 
 /// What became of a state that is all there, as far as it can be had.
 enum Adoption {
@@ -51,179 +40,9 @@ enum Standing {
     NotFinal,
 }
 
-/// The body of a `state` answer.
-#[derive(Deserialize)]
-struct StateBody {
-    pdus: Vec<Box<RawValue>>,
-    auth_chain: Vec<Box<RawValue>>,
-}
-
 impl Room {
-    /// Takes the answer to a question of the resync.
-    pub(crate) fn handle_resync_answer(
-        &mut self,
-        cx: Context<'_>,
-        prev: &OwnedEventId,
-        from: &ServerName,
-        kind: RequestKind,
-        response: Response,
-    ) -> Result<(), Error> {
-        let result = match (kind, response) {
-            (RequestKind::StateIds { .. }, Response::Body(body)) => self.handle_state_ids(cx, prev, from, &body)?,
-            (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, &body)?,
-            (RequestKind::Events { event_ids }, Response::Events(answers)) => {
-                let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok());
-                let pdus = self.wanted_pdus(prev, raw);
-                self.verify_answer(cx, prev, from, Some(event_ids), pdus)?;
-                Ok(())
-            }
-            (RequestKind::Events { event_ids }, _) => {
-                self.verify_answer(cx, prev, from, Some(event_ids), Vec::new())?;
-                Ok(())
-            }
-            (_, Response::Failed(error)) => Err(error.to_string()),
-            (_, Response::Events(_) | Response::Body(_)) => Err("an answer to another question".to_owned()),
-        };
-        if let Err(reason) = result {
-            self.refuse(cx, prev, from, reason)?;
-        }
-        self.advance(cx)
-    }
-
-    fn handle_state_ids(
-        &mut self,
-        cx: Context<'_>,
-        prev: &OwnedEventId,
-        from: &ServerName,
-        body: &[u8],
-    ) -> Result<Result<(), String>, Error> {
-        let ids: StateIds = match serde_json::from_slice(body) {
-            Ok(ids) => ids,
-            Err(error) => return Ok(Err(format!("malformed: {error}"))),
-        };
-        if ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()) > cx.limits.state_ids_max {
-            return Ok(Err("it names too many events".to_owned()));
-        }
-        let rows = cx.store.snapshot(self.num)?;
-        let mut missing = BTreeSet::new();
-        for event_id in ids.all().chain([prev]) {
-            if !is_stored(&rows, event_id)? {
-                missing.insert(event_id.clone());
-            }
-        }
-        drop(rows);
-        self.resync.handle_ids(prev, from, ids, missing);
-        self.proceed(cx, prev)?;
-        Ok(Ok(()))
-    }
-
-    fn handle_state(
-        &mut self,
-        cx: Context<'_>,
-        prev: &OwnedEventId,
-        from: &ServerName,
-        body: &[u8],
-    ) -> Result<Result<(), String>, Error> {
-        let state: StateBody = match serde_json::from_slice(body) {
-            Ok(state) => state,
-            Err(error) => return Ok(Err(format!("malformed: {error}"))),
-        };
-        let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes());
-        let pdus = self.wanted_pdus(prev, raw);
-        self.verify_answer(cx, prev, from, None, pdus)?;
-        Ok(Ok(()))
-    }
-
-    /// Parses those PDUs of an answer that the state lacks. What was not asked for, belongs to another room or is no
-    /// event is passed over.
-    fn wanted_pdus<'r>(&self, prev: &EventId, raw: impl Iterator<Item = &'r [u8]>) -> Vec<Pdu> {
-        let Some(fetch) = self.resync.fetch(prev) else { return Vec::new() };
-        let raw: Vec<&[u8]> = raw.collect();
-        let rules = &self.memory.rules;
-        let parsed = map(&raw, |json| Pdu::parse(rules, json).ok());
-        let mut wanted = BTreeMap::new();
-        for pdu in parsed.into_iter().flatten() {
-            if pdu.room_id() == self.id && fetch.lacks(pdu.event_id()) {
-                wanted.insert(pdu.event_id().to_owned(), pdu);
-            }
-        }
-        wanted.into_values().collect()
-    }
-
-    fn verify_answer(
-        &mut self,
-        cx: Context<'_>,
-        prev: &OwnedEventId,
-        from: &ServerName,
-        asked: Option<Vec<OwnedEventId>>,
-        pdus: Vec<Pdu>,
-    ) -> Result<(), Error> {
-        let question = Question::Resync { prev: prev.clone() };
-        let batch = Batch::verify(cx, &self.memory.rules, question, from, asked, pdus)?;
-        self.use_or_park(cx, batch)
-    }
-
-    /// Uses the events of an answer if all of them are through checks 2 and 3; else it waits for keys.
-    pub(crate) fn use_or_park(&mut self, cx: Context<'_>, batch: Batch) -> Result<(), Error> {
-        if !batch.is_done() {
-            for server in batch.awaited().clone() {
-                self.ask_keys(server);
-            }
-            self.parked.park(batch);
-            return self.save_questions(cx);
-        }
-        let Batch { question, from, asked, verified, failed, .. } = batch;
-        match question {
-            Question::Resync { prev } => self.use_state_events(cx, &prev, &from, asked.as_deref(), verified, failed),
-            Question::AuthChain { event } => {
-                self.store_outliers(cx, verified)?;
-                self.auth_chain_answered(cx, event)
-            }
-            Question::Gap { root } => self.fill_gap(cx, root, &from, verified),
-            Question::Keys { .. } | Question::JoinAuthChain => Ok(()),
-        }
-    }
-
-    fn use_state_events(
-        &mut self,
-        cx: Context<'_>,
-        prev: &OwnedEventId,
-        from: &ServerName,
-        asked: Option<&[OwnedEventId]>,
-        verified: Vec<Pdu>,
-        failed: Vec<Pdu>,
-    ) -> Result<(), Error> {
-        self.store_outliers(cx, verified)?;
-        if let Some(pdu) = failed.iter().find(|pdu| pdu.event_id() == prev) {
-            self.store_unverifiable(cx, pdu)?;
-        }
-        let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-        self.loose.unverifiable.extend(failed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
-        let rows = cx.store.snapshot(self.num)?;
-        let mut stored = BTreeSet::new();
-        if let Some(fetch) = self.resync.fetch(prev) {
-            for event_id in fetch.missing.keys() {
-                if is_stored(&rows, event_id)? || self.loose.without_auth_events.contains_key(event_id) {
-                    stored.insert(event_id.clone());
-                }
-            }
-        }
-        // A server that leaves out auth events is asked for them too: without them nothing can be stored.
-        let mut lacking = BTreeSet::new();
-        for event_id in self.loose.without_auth_events.values().flat_map(|pdu| rests_on(&self.memory.rules, pdu)) {
-            if !is_stored(&rows, &event_id)? && !self.loose.without_auth_events.contains_key(&event_id) {
-                lacking.insert(event_id);
-            }
-        }
-        drop(rows);
-        self.resync.handle_events(prev, from, asked, unverifiable, |event_id| stored.contains(event_id));
-        self.resync.lacks_too(prev, lacking);
-        self.proceed(cx, prev)?;
-        self.advance(cx)
-    }
-
     /// Stores a missing prev event that cannot be verified: the state at it will be told all the same.
-    fn store_unverifiable(&mut self, cx: Context<'_>, pdu: &Pdu) -> Result<(), Error> {
+    pub(crate) fn store_unverifiable(&mut self, cx: Context<'_>, pdu: &Pdu) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
         if txn.event_num(pdu.event_id())?.is_none() {
             let state = EventState { stage: unverifiable(None), position: None, replaced_json: None };
@@ -302,7 +121,13 @@ impl Room {
     }
 
     /// A server has refused, or told what is not true: another is asked; after a round over all of them, there is a pause.
-    fn refuse(&mut self, cx: Context<'_>, prev: &EventId, from: &ServerName, reason: String) -> Result<(), Error> {
+    pub(crate) fn refuse(
+        &mut self,
+        cx: Context<'_>,
+        prev: &EventId,
+        from: &ServerName,
+        reason: String,
+    ) -> Result<(), Error> {
         tracing::debug!(room = %self.id, event = %prev, server = %from, reason, "no state from this server");
         if !self.resync.refuse(prev, from, reason, cx.limits, cx.now_ms) {
             return Ok(());
@@ -315,109 +140,6 @@ impl Room {
             self.set_aside_waiters(&mut txn, &prev)?;
         }
         self.commit(txn)
-    }
-
-    /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept until
-    /// they are, or until the state that they were fetched for has been adopted.
-    pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
-        let mut txn = cx.store.txn(self.num)?;
-        let mut pending = std::mem::take(&mut self.loose.without_auth_events);
-        pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
-        let mut next: Vec<OwnedEventId> = Vec::new();
-        let mut lacking: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
-        let mut cited_by: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
-        for (event_id, pdu) in &pending {
-            let mut among: BTreeSet<OwnedEventId> = rests_on(&self.memory.rules, pdu).into_iter().collect();
-            among.retain(|auth_event| pending.contains_key(auth_event));
-            let count = among.len();
-            for auth_event in among {
-                cited_by.entry(auth_event).or_default().push(event_id.clone());
-            }
-            match count {
-                0 => next.push(event_id.clone()),
-                count => drop(lacking.insert(event_id.clone(), count)),
-            }
-        }
-        while let Some(event_id) = next.pop() {
-            let Some(pdu) = pending.get(&event_id) else { continue };
-            if !self.store_outlier(&mut txn, pdu)? {
-                continue;
-            }
-            pending.remove(&event_id);
-            for citing in cited_by.remove(&event_id).into_iter().flatten() {
-                if let Some(count) = lacking.get_mut(&citing) {
-                    *count -= 1;
-                    if *count == 0 {
-                        next.push(citing);
-                    }
-                }
-            }
-            txn = self.commit_if_large(cx, txn)?;
-        }
-        self.loose.without_auth_events = pending;
-        self.commit(txn)
-    }
-
-    /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
-    pub(crate) fn store_outlier(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<bool, Error> {
-        let known = stage_of(txn, pdu.event_id())?;
-        if known.as_ref().is_some_and(|(_, stage)| stage.is_verified()) {
-            return Ok(true);
-        }
-        let mut provisional = false;
-        for event_id in rests_on(&self.memory.rules, pdu) {
-            match stage_of(txn, &event_id)? {
-                Some((_, stage)) if stage.is_verified() => provisional |= may_change(&stage),
-                None | Some(_) => return Ok(false),
-            }
-        }
-        if let Some((num, _)) = known {
-            self.supersede(txn, num)?;
-        }
-        let events = self.memory.events(txn);
-        let event = AuthEvent::new(pdu.clone(), false);
-        let decision = check_auth_events(&self.memory.rules, &event, &events)?;
-        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
-        let stage = Stage::Outlier { status, provisional, states: None };
-        let num = self.stage_new(txn, pdu, EventState { stage, position: None, replaced_json: None }, None)?;
-        if provisional {
-            self.open.look_again(num);
-        }
-        Ok(true)
-    }
-
-    /// Lets an outlier whose verdict may change look whether it is final now.
-    pub(crate) fn settle_outlier(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
-        let event = txn.event(num)?;
-        let Stage::Outlier { status: was, states, .. } = event.state.stage.clone() else { return Ok(()) };
-        let events = self.memory.events(txn);
-        let pdu = events.pdu(&event)?;
-        let mut waits = false;
-        for event_id in rests_on(&self.memory.rules, &pdu) {
-            if stage_of(txn, &event_id)?.is_some_and(|(_, stage)| may_change(&stage)) {
-                self.open.wait(num, event_id);
-                waits = true;
-            }
-        }
-        if waits {
-            return Ok(());
-        }
-        let auth_event = AuthEvent::new(pdu.clone(), false);
-        let decision = match states {
-            None => check_auth_events(&self.memory.rules, &auth_event, &events)?,
-            Some(states) => self.decide(txn, &auth_event, states.before, false)?,
-        };
-        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
-        let states = match states {
-            None => None,
-            Some(States { before, .. }) => {
-                let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
-                Some(States { before, after })
-            }
-        };
-        self.counts.verdicts_changed += u64::from(was.is_rejected() != status.is_rejected());
-        let stage = Stage::Outlier { status, provisional: false, states };
-        self.judge(txn, num, Some(was), EventState { stage, ..event.state })
     }
 
     /// Makes the named state the state before `prev`, all of it or, where it is not a true one or may still change, nothing.
@@ -642,16 +364,6 @@ impl Room {
         }
         Ok(Ok(true))
     }
-
-    /// Forgets what nothing waits for any more, and asks what is due.
-    pub(crate) fn ask_resync(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        let open = &self.open;
-        self.resync.retain(|prev| open.waiters(prev).next().is_some());
-        self.gaps.retain(|root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
-        let asks = self.resync.poll(cx.limits, cx.now_ms);
-        self.asks.extend(asks);
-        self.save_questions(cx)
-    }
 }
 
 /// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the room
@@ -659,14 +371,4 @@ impl Room {
 fn unverifiable(states: Option<States>) -> Stage {
     let rejection = Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
     Stage::Outlier { status: EventStatus::Rejected(rejection), provisional: false, states }
-}
-
-/// Tells whether an event's verdict, as another event's auth event, may still change.
-pub(crate) fn may_change(stage: &Stage) -> bool {
-    match stage {
-        Stage::Placed { partial, .. } => *partial,
-        Stage::Outlier { provisional, .. } => *provisional,
-        Stage::Unverified | Stage::Waiting => true,
-        Stage::Dropped => false,
-    }
 }

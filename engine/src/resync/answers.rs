@@ -1,0 +1,199 @@
+//! Answers of the resync: what of them is wanted, checks 1 to 3, and what is lacking still.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{EventId, EventNum, OwnedEventId, Pdu, ServerName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    Error, RequestKind, Response,
+    auth::rests_on,
+    parked::Batch,
+    resync::StateIds,
+    room::{Context, Question, Room},
+    state::is_stored,
+    verify_pool::map,
+};
+
+/// The body of a `state` answer.
+#[derive(Deserialize)]
+struct StateBody {
+    pdus: Vec<Box<RawValue>>,
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+impl Room {
+    /// Takes the answer to a question of the resync.
+    pub(crate) fn handle_resync_answer(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        kind: RequestKind,
+        response: Response,
+    ) -> Result<(), Error> {
+        let result = match (kind, response) {
+            (RequestKind::StateIds { .. }, Response::Body(body)) => self.handle_state_ids(cx, prev, from, &body)?,
+            (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, &body)?,
+            (RequestKind::Events { event_ids }, Response::Events(answers)) => {
+                let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok());
+                let pdus = self.wanted_pdus(prev, raw);
+                self.verify_answer(cx, prev, from, Some(event_ids), pdus)?;
+                Ok(())
+            }
+            (RequestKind::Events { event_ids }, _) => {
+                self.verify_answer(cx, prev, from, Some(event_ids), Vec::new())?;
+                Ok(())
+            }
+            (_, Response::Failed(error)) => Err(error.to_string()),
+            (_, Response::Events(_) | Response::Body(_)) => Err("an answer to another question".to_owned()),
+        };
+        if let Err(reason) = result {
+            self.refuse(cx, prev, from, reason)?;
+        }
+        self.advance(cx)
+    }
+
+    fn handle_state_ids(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        body: &[u8],
+    ) -> Result<Result<(), String>, Error> {
+        let ids: StateIds = match serde_json::from_slice(body) {
+            Ok(ids) => ids,
+            Err(error) => return Ok(Err(format!("malformed: {error}"))),
+        };
+        if ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()) > cx.limits.state_ids_max {
+            return Ok(Err("it names too many events".to_owned()));
+        }
+        let rows = cx.store.snapshot(self.num)?;
+        let mut missing = BTreeSet::new();
+        for event_id in ids.all().chain([prev]) {
+            if !is_stored(&rows, event_id)? {
+                missing.insert(event_id.clone());
+            }
+        }
+        drop(rows);
+        self.resync.handle_ids(prev, from, ids, missing);
+        self.proceed(cx, prev)?;
+        Ok(Ok(()))
+    }
+
+    fn handle_state(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        body: &[u8],
+    ) -> Result<Result<(), String>, Error> {
+        let state: StateBody = match serde_json::from_slice(body) {
+            Ok(state) => state,
+            Err(error) => return Ok(Err(format!("malformed: {error}"))),
+        };
+        let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes());
+        let pdus = self.wanted_pdus(prev, raw);
+        self.verify_answer(cx, prev, from, None, pdus)?;
+        Ok(Ok(()))
+    }
+
+    /// Parses those PDUs of an answer that the state lacks. What was not asked for, belongs to another room or is no
+    /// event is passed over.
+    fn wanted_pdus<'r>(&self, prev: &EventId, raw: impl Iterator<Item = &'r [u8]>) -> Vec<Pdu> {
+        let Some(fetch) = self.resync.fetch(prev) else { return Vec::new() };
+        let raw: Vec<&[u8]> = raw.collect();
+        let rules = &self.memory.rules;
+        let parsed = map(&raw, |json| Pdu::parse(rules, json).ok());
+        let mut wanted = BTreeMap::new();
+        for pdu in parsed.into_iter().flatten() {
+            if pdu.room_id() == self.id && fetch.lacks(pdu.event_id()) {
+                wanted.insert(pdu.event_id().to_owned(), pdu);
+            }
+        }
+        wanted.into_values().collect()
+    }
+
+    fn verify_answer(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        asked: Option<Vec<OwnedEventId>>,
+        pdus: Vec<Pdu>,
+    ) -> Result<(), Error> {
+        let question = Question::Resync { prev: prev.clone() };
+        let batch = Batch::verify(cx, &self.memory.rules, question, from, asked, pdus)?;
+        self.use_or_park(cx, batch)
+    }
+
+    /// Uses the events of an answer if all of them are through checks 2 and 3; else it waits for keys.
+    pub(crate) fn use_or_park(&mut self, cx: Context<'_>, batch: Batch) -> Result<(), Error> {
+        if !batch.is_done() {
+            for server in batch.awaited().clone() {
+                self.ask_keys(server);
+            }
+            self.parked.park(batch);
+            return self.save_questions(cx);
+        }
+        let Batch { question, from, asked, verified, failed, .. } = batch;
+        match question {
+            Question::Resync { prev } => self.use_state_events(cx, &prev, &from, asked.as_deref(), verified, failed),
+            Question::AuthChain { event } => {
+                self.store_outliers(cx, verified)?;
+                self.auth_chain_answered(cx, event)
+            }
+            Question::Gap { root } => self.fill_gap(cx, root, &from, verified),
+            Question::Keys { .. } | Question::JoinAuthChain => Ok(()),
+        }
+    }
+
+    fn use_state_events(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        from: &ServerName,
+        asked: Option<&[OwnedEventId]>,
+        verified: Vec<Pdu>,
+        failed: Vec<Pdu>,
+    ) -> Result<(), Error> {
+        self.store_outliers(cx, verified)?;
+        if let Some(pdu) = failed.iter().find(|pdu| pdu.event_id() == prev) {
+            self.store_unverifiable(cx, pdu)?;
+        }
+        let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
+        self.loose.unverifiable.extend(failed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        let rows = cx.store.snapshot(self.num)?;
+        let mut stored = BTreeSet::new();
+        if let Some(fetch) = self.resync.fetch(prev) {
+            for event_id in fetch.missing.keys() {
+                if is_stored(&rows, event_id)? || self.loose.without_auth_events.contains_key(event_id) {
+                    stored.insert(event_id.clone());
+                }
+            }
+        }
+        // A server that leaves out auth events is asked for them too: without them nothing can be stored.
+        let mut lacking = BTreeSet::new();
+        for event_id in self.loose.without_auth_events.values().flat_map(|pdu| rests_on(&self.memory.rules, pdu)) {
+            if !is_stored(&rows, &event_id)? && !self.loose.without_auth_events.contains_key(&event_id) {
+                lacking.insert(event_id);
+            }
+        }
+        drop(rows);
+        self.resync.handle_events(prev, from, asked, unverifiable, |event_id| stored.contains(event_id));
+        self.resync.lacks_too(prev, lacking);
+        self.proceed(cx, prev)?;
+        self.advance(cx)
+    }
+
+    /// Forgets what nothing waits for any more, and asks what is due.
+    pub(crate) fn ask_resync(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        let open = &self.open;
+        self.resync.retain(|prev| open.waiters(prev).next().is_some());
+        self.gaps.retain(|root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
+        let asks = self.resync.poll(cx.limits, cx.now_ms);
+        self.asks.extend(asks);
+        self.save_questions(cx)
+    }
+}

@@ -1,0 +1,138 @@
+//! Outliers: events that are known for the sake of others only, stored in the order of their auth events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{EventNum, EventState, EventStatus, OwnedEventId, Pdu, Stage, States};
+use gibbous_storage::{RoomRows, Txn};
+
+use crate::{
+    Error,
+    auth::{check_auth_events, rests_on},
+    lookup::AuthEvent,
+    room::{Context, Room},
+    state::{stage_of, with_event},
+};
+
+/// The events of an answer that could not be stored yet, or not at all.
+#[derive(Debug, Default)]
+pub(crate) struct Loose {
+    /// Verified, but some of their auth events are not stored.
+    pub(crate) without_auth_events: BTreeMap<OwnedEventId, Pdu>,
+    /// Not verified: the signature does not hold or the keys cannot be had.
+    pub(crate) unverifiable: BTreeMap<OwnedEventId, Pdu>,
+}
+
+impl Room {
+    /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept until
+    /// they are, or until the state that they were fetched for has been adopted.
+    pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
+        let mut txn = cx.store.txn(self.num)?;
+        let mut pending = std::mem::take(&mut self.loose.without_auth_events);
+        pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        let mut next: Vec<OwnedEventId> = Vec::new();
+        let mut lacking: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
+        let mut cited_by: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
+        for (event_id, pdu) in &pending {
+            let mut among: BTreeSet<OwnedEventId> = rests_on(&self.memory.rules, pdu).into_iter().collect();
+            among.retain(|auth_event| pending.contains_key(auth_event));
+            let count = among.len();
+            for auth_event in among {
+                cited_by.entry(auth_event).or_default().push(event_id.clone());
+            }
+            match count {
+                0 => next.push(event_id.clone()),
+                count => drop(lacking.insert(event_id.clone(), count)),
+            }
+        }
+        while let Some(event_id) = next.pop() {
+            let Some(pdu) = pending.get(&event_id) else { continue };
+            if !self.store_outlier(&mut txn, pdu)? {
+                continue;
+            }
+            pending.remove(&event_id);
+            for citing in cited_by.remove(&event_id).into_iter().flatten() {
+                if let Some(count) = lacking.get_mut(&citing) {
+                    *count -= 1;
+                    if *count == 0 {
+                        next.push(citing);
+                    }
+                }
+            }
+            txn = self.commit_if_large(cx, txn)?;
+        }
+        self.loose.without_auth_events = pending;
+        self.commit(txn)
+    }
+
+    /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
+    pub(crate) fn store_outlier(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<bool, Error> {
+        let known = stage_of(txn, pdu.event_id())?;
+        if known.as_ref().is_some_and(|(_, stage)| stage.is_verified()) {
+            return Ok(true);
+        }
+        let mut provisional = false;
+        for event_id in rests_on(&self.memory.rules, pdu) {
+            match stage_of(txn, &event_id)? {
+                Some((_, stage)) if stage.is_verified() => provisional |= may_change(&stage),
+                None | Some(_) => return Ok(false),
+            }
+        }
+        if let Some((num, _)) = known {
+            self.supersede(txn, num)?;
+        }
+        let events = self.memory.events(txn);
+        let event = AuthEvent::new(pdu.clone(), false);
+        let decision = check_auth_events(&self.memory.rules, &event, &events)?;
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        let stage = Stage::Outlier { status, provisional, states: None };
+        let num = self.stage_new(txn, pdu, EventState { stage, position: None, replaced_json: None }, None)?;
+        if provisional {
+            self.open.look_again(num);
+        }
+        Ok(true)
+    }
+
+    /// Lets an outlier whose verdict may change look whether it is final now.
+    pub(crate) fn settle_outlier(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        let Stage::Outlier { status: was, states, .. } = event.state.stage.clone() else { return Ok(()) };
+        let events = self.memory.events(txn);
+        let pdu = events.pdu(&event)?;
+        let mut waits = false;
+        for event_id in rests_on(&self.memory.rules, &pdu) {
+            if stage_of(txn, &event_id)?.is_some_and(|(_, stage)| may_change(&stage)) {
+                self.open.wait(num, event_id);
+                waits = true;
+            }
+        }
+        if waits {
+            return Ok(());
+        }
+        let auth_event = AuthEvent::new(pdu.clone(), false);
+        let decision = match states {
+            None => check_auth_events(&self.memory.rules, &auth_event, &events)?,
+            Some(states) => self.decide(txn, &auth_event, states.before, false)?,
+        };
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        let states = match states {
+            None => None,
+            Some(States { before, .. }) => {
+                let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
+                Some(States { before, after })
+            }
+        };
+        self.counts.verdicts_changed += u64::from(was.is_rejected() != status.is_rejected());
+        let stage = Stage::Outlier { status, provisional: false, states };
+        self.judge(txn, num, Some(was), EventState { stage, ..event.state })
+    }
+}
+
+/// Tells whether an event's verdict, as another event's auth event, may still change.
+pub(crate) fn may_change(stage: &Stage) -> bool {
+    match stage {
+        Stage::Placed { partial, .. } => *partial,
+        Stage::Outlier { provisional, .. } => *provisional,
+        Stage::Unverified | Stage::Waiting => true,
+        Stage::Dropped => false,
+    }
+}
