@@ -14,8 +14,9 @@ use crate::{
     Error, Limits,
     auth::rests_on,
     lookup::{AuthEvent, is_rejected},
+    resync::outliers::in_auth_order,
     room::{Context, Room},
-    state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
+    state::{StateAfter, is_stored, resolve_groups, stage_of, state_after, with_event},
     verify_pool::map,
 };
 
@@ -227,7 +228,11 @@ impl Room {
                 room_version: self.memory.rules.version().clone(),
             }))?;
         }
-        self.stage_outliers_in_order(&mut txn, verified)?;
+        let outliers = verified.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        for pdu in in_auth_order(&self.memory.rules, &outliers) {
+            // One whose auth events are missing is dropped.
+            self.store_outlier(&mut txn, pdu)?;
+        }
         let staged = self.stage_join(&mut txn, parsed, is_first)?;
         let joined = match staged {
             Ok(joined) => joined,
@@ -248,27 +253,6 @@ impl Room {
         Ok(Ok(joined))
     }
 
-    /// Stores the response's events, each after its auth events; those whose auth events are missing are dropped.
-    fn stage_outliers_in_order(&mut self, txn: &mut Txn<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
-        let mut pending: BTreeMap<OwnedEventId, Pdu> =
-            pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
-        let mut next: Vec<OwnedEventId> = pending.keys().cloned().collect();
-        let mut cited_by: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
-        while let Some(event_id) = next.pop() {
-            let Some(pdu) = pending.get(&event_id) else { continue };
-            // An event waits for the first of its auth events that is still to come.
-            let rests_on = rests_on(&self.memory.rules, pdu);
-            if let Some(auth_event) = rests_on.into_iter().find(|id| pending.contains_key(id)) {
-                cited_by.entry(auth_event).or_default().push(event_id);
-                continue;
-            }
-            self.store_outlier(txn, pdu)?;
-            pending.remove(&event_id);
-            next.extend(cited_by.remove(&event_id).into_iter().flatten());
-        }
-        Ok(())
-    }
-
     fn stage_join(
         &mut self,
         txn: &mut Txn<'_>,
@@ -277,8 +261,7 @@ impl Room {
     ) -> Result<Result<Joined, JoinError>, Error> {
         let join = &parsed.join;
         for event_id in rests_on(&self.memory.rules, join) {
-            let stage = stage_of(txn, &event_id)?;
-            if stage.is_none_or(|(_, stage)| !stage.is_verified()) {
+            if !is_stored(txn, &event_id)? {
                 return Ok(Err(JoinError::MissingAuthEvent(event_id)));
             }
         }

@@ -41,14 +41,13 @@ enum Standing {
 }
 
 impl Room {
-    /// Stores a missing prev event that cannot be verified: the state at it will be told all the same.
-    pub(crate) fn store_unverifiable(&mut self, cx: Context<'_>, pdu: &Pdu) -> Result<(), Error> {
-        let mut txn = cx.store.txn(self.num)?;
+    /// Stores the event that a state is at, which cannot be verified: the state will be told all the same.
+    pub(crate) fn stage_unverifiable(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<(), Error> {
         if txn.event_num(pdu.event_id())?.is_none() {
             let state = EventState { stage: unverifiable(None), position: None, replaced_json: None };
-            self.stage_new(&mut txn, pdu, state, None)?;
+            self.stage_new(txn, pdu, state, None)?;
         }
-        self.commit(txn)
+        Ok(())
     }
 
     /// Adopts a state once everything is there that can be had.
@@ -198,8 +197,13 @@ impl Room {
             txn.discard();
             return Ok(Adoption::Refused("it names no create event".to_owned()));
         }
-        if self.rests_on_holes(&txn, prev, &holes)? && !is_stored(&txn, prev)? {
-            self.stage_unverifiable_prev(&mut txn, prev)?;
+        // Where the event itself came, but what it rests on cannot be verified, the room goes on as after one that cannot
+        // be verified itself.
+        if !is_stored(&txn, prev)?
+            && self.rests_on_holes(&txn, prev, &holes)?
+            && let Some(pdu) = self.loose.without_auth_events.get(prev).cloned()
+        {
+            self.stage_unverifiable(&mut txn, &pdu)?;
         }
         let before = self.stage_state(&mut txn, &state)?;
         let told = self.tell_state(&mut txn, prev, before, &holes)?;
@@ -252,7 +256,7 @@ impl Room {
         // It has no place in the room's history, and what its auth events say is all that can be said of it.
         let pdu = events.with_state(num)?.0;
         for auth_event in rests_on(&self.memory.rules, &pdu) {
-            if stage_of(txn, &auth_event)?.is_none_or(|(_, stage)| !stage.is_verified()) {
+            if !is_stored(txn, &auth_event)? {
                 return Ok(Standing::Hole);
             }
         }
@@ -285,23 +289,12 @@ impl Room {
         Ok(false)
     }
 
-    /// The event that a state is at came, but what it rests on cannot be verified: the room goes on as after one that
-    /// cannot be verified itself.
-    fn stage_unverifiable_prev(&mut self, txn: &mut Txn<'_>, prev: &EventId) -> Result<(), Error> {
-        let Some(pdu) = self.loose.without_auth_events.get(prev).cloned() else { return Ok(()) };
-        if txn.event_num(prev)?.is_none() {
-            let state = EventState { stage: unverifiable(None), position: None, replaced_json: None };
-            self.stage_new(txn, &pdu, state, None)?;
-        }
-        Ok(())
-    }
-
     /// Tells whether an event came, but every auth event that it lacks is one that cannot be verified, or lacks such a one.
     fn rests_on_holes(&self, txn: &Txn<'_>, event_id: &EventId, holes: &BTreeSet<OwnedEventId>) -> Result<bool, Error> {
         let Some(pdu) = self.loose.without_auth_events.get(event_id) else { return Ok(false) };
         for auth_event in rests_on(&self.memory.rules, pdu) {
             let cannot_be_had = holes.contains(&auth_event)
-                || self.loose.unverifiable.contains_key(&auth_event)
+                || self.loose.unverifiable.contains(&auth_event)
                 || self.loose.without_auth_events.contains_key(&auth_event);
             if !cannot_be_had && !is_stored(txn, &auth_event)? {
                 return Ok(false);

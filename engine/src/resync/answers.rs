@@ -160,10 +160,12 @@ impl Room {
     ) -> Result<(), Error> {
         self.store_outliers(cx, verified)?;
         if let Some(pdu) = failed.iter().find(|pdu| pdu.event_id() == prev) {
-            self.store_unverifiable(cx, pdu)?;
+            let mut txn = cx.store.txn(self.num)?;
+            self.stage_unverifiable(&mut txn, pdu)?;
+            self.commit(txn)?;
         }
         let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-        self.loose.unverifiable.extend(failed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        self.loose.unverifiable.extend(unverifiable.iter().cloned());
         let rows = cx.store.snapshot(self.num)?;
         let mut stored = BTreeSet::new();
         if let Some(fetch) = self.resync.fetch(prev) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{EventNum, EventState, EventStatus, OwnedEventId, Pdu, Stage, States};
+use gibbous_codec::{EventNum, EventState, EventStatus, OwnedEventId, Pdu, RoomRules, Stage, States};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
@@ -19,7 +19,7 @@ pub(crate) struct Loose {
     /// Verified, but some of their auth events are not stored.
     pub(crate) without_auth_events: BTreeMap<OwnedEventId, Pdu>,
     /// Not verified: the signature does not hold or the keys cannot be had.
-    pub(crate) unverifiable: BTreeMap<OwnedEventId, Pdu>,
+    pub(crate) unverifiable: BTreeSet<OwnedEventId>,
 }
 
 impl Room {
@@ -29,37 +29,14 @@ impl Room {
         let mut txn = cx.store.txn(self.num)?;
         let mut pending = std::mem::take(&mut self.loose.without_auth_events);
         pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
-        let mut next: Vec<OwnedEventId> = Vec::new();
-        let mut lacking: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
-        let mut cited_by: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
-        for (event_id, pdu) in &pending {
-            let mut among: BTreeSet<OwnedEventId> = rests_on(&self.memory.rules, pdu).into_iter().collect();
-            among.retain(|auth_event| pending.contains_key(auth_event));
-            let count = among.len();
-            for auth_event in among {
-                cited_by.entry(auth_event).or_default().push(event_id.clone());
-            }
-            match count {
-                0 => next.push(event_id.clone()),
-                count => drop(lacking.insert(event_id.clone(), count)),
+        let mut stored = BTreeSet::new();
+        for pdu in in_auth_order(&self.memory.rules, &pending) {
+            if self.store_outlier(&mut txn, pdu)? {
+                stored.insert(pdu.event_id().to_owned());
+                txn = self.commit_if_large(cx, txn)?;
             }
         }
-        while let Some(event_id) = next.pop() {
-            let Some(pdu) = pending.get(&event_id) else { continue };
-            if !self.store_outlier(&mut txn, pdu)? {
-                continue;
-            }
-            pending.remove(&event_id);
-            for citing in cited_by.remove(&event_id).into_iter().flatten() {
-                if let Some(count) = lacking.get_mut(&citing) {
-                    *count -= 1;
-                    if *count == 0 {
-                        next.push(citing);
-                    }
-                }
-            }
-            txn = self.commit_if_large(cx, txn)?;
-        }
+        pending.retain(|event_id, _| !stored.contains(event_id));
         self.loose.without_auth_events = pending;
         self.commit(txn)
     }
@@ -125,6 +102,38 @@ impl Room {
         let stage = Stage::Outlier { status, provisional: false, states };
         self.judge(txn, num, Some(was), EventState { stage, ..event.state })
     }
+}
+
+/// Returns the events, each after those among them that it rests on; events that rest on each other in a ring, and those
+/// that rest on these, are left out.
+pub(crate) fn in_auth_order<'p>(rules: &RoomRules, pdus: &'p BTreeMap<OwnedEventId, Pdu>) -> Vec<&'p Pdu> {
+    let mut next: Vec<&OwnedEventId> = Vec::new();
+    let mut lacking: BTreeMap<&OwnedEventId, usize> = BTreeMap::new();
+    let mut cited_by: BTreeMap<OwnedEventId, Vec<&OwnedEventId>> = BTreeMap::new();
+    for (event_id, pdu) in pdus {
+        let mut among: BTreeSet<OwnedEventId> = rests_on(rules, pdu).into_iter().collect();
+        among.retain(|auth_event| pdus.contains_key(auth_event));
+        match among.len() {
+            0 => next.push(event_id),
+            count => drop(lacking.insert(event_id, count)),
+        }
+        for auth_event in among {
+            cited_by.entry(auth_event).or_default().push(event_id);
+        }
+    }
+    let mut order = Vec::with_capacity(pdus.len());
+    while let Some(event_id) = next.pop() {
+        order.extend(pdus.get(event_id));
+        for citing in cited_by.remove(event_id).into_iter().flatten() {
+            if let Some(count) = lacking.get_mut(citing) {
+                *count -= 1;
+                if *count == 0 {
+                    next.push(citing);
+                }
+            }
+        }
+    }
+    order
 }
 
 /// Tells whether an event's verdict, as another event's auth event, may still change.
