@@ -469,6 +469,18 @@ impl Engine {
         Ok(view)
     }
 
+    /// Returns what a room is waiting for, in words: a line an event, then what the resync holds.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    #[cfg(feature = "testing")]
+    pub fn room_in_words(&self, room_id: &RoomId) -> Result<Vec<String>, Error> {
+        let Some(slot) = self.known_slot(room_id) else { return Ok(Vec::new()) };
+        let slot = lock(&slot);
+        slot.room.as_ref().map_or(Ok(Vec::new()), |room| room.in_words(self.context(0)))
+    }
+
     /// Returns what the engine has done since it was opened.
     pub fn stats(&self) -> Stats {
         let written = self.inner.store.write_counts();

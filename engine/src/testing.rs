@@ -18,6 +18,7 @@
 
 pub mod history;
 mod host;
+mod in_words;
 mod keys;
 pub mod oracle;
 mod room_builder;

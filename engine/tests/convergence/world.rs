@@ -412,7 +412,13 @@ impl World {
             }
         }
         let view = self.host.view();
-        Err(format!("the engine does not come to rest, partial {}: {:?}", view.is_partial(), view.resync()))
+        let waiting = self.host.engine().room_in_words(self.random.room.id()).expect("the store works");
+        let waiting = waiting.join("\n  ");
+        Err(format!(
+            "the engine does not come to rest, partial {}: {:?}\n  {waiting}",
+            view.is_partial(),
+            view.resync()
+        ))
     }
 
     fn is_at_work(&self) -> bool {
