@@ -1,7 +1,7 @@
 //! What is known of a room's questions to other servers, so that a restart goes on where they stood.
 //!
-//! These rows stand beside the log. No verdict and no state rests on them: where they are lost, what they told is asked
-//! again. They are encoded by [`crate::encode`] under [`crate::Kind::Question`]; the order of the variants and fields is
+//! These rows stand beside the log. What they say of events that were asked for in vain decides which of them a state is
+//! adopted without; where a row is lost, what it told is asked again, and comes to the same. They are encoded by [`crate::encode`] under [`crate::Kind::Question`]; the order of the variants and fields is
 //! part of the format on disk.
 
 use ruma::{OwnedEventId, OwnedServerName};

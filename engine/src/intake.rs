@@ -1,6 +1,7 @@
 //! PDUs that are handed to the engine: checks 1 to 3, a place in the canonical order, and then as far as they go.
 
 pub(crate) mod gap;
+pub(crate) mod helpless;
 pub(crate) mod place;
 
 use gibbous_codec::{

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -172,13 +172,11 @@ pub(crate) struct Events<'a, R: RoomRows> {
     pub(crate) rows: &'a R,
     pub(crate) rules: &'a RoomRules,
     pub(crate) cache: &'a PduCache,
+    /// Those among the events that wait that nothing may rest on.
+    pub(crate) condemned: &'a RefCell<BTreeSet<EventNum>>,
 }
 
-impl<'a, R: RoomRows> Events<'a, R> {
-    pub(crate) fn new(rows: &'a R, rules: &'a RoomRules, cache: &'a PduCache) -> Self {
-        Self { rows, rules, cache }
-    }
-
+impl<R: RoomRows> Events<'_, R> {
     /// Returns the PDU of a stored event.
     pub(crate) fn pdu(&self, event: &StoredEvent) -> Result<Pdu, Error> {
         parse_stored(self.rules, event)
@@ -210,7 +208,8 @@ impl<R: RoomRows> EventSource for Events<'_, R> {
 
     fn by_num(&self, num: EventNum) -> Result<Arc<AuthEvent>, Error> {
         let (pdu, state) = self.with_state(num)?;
-        Ok(Arc::new(AuthEvent::new(pdu, is_rejected(&state.stage))))
+        let is_rejected = is_rejected(&state.stage) || self.condemned.borrow().contains(&num);
+        Ok(Arc::new(AuthEvent::new(pdu, is_rejected)))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     lookup::{AuthEvent, is_rejected},
     resync::outliers::in_auth_order,
     room::{Context, Room},
-    state::{StateAfter, is_stored, resolve_groups, stage_of, state_after, with_event},
+    state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
     verify_pool::map,
 };
 
@@ -261,8 +261,9 @@ impl Room {
     ) -> Result<Result<Joined, JoinError>, Error> {
         let join = &parsed.join;
         for event_id in rests_on(&self.memory.rules, join) {
-            if !is_stored(txn, &event_id)? {
-                return Ok(Err(JoinError::MissingAuthEvent(event_id)));
+            match txn.event_num(&event_id)? {
+                Some(num) if self.has_auth_chain(txn, num)? => {}
+                None | Some(_) => return Ok(Err(JoinError::MissingAuthEvent(event_id))),
             }
         }
         let (before, partial) = self.state_before_join(txn, parsed)?;
@@ -344,6 +345,9 @@ impl Room {
             let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
             for event_id in &parsed.state_ids {
                 let Some((num, stage)) = stage_of(txn, event_id)? else { continue };
+                if !self.has_auth_chain(txn, num)? {
+                    continue;
+                }
                 if let (Some(key), false) = (txn.event_record(num)?.state_key.clone(), is_rejected(&stage)) {
                     state.insert(key, num);
                 }

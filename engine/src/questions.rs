@@ -1,7 +1,7 @@
 //! What is stored of a room's questions to other servers, so that a restart goes on where they stood: which keys answers
 //! wait for, who was asked for a gap, an auth chain or a state, and which state a server has named.
 //!
-//! These are hints, stored after the facts that an answer brought. Nothing but which questions are asked rests on them.
+//! They are stored after the facts that an answer brought. Where one is lost, its questions are asked again, no more.
 
 use gibbous_codec::{QuestionKey, QuestionRow};
 use gibbous_storage::RoomRows;

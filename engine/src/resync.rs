@@ -3,7 +3,7 @@
 //! A *need* is the full state after an event that is missing and that events of the room follow: the prev events of a
 //! partial join, and those of events that wait behind a gap. However many events lack it, it is fetched once.
 
-mod adopt;
+pub(crate) mod adopt;
 mod answers;
 mod fetch;
 pub(crate) mod finish;

@@ -48,6 +48,8 @@ pub(crate) struct RoomMemory {
     last_whole: RefCell<Option<Arc<WholeState>>>,
     /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
     resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
+    /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on them.
+    condemned: RefCell<BTreeSet<EventNum>>,
 }
 
 impl RoomMemory {
@@ -56,7 +58,14 @@ impl RoomMemory {
     }
 
     pub(crate) fn events<'a, R: RoomRows>(&'a self, rows: &'a R) -> Events<'a, R> {
-        Events::new(rows, &self.rules, &self.pdus)
+        Events { rows, rules: &self.rules, cache: &self.pdus, condemned: &self.condemned }
+    }
+
+    /// An event that waits in vain fails check 4.
+    pub(crate) fn condemn(&self, num: EventNum) {
+        if self.condemned.borrow_mut().insert(num) {
+            self.forget_resolved();
+        }
     }
 
     /// Returns what states were resolved to, if they were since a verdict last changed.
@@ -131,6 +140,8 @@ pub(crate) struct Room {
     pub(crate) our_users: BTreeSet<String>,
     /// Whether one of our users is in the room, as far as is known; `None` if it must be looked up.
     pub(crate) present: Option<bool>,
+    /// After how many rounds in which every server was asked in vain there seems to be no help.
+    pub(crate) rounds_before_set_aside: u32,
 }
 
 /// What a room has done since it was opened.
@@ -152,6 +163,7 @@ impl Room {
                 edges: AuthEdges::default(),
                 last_whole: RefCell::default(),
                 resolved: RefCell::default(),
+                condemned: RefCell::default(),
             },
             open: OpenEvents::default(),
             gaps: Gaps::default(),
@@ -168,6 +180,7 @@ impl Room {
             last_ids: Arc::new(Mutex::new((StateGroup::EMPTY, BTreeSet::new()))),
             our_users: BTreeSet::new(),
             present: None,
+            rounds_before_set_aside: limits.rounds_before_set_aside,
         }
     }
 
@@ -298,6 +311,7 @@ impl Room {
         state_key: Option<&StateKey>,
         state: &EventState,
     ) {
+        self.memory.condemned.borrow_mut().remove(&num);
         self.open.set(num, event_id, depth, state);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);

@@ -1,7 +1,7 @@
 //! Lies and junk from other servers: each gets its answer, and the room goes on unharmed.
 
 use gibbous::{
-    EventStatus, FailureCode, Limits, MemoryBackend, Outcome, RequestKind, Response, RoomVersionId,
+    Check, EventStatus, FailureCode, Limits, MemoryBackend, Outcome, RequestKind, Response, RoomVersionId, StateKey,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
@@ -114,6 +114,38 @@ fn a_thousand_events_of_a_server_that_is_gone_do_not_close_the_room() {
     assert_eq!(story.receive(S, &[&hello])[0].outcome, accepted(false));
     let ours = story.room.message(ALICE, "hello").send();
     assert_eq!(story.submit(&ours), accepted(false));
+}
+
+#[test]
+fn an_event_that_waits_in_vain_serves_those_that_cite_it_only_if_its_auth_events_allow_it() {
+    let mut story = full();
+    let levels = story.room.state_after(&story.join)[&StateKey::new("m.room.power_levels", "")].clone();
+    // Nobody has one of its prev events; and Derek may not change power levels.
+    let usurps = json!({
+        "room_id": story.room.id(), "sender": DEREK, "type": "m.room.power_levels", "state_key": "",
+        "content": {"users": {CHARLIE: 100, DEREK: 100}}, "depth": 50, "origin_server_ts": 1_700_000_100_000_u64,
+        "prev_events": [story.join, "$bogusbogusbogusbogusbogusbogusbogusbogusbog"],
+        "auth_events": [story.create, levels, story.derek],
+    });
+    let usurps = story.room.sign(S, &usurps);
+    let waits = story.receive_bytes(S, usurps.canonical_json().as_bytes());
+    assert_eq!(waits, Outcome::Waiting);
+    story.servers.set_all(Asked::StateIds, Reply::Status(404, "M_NOT_FOUND"));
+    for _ in 0..10 {
+        story.pass_time();
+    }
+    let topic = json!({
+        "room_id": story.room.id(), "sender": DEREK, "type": "m.room.topic", "state_key": "",
+        "content": {"topic": "mine"}, "depth": 51, "origin_server_ts": 1_700_000_200_000_u64,
+        "prev_events": [story.join], "auth_events": [story.create, usurps.event_id(), story.derek],
+    });
+    let topic = story.room.sign(S, &topic);
+    match story.receive_bytes(S, topic.canonical_json().as_bytes()) {
+        Outcome::Judged { status: EventStatus::Rejected(rejection), partial: false } => {
+            assert_eq!((rejection.check, rejection.source.as_deref()), (Check::AuthEvents, Some(usurps.event_id())));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -9,15 +9,14 @@ use std::{
 };
 
 use gibbous_codec::{
-    AuthChainQuestion, EventId, EventNum, EventState, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu,
-    QuestionKey, QuestionRow, ServerName, Stage,
+    AuthChainQuestion, EventId, EventNum, GapQuestion, LogSeq, OwnedEventId, OwnedServerName, Pdu, QuestionKey,
+    QuestionRow, ServerName, Stage,
 };
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error, Limits, RequestKind,
     intake::place::Blocked,
-    lookup::status_of,
     open_events::OpenKind,
     questions::{Writes, that_fit},
     room::{Ask, Context, Question, Room},
@@ -136,7 +135,7 @@ impl AuthQuestions {
     }
 
     /// Tells whether every server was asked in vain so many times.
-    fn is_in_vain(&self, event: EventNum, rounds: u32) -> bool {
+    pub(crate) fn is_in_vain(&self, event: EventNum, rounds: u32) -> bool {
         self.questions.get(&event).is_some_and(|question| question.rounds >= rounds)
     }
 
@@ -236,6 +235,14 @@ impl Room {
             return Ok(());
         }
         let origin = self.origin_of(cx, root, pdu);
+        // What was set aside holds up nothing that has its place.
+        if self.open.get(num).is_some_and(|event| event.order.is_some()) {
+            for prev in pdu.prev_events().iter().filter(|prev| blocked.on_their_way.contains(prev)) {
+                if self.is_aside(txn, prev)? {
+                    self.resync.need(prev.clone(), origin.as_deref());
+                }
+            }
+        }
         for prev in blocked.prev_events {
             self.resync.need(prev, origin.as_deref());
         }
@@ -404,66 +411,10 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Sets aside what waits for a state that no server tells, and all that follows it; but not the joins of our users: for
-    /// these the states after the events that they follow are asked for, till somebody tells them.
-    pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, prev: &OwnedEventId) -> Result<(), Error> {
-        let mut seen = BTreeSet::new();
-        let mut next: Vec<OwnedEventId> = vec![prev.clone()];
-        while let Some(event_id) = next.pop() {
-            for num in self.open.waiters(&event_id) {
-                if seen.insert(num) && !self.is_join_of_ours(txn, num)? {
-                    next.push(txn.event_record(num)?.event_id.clone());
-                }
-            }
-        }
-        for num in seen {
-            match self.is_join_of_ours(txn, num)? {
-                true => self.open.look_again(num),
-                false => self.set_aside(txn, num)?,
-            }
-        }
-        Ok(())
-    }
-
     /// Only we can have signed such an event, and only a join by handshake has prev events that we do not know.
     pub(crate) fn is_join_of_ours(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
         let (pdu, _) = self.memory.events(txn).with_state(num)?;
         let is_ours = self.our_users.contains(pdu.sender().as_str());
         Ok(is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()))
-    }
-
-    /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state that
-    /// nobody tells, or for another such event.
-    pub(crate) fn is_helpless(&self, cx: Context<'_>, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
-        let rounds = cx.limits.rounds_before_set_aside;
-        let mut seen = BTreeSet::from([num]);
-        let mut next = vec![num];
-        while let Some(num) = next.pop() {
-            let waits = self.open.get(num).is_some_and(|event| event.kind == OpenKind::Waiting);
-            if waits && self.auth_questions.is_in_vain(num, rounds) {
-                return Ok(true);
-            }
-            for event_id in self.open.awaited(num).filter(|_| waits) {
-                if self.resync.is_hopeless(event_id, rounds) {
-                    return Ok(true);
-                }
-                next.extend(txn.event_num(event_id)?.filter(|num| seen.insert(*num)));
-            }
-        }
-        Ok(false)
-    }
-
-    /// An event that cannot be helped for now waits on without holding up its room: it takes its place in the canonical
-    /// order when it is placed.
-    pub(crate) fn set_aside(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
-        let event = txn.event(num)?;
-        let is_open = matches!(event.state.stage, Stage::Waiting | Stage::Placed { partial: true, .. });
-        if is_open && event.state.position.is_some() {
-            let was = status_of(&event.state.stage).cloned();
-            self.judge(txn, num, was, EventState { stage: Stage::Waiting, position: None, ..event.state })?;
-            // Its waiting has been noted and goes on.
-            self.open.look_again(num);
-        }
-        Ok(())
     }
 }

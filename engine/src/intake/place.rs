@@ -11,6 +11,7 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     auth::{check_auth_events, check_state, rests_on},
+    intake::helpless::Standing,
     lookup::{AuthEvent, EventSource, Events, status_of},
     resync::finish::Tips,
     room::{Context, Room},
@@ -304,12 +305,27 @@ impl Room {
                     blocked.auth_events.push(event_id);
                     continue;
                 }
-                Some((_, Stage::Unverified | Stage::Waiting)) => {
+                Some((_, Stage::Unverified)) => {
                     blocked.on_their_way.push(event_id);
                     continue;
                 }
+                Some((num, stage @ (Stage::Waiting | Stage::Outlier { provisional: true, .. }))) => {
+                    match self.standing(txn, num)? {
+                        Standing::Hole => {
+                            blocked.auth_events.push(event_id);
+                            continue;
+                        }
+                        Standing::NotFinal if stage == Stage::Waiting || !self.has_auth_chain(txn, num)? => {
+                            blocked.on_their_way.push(event_id);
+                            continue;
+                        }
+                        // That it waits in vain holds up nothing that cites it.
+                        Standing::Accepted | Standing::Rejected => stage != Stage::Waiting,
+                        Standing::NotFinal => true,
+                    }
+                }
                 Some((_, Stage::Placed { partial, .. })) => partial,
-                Some((_, Stage::Outlier { provisional, .. })) => provisional,
+                Some((_, Stage::Outlier { provisional: false, .. })) => false,
             };
             partial |= may_change;
             if may_change && demand == Demand::Full {

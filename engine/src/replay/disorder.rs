@@ -11,7 +11,7 @@ const REPEATS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Disorder {
     chance: Chance,
-    /// Answers that were given and will be given again, under the same request ID.
+    /// Answers that were given and will be given again, under the same request ID, perhaps to an engine that was opened since.
     repeats: VecDeque<(RequestId, Response)>,
 }
 
@@ -50,11 +50,6 @@ impl Disorder {
             return None;
         }
         self.repeats.pop_front()
-    }
-
-    /// Forgets the answers to be given again: another engine numbers its questions anew.
-    pub(super) fn forget_repeats(&mut self) {
-        self.repeats.clear();
     }
 }
 

@@ -111,9 +111,6 @@ impl<'a> Rounds<'a> {
     pub(crate) fn forget_open_questions(&mut self) {
         self.prompt.clear();
         self.held.clear();
-        if let Some(disorder) = &mut self.disorder {
-            disorder.forget_repeats();
-        }
         self.restarts += 1;
     }
 

@@ -11,13 +11,11 @@ use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    auth::{check_auth_events, rests_on},
-    lookup::{AuthEvent, is_rejected},
+    auth::rests_on,
+    intake::helpless::Standing,
+    lookup::AuthEvent,
     resolve::all_entries,
-    resync::{
-        Progress,
-        outliers::{Loose, may_change},
-    },
+    resync::{Progress, outliers::Loose},
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
 };
@@ -29,15 +27,6 @@ enum Adoption {
     Held(BTreeSet<EventNum>),
     /// It is not a true one.
     Refused(String),
-}
-
-/// How an event stands to a state that names it.
-enum Standing {
-    Accepted,
-    Rejected,
-    /// What it rests on cannot be verified.
-    Hole,
-    NotFinal,
 }
 
 impl Room {
@@ -82,7 +71,7 @@ impl Room {
             let txn = cx.store.txn(self.num)?;
             let mut is_held = false;
             for num in until_final {
-                is_held |= may_change(&txn.event(num)?.state.stage) && !self.is_helpless(cx, &txn, num)?;
+                is_held |= self.standing(&txn, num)? == Standing::NotFinal;
             }
             let is_circle = is_held && self.waits_for_state(&txn, &prev)?;
             txn.discard();
@@ -168,7 +157,7 @@ impl Room {
             };
             // what is no state event is dropped; a rejected event is never part of a state.
             let Some(key) = txn.event_record(num)?.state_key.clone() else { continue };
-            match self.standing(cx, &txn, num, &stage, &holes)? {
+            match self.standing_in_state(&txn, num, &stage, &holes)? {
                 Standing::Accepted => {}
                 Standing::Rejected => continue,
                 Standing::Hole => {
@@ -216,12 +205,8 @@ impl Room {
         if told == Ok(false) {
             holes.insert(prev.clone());
         }
-        holes.retain(|hole| (hole != prev || told == Ok(false)) && self.holes.insert(hole.clone()));
-        let holes: Vec<OwnedEventId> = holes.into_iter().collect();
-        // At 255 bytes an ID, 64 KiB a record.
-        for named in holes.chunks(250) {
-            txn.stage(&LogRecord::Holes(named.to_vec()))?;
-        }
+        holes.retain(|hole| hole != prev || told == Ok(false));
+        self.stage_holes(&mut txn, holes)?;
         if !self.resync.is_fetching_other_than(prev) {
             self.loose = Loose::default();
         }
@@ -229,18 +214,25 @@ impl Room {
         Ok(Adoption::Done)
     }
 
+    /// Notes events that are left out of told states, unless that was done before.
+    pub(crate) fn stage_holes(&mut self, txn: &mut Txn<'_>, mut holes: BTreeSet<OwnedEventId>) -> Result<(), Error> {
+        holes.retain(|hole| self.holes.insert(hole.clone()));
+        let holes: Vec<OwnedEventId> = holes.into_iter().collect();
+        // At 255 bytes an ID, 64 KiB a record.
+        for named in holes.chunks(250) {
+            txn.stage(&LogRecord::Holes(named.to_vec()))?;
+        }
+        Ok(())
+    }
+
     /// Returns how an event stands to a state that names it.
-    fn standing(
+    fn standing_in_state(
         &self,
-        cx: Context<'_>,
         txn: &Txn<'_>,
         num: EventNum,
         stage: &Stage,
         holes: &BTreeSet<OwnedEventId>,
     ) -> Result<Standing, Error> {
-        if !may_change(stage) {
-            return Ok(if is_rejected(stage) { Standing::Rejected } else { Standing::Accepted });
-        }
         let events = self.memory.events(txn);
         if *stage == Stage::Waiting && self.waits_for_hole(txn, &events.with_state(num)?.0, holes)? {
             return Ok(Standing::Hole);
@@ -250,18 +242,7 @@ impl Room {
         if is_accepted && self.is_join_of_ours(txn, num)? {
             return Ok(Standing::Accepted);
         }
-        if !self.is_helpless(cx, txn, num)? {
-            return Ok(Standing::NotFinal);
-        }
-        // It has no place in the room's history, and what its auth events say is all that can be said of it.
-        let pdu = events.with_state(num)?.0;
-        for auth_event in rests_on(&self.memory.rules, &pdu) {
-            if !is_stored(txn, &auth_event)? {
-                return Ok(Standing::Hole);
-            }
-        }
-        let decision = check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?;
-        Ok(if decision.is_ok() { Standing::Accepted } else { Standing::Rejected })
+        self.standing(txn, num)
     }
 
     /// Tells whether an event that waits rests, directly or over others that wait, on one that cannot be verified.
@@ -361,7 +342,7 @@ impl Room {
 
 /// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the room
 /// goes on as after a rejected event.
-fn unverifiable(states: Option<States>) -> Stage {
+pub(crate) fn unverifiable(states: Option<States>) -> Stage {
     let rejection = Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
     Stage::Outlier { status: EventStatus::Rejected(rejection), provisional: false, states }
 }

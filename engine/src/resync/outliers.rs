@@ -8,7 +8,9 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     auth::{check_auth_events, rests_on},
+    intake::helpless::Standing,
     lookup::AuthEvent,
+    resync::adopt::unverifiable,
     room::{Context, Room},
     state::{stage_of, with_event},
 };
@@ -76,11 +78,24 @@ impl Room {
         let events = self.memory.events(txn);
         let pdu = events.pdu(&event)?;
         let mut waits = false;
+        let mut rests_on_hole = false;
         for event_id in rests_on(&self.memory.rules, &pdu) {
-            if stage_of(txn, &event_id)?.is_some_and(|(_, stage)| may_change(&stage)) {
+            let Some((cited, stage)) = stage_of(txn, &event_id)? else { continue };
+            if !may_change(&stage) {
+                continue;
+            }
+            let standing = self.standing(txn, cited)?;
+            rests_on_hole |= standing == Standing::Hole;
+            if stage != Stage::Waiting || matches!(standing, Standing::Hole | Standing::NotFinal) {
                 self.open.wait(num, event_id);
                 waits = true;
             }
+        }
+        if let (true, Some(States { before, .. })) = (rests_on_hole, states) {
+            // The room goes on as after an event that cannot be verified itself.
+            let stage = unverifiable(Some(States { before, after: before }));
+            self.judge(txn, num, Some(was), EventState { stage, ..event.state })?;
+            return self.stage_holes(txn, BTreeSet::from([pdu.event_id().to_owned()]));
         }
         if waits {
             return Ok(());

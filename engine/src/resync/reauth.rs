@@ -6,7 +6,6 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     intake::place::{Assessment, Demand, Verdict},
-    open_events::OpenKind,
     room::Room,
     state::with_event,
 };
@@ -21,12 +20,9 @@ impl Room {
             Assessment::Verdict(verdict) => verdict,
             Assessment::Blocked(blocked) => {
                 for event_id in blocked.on_their_way.into_iter().chain(blocked.auth_events) {
-                    let is_prev = pdu.prev_events().contains(&event_id);
-                    let awaited = txn.event_num(&event_id)?.and_then(|num| self.open.get(num));
                     // What was set aside holds up nothing: where an event that was not follows it, the state after it is
                     // asked for as after one that is missing.
-                    if is_prev && awaited.is_some_and(|event| event.kind == OpenKind::Waiting && event.order.is_none())
-                    {
+                    if pdu.prev_events().contains(&event_id) && self.is_aside(txn, &event_id)? {
                         self.resync.need(event_id.clone(), None);
                     }
                     self.open.wait(num, event_id);

@@ -112,6 +112,17 @@ const SCRIPTS: &[&str] = &[
     "328/1 h0,1,2 a0w a2w a1d a1r a0x99642 a0x661740 t",
     "393/9 h9,3,8 h6 a2d a2r",
     "988/0 a1d a0w a0w t a0w a0x134467 t",
+    // What cites an event that waits in vain waited with it, and held up the room.
+    "4242/15 h11 j0.521966",
+    "9865/9 h7,8,9",
+    "6124/16 j0.38481 s0.797177 o980110",
+    "7721/17 h17,0,16 t",
+    "4991/23 j0.498448 h26,22,27",
+    "5570/10 a0r o162402 h1 r h3 o406460 a0x845991 a2t a3w a0w t j1.486774 t t t t t t t t",
+    // The state was told at an event that rests on one that nobody can verify.
+    "7119/20 j1.780375 h17,22",
+    // A join cites an event that had come, but not what that one rests on.
+    "3393/8 h4,5 j1.331911",
 ];
 
 /// How many failures are shortened: one takes some seconds.

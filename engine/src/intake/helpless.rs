@@ -1,0 +1,194 @@
+//! Events that wait in vain: what those that cite them take them for.
+//!
+//! Such an event has no verdict, and may never have one. That holds up neither the states that name it nor the events that
+//! cite it: to these it is what an outlier is, judged by its auth events alone (check 4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{EventNum, OwnedEventId, Stage};
+use gibbous_storage::{RoomRows, Txn};
+
+use crate::{
+    Error,
+    auth::{check_auth_events, rests_on},
+    lookup::{AuthEvent, is_rejected},
+    open_events::OpenKind,
+    resync::outliers::may_change,
+    room::Room,
+    state::stage_of,
+};
+
+/// What an event is taken for by those that cite it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Accepted,
+    Rejected,
+    /// What it rests on cannot be had, or cannot be verified.
+    Hole,
+    NotFinal,
+}
+
+impl Room {
+    /// Returns how a stored event stands to those that cite it.
+    pub(crate) fn standing(&self, txn: &Txn<'_>, num: EventNum) -> Result<Standing, Error> {
+        let mut known: BTreeMap<EventNum, Standing> = BTreeMap::new();
+        let mut begun = BTreeSet::new();
+        let mut stack = vec![num];
+        while let Some(num) = stack.last().copied() {
+            let first = begun.insert(num);
+            if known.contains_key(&num) {
+                stack.pop();
+                continue;
+            }
+            let mut unknown = Vec::new();
+            let standing = self.standing_by(txn, num, &mut |cited| {
+                known.get(&cited).copied().unwrap_or_else(|| {
+                    unknown.push(cited);
+                    Standing::NotFinal
+                })
+            })?;
+            // What is still unknown the second time rests on the event itself, in a ring of made-up IDs.
+            match first && !unknown.is_empty() {
+                true => stack.extend(unknown),
+                false => drop(known.insert(num, standing)),
+            }
+        }
+        Ok(known.get(&num).copied().unwrap_or(Standing::NotFinal))
+    }
+
+    /// Returns how an event stands, where it is known of those that it cites itself.
+    fn standing_by(
+        &self,
+        txn: &Txn<'_>,
+        num: EventNum,
+        of_cited: &mut dyn FnMut(EventNum) -> Standing,
+    ) -> Result<Standing, Error> {
+        let events = self.memory.events(txn);
+        let (pdu, state) = events.with_state(num)?;
+        match &state.stage {
+            Stage::Unverified => {
+                let is_stuck = self.open.get(num).is_some_and(|event| event.is_stuck);
+                return Ok(if is_stuck { Standing::Hole } else { Standing::NotFinal });
+            }
+            stage if !stage.is_verified() => return Ok(Standing::Hole),
+            stage if !may_change(stage) => {
+                return Ok(if is_rejected(stage) { Standing::Rejected } else { Standing::Accepted });
+            }
+            Stage::Placed { .. } => return Ok(Standing::NotFinal),
+            Stage::Waiting if !self.is_helpless(txn, num)? => return Ok(Standing::NotFinal),
+            Stage::Waiting | Stage::Outlier { .. } | Stage::Dropped => {}
+        }
+        let mut standing = Standing::Accepted;
+        for event_id in rests_on(&self.memory.rules, &pdu) {
+            let cited = match txn.event_num(&event_id)? {
+                Some(cited) => of_cited(cited),
+                // Somebody may still have it, as long as not everybody has been asked for it in vain.
+                None if state.stage == Stage::Waiting && !self.auth_chain_is_in_vain(num) => Standing::NotFinal,
+                None => Standing::Hole,
+            };
+            standing = match (standing, cited) {
+                (_, Standing::Hole) | (Standing::Hole, _) => Standing::Hole,
+                (_, Standing::NotFinal) => Standing::NotFinal,
+                (standing, Standing::Accepted | Standing::Rejected) => standing,
+            };
+        }
+        if standing != Standing::Accepted {
+            return Ok(standing);
+        }
+        match check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)? {
+            Ok(()) => Ok(Standing::Accepted),
+            Err(_) => {
+                self.memory.condemn(num);
+                Ok(Standing::Rejected)
+            }
+        }
+    }
+
+    /// Tells whether everything is stored and verified that an event rests on, directly or over others, and the event itself.
+    pub(crate) fn has_auth_chain(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let mut seen = BTreeSet::from([num]);
+        let mut next = vec![num];
+        while let Some(num) = next.pop() {
+            let (pdu, state) = self.memory.events(txn).with_state(num)?;
+            match state.stage {
+                stage if !stage.is_verified() => return Ok(false),
+                Stage::Waiting | Stage::Outlier { provisional: true, .. } => {}
+                // It has got its verdict by them.
+                Stage::Placed { .. } | Stage::Outlier { .. } | Stage::Unverified | Stage::Dropped => continue,
+            }
+            for event_id in rests_on(&self.memory.rules, &pdu) {
+                let Some(cited) = txn.event_num(&event_id)? else { return Ok(false) };
+                next.extend(seen.insert(cited).then_some(cited));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state that
+    /// nobody tells, or for another such event.
+    pub(crate) fn is_helpless(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let mut seen = BTreeSet::from([num]);
+        let mut next = vec![num];
+        while let Some(num) = next.pop() {
+            let waits = self.open.get(num).is_some_and(|event| event.kind == OpenKind::Waiting);
+            if waits && self.auth_chain_is_in_vain(num) {
+                return Ok(true);
+            }
+            for event_id in self.open.awaited(num).filter(|_| waits) {
+                if self.resync.is_hopeless(event_id, self.rounds_before_set_aside) {
+                    return Ok(true);
+                }
+                next.extend(txn.event_num(event_id)?.filter(|num| seen.insert(*num)));
+            }
+        }
+        Ok(false)
+    }
+
+    fn auth_chain_is_in_vain(&self, num: EventNum) -> bool {
+        self.auth_questions.is_in_vain(num, self.rounds_before_set_aside)
+    }
+
+    /// Sets aside what waits for an event that nobody can help or a state that no server tells, and all that follows it; but
+    /// not the joins of our users: for these the states after the events that they follow are asked for, till somebody
+    /// tells them. All of it looks again.
+    pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, event_id: &OwnedEventId) -> Result<(), Error> {
+        let mut seen = BTreeSet::new();
+        let mut next: Vec<OwnedEventId> = vec![event_id.clone()];
+        while let Some(event_id) = next.pop() {
+            for num in self.open.waiters(&event_id) {
+                if seen.insert(num) && !self.is_join_of_ours(txn, num)? {
+                    next.push(txn.event_record(num)?.event_id.clone());
+                }
+            }
+        }
+        for num in seen {
+            if !self.is_join_of_ours(txn, num)? {
+                self.set_aside(txn, num)?;
+            }
+            self.open.look_again(num);
+        }
+        Ok(())
+    }
+
+    /// An event that cannot be helped for now waits on without holding up its room: it takes its place in the canonical
+    /// order when it is placed.
+    pub(crate) fn set_aside(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        let is_open = matches!(event.state.stage, Stage::Waiting | Stage::Placed { partial: true, .. });
+        if is_open && event.state.position.is_some() {
+            let was = crate::lookup::status_of(&event.state.stage).cloned();
+            let state = gibbous_codec::EventState { stage: Stage::Waiting, position: None, ..event.state };
+            self.judge(txn, num, was, state)?;
+            // Its waiting has been noted and goes on.
+            self.open.look_again(num);
+        }
+        Ok(())
+    }
+
+    /// Tells whether a prev event of one that has its place was set aside: the state after it is to be asked for, as after
+    /// one that is missing.
+    pub(crate) fn is_aside(&self, txn: &Txn<'_>, event_id: &OwnedEventId) -> Result<bool, Error> {
+        let Some((num, Stage::Waiting)) = stage_of(txn, event_id)? else { return Ok(false) };
+        Ok(self.open.get(num).is_some_and(|event| event.order.is_none()))
+    }
+}
