@@ -44,17 +44,61 @@ pub(crate) struct OpenEvent {
 pub(crate) struct OpenEvents {
     events: BTreeMap<EventNum, OpenEvent>,
     order: BTreeMap<OrderKey, EventNum>,
-    waiters: BTreeMap<OwnedEventId, BTreeSet<EventNum>>,
-    /// The same, by who waits.
-    awaited: BTreeMap<EventNum, BTreeSet<OwnedEventId>>,
+    /// What each event waits for.
+    awaited: Links,
     /// How many events wait without a verdict.
     waiting: usize,
     /// Events that something they waited for has happened to.
     ready: BTreeSet<EventNum>,
-    /// Which open events follow an event, stored or not.
-    followers: BTreeMap<OwnedEventId, BTreeSet<EventNum>>,
-    /// The same, by who follows.
-    followed: BTreeMap<EventNum, Vec<OwnedEventId>>,
+    /// What each event follows.
+    followed: Links,
+}
+
+/// Which events, stored or not, open events refer to; to be read from either end.
+#[derive(Debug, Default)]
+struct Links {
+    to: BTreeMap<EventNum, BTreeSet<OwnedEventId>>,
+    from: BTreeMap<OwnedEventId, BTreeSet<EventNum>>,
+}
+
+impl Links {
+    fn add(&mut self, num: EventNum, event_ids: impl IntoIterator<Item = OwnedEventId>) {
+        let to = self.to.entry(num).or_default();
+        for event_id in event_ids {
+            self.from.entry(event_id.clone()).or_default().insert(num);
+            to.insert(event_id);
+        }
+    }
+
+    fn remove(&mut self, num: EventNum) {
+        for event_id in self.to.remove(&num).into_iter().flatten() {
+            if let Some(from) = self.from.get_mut(&event_id) {
+                from.remove(&num);
+                if from.is_empty() {
+                    self.from.remove(&event_id);
+                }
+            }
+        }
+    }
+
+    /// Cuts the links to an event; returns where they came from.
+    fn cut(&mut self, event_id: &EventId) -> BTreeSet<EventNum> {
+        let from = self.from.remove(event_id).unwrap_or_default();
+        for num in &from {
+            if let Some(to) = self.to.get_mut(num) {
+                to.remove(event_id);
+            }
+        }
+        from
+    }
+
+    fn to(&self, num: EventNum) -> impl Iterator<Item = &OwnedEventId> {
+        self.to.get(&num).into_iter().flatten()
+    }
+
+    fn from(&self, event_id: &EventId) -> impl Iterator<Item = EventNum> {
+        self.from.get(event_id).into_iter().flatten().copied()
+    }
 }
 
 impl OpenEvents {
@@ -68,7 +112,7 @@ impl OpenEvents {
             Stage::Placed { partial: false, .. } => OpenKind::Full,
             Stage::Outlier { provisional: true, .. } => OpenKind::ProvisionalOutlier,
             Stage::Outlier { provisional: false, .. } | Stage::Dropped => {
-                self.forget_followed(num);
+                self.followed.remove(num);
                 return;
             }
         };
@@ -83,18 +127,7 @@ impl OpenEvents {
     /// Drops an event that is done, and what it waited for.
     pub(crate) fn remove(&mut self, num: EventNum) {
         self.take_out(num);
-        self.forget_followed(num);
-    }
-
-    fn forget_followed(&mut self, num: EventNum) {
-        for event_id in self.followed.remove(&num).into_iter().flatten() {
-            if let Some(followers) = self.followers.get_mut(&event_id) {
-                followers.remove(&num);
-                if followers.is_empty() {
-                    self.followers.remove(&event_id);
-                }
-            }
-        }
+        self.followed.remove(num);
     }
 
     fn take_out(&mut self, num: EventNum) {
@@ -104,14 +137,7 @@ impl OpenEvents {
                 self.order.remove(&order);
             }
         }
-        for event_id in self.awaited.remove(&num).into_iter().flatten() {
-            if let Some(waiters) = self.waiters.get_mut(&event_id) {
-                waiters.remove(&num);
-                if waiters.is_empty() {
-                    self.waiters.remove(&event_id);
-                }
-            }
-        }
+        self.awaited.remove(num);
     }
 
     pub(crate) fn get(&self, num: EventNum) -> Option<&OpenEvent> {
@@ -157,21 +183,17 @@ impl OpenEvents {
 
     /// Tells whether it is still to be said which events an open event follows.
     pub(crate) fn lacks_prev_events(&self, num: EventNum) -> bool {
-        self.events.contains_key(&num) && !self.followed.contains_key(&num)
+        self.events.contains_key(&num) && !self.followed.to.contains_key(&num)
     }
 
     /// Notes which events an open event follows.
     pub(crate) fn follow(&mut self, num: EventNum, prev_events: Vec<OwnedEventId>) {
-        for event_id in &prev_events {
-            self.followers.entry(event_id.clone()).or_default().insert(num);
-        }
-        self.followed.insert(num, prev_events);
+        self.followed.add(num, prev_events);
     }
 
     /// Returns the open events that follow another.
     pub(crate) fn followers(&self, of_event: &EventId) -> impl Iterator<Item = (EventNum, &OpenEvent)> {
-        let followers = self.followers.get(of_event).into_iter().flatten();
-        followers.filter_map(|num| Some((*num, self.events.get(num)?)))
+        self.followed.from(of_event).filter_map(|num| Some((num, self.events.get(&num)?)))
     }
 
     /// Returns where the earliest stands of the open events that follow another and have a place.
@@ -181,18 +203,17 @@ impl OpenEvents {
 
     /// Notes that an event waits for another, which may not be stored yet.
     pub(crate) fn wait(&mut self, num: EventNum, for_event: OwnedEventId) {
-        self.awaited.entry(num).or_default().insert(for_event.clone());
-        self.waiters.entry(for_event).or_default().insert(num);
+        self.awaited.add(num, [for_event]);
     }
 
     /// Returns the events that wait for another.
     pub(crate) fn waiters(&self, for_event: &EventId) -> impl Iterator<Item = EventNum> {
-        self.waiters.get(for_event).into_iter().flatten().copied()
+        self.awaited.from(for_event)
     }
 
     /// Returns what an event waits for.
     pub(crate) fn awaited(&self, num: EventNum) -> impl Iterator<Item = &OwnedEventId> {
-        self.awaited.get(&num).into_iter().flatten()
+        self.awaited.to(num)
     }
 
     /// Notes that an event waits for nothing but the resync; those that wait for it look again.
@@ -205,12 +226,7 @@ impl OpenEvents {
 
     /// Lets those that wait for an event look again.
     pub(crate) fn wake(&mut self, event_id: &EventId) {
-        for num in self.waiters.remove(event_id).into_iter().flatten() {
-            if let Some(awaited) = self.awaited.get_mut(&num) {
-                awaited.remove(event_id);
-            }
-            self.ready.insert(num);
-        }
+        self.ready.extend(self.awaited.cut(event_id));
     }
 
     /// Lets an event look whether it can go on.
