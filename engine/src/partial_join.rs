@@ -76,8 +76,8 @@ pub enum JoinError {
     /// The signatures of the join event cannot be verified.
     #[error("the join event cannot be verified: {0}")]
     Unverifiable(String),
-    /// An auth event of the join is not in the response.
-    #[error("auth event {0} of the join is not in the response")]
+    /// An auth event of the join, or something that it rests on, is not in the response.
+    #[error("auth event {0} of the join, or something that it rests on, is not in the response")]
     MissingAuthEvent(OwnedEventId),
     /// The join is not allowed.
     #[error("the join is rejected: {0}")]

@@ -13,7 +13,7 @@ use crate::{
     Error,
     auth::rests_on,
     intake::helpless::Standing,
-    lookup::AuthEvent,
+    lookup::{AuthEvent, status_of},
     resolve::all_entries,
     resync::{Progress, outliers::Loose},
     room::{Context, Room},
@@ -308,14 +308,23 @@ impl Room {
     ) -> Result<Result<bool, String>, Error> {
         let Some((num, stage)) = stage_of(txn, prev)? else { return Ok(Err(format!("nobody has {prev} itself"))) };
         let event = txn.event(num)?;
-        if !stage.is_verified() {
+        let events = self.memory.events(txn);
+        let is_hole = match &stage {
+            stage if !stage.is_verified() => true,
+            Stage::Waiting | Stage::Outlier { provisional: true, .. } => {
+                self.waits_for_hole(txn, &events.with_state(num)?.0, holes)?
+            }
+            _ => false,
+        };
+        if is_hole {
+            let was = status_of(&stage).cloned();
             let stage = unverifiable(Some(States { before, after: before }));
-            self.judge(txn, num, None, EventState { stage, position: None, ..event.state })?;
+            self.auth_questions.done(num);
+            self.judge(txn, num, was, EventState { stage, position: None, ..event.state })?;
             return Ok(Ok(false));
         }
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
-                let events = self.memory.events(txn);
                 let pdu = events.pdu(&event)?;
                 let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
@@ -324,16 +333,7 @@ impl Room {
                 let stage = Stage::Outlier { status, provisional, states };
                 self.judge(txn, num, Some(was), EventState { stage, ..event.state })?;
             }
-            Stage::Waiting => {
-                let pdu = self.memory.events(txn).pdu(&event)?;
-                if self.waits_for_hole(txn, &pdu, holes)? {
-                    let stage = unverifiable(Some(States { before, after: before }));
-                    self.auth_questions.done(num);
-                    self.judge(txn, num, None, EventState { stage, position: None, ..event.state })?;
-                    return Ok(Ok(false));
-                }
-                self.place_with_state(txn, num, before, None)?;
-            }
+            Stage::Waiting => self.place_with_state(txn, num, before, None)?,
             Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
         }
         Ok(Ok(true))

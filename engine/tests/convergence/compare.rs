@@ -139,7 +139,7 @@ fn oracle(
     let mut oracle = Oracle::new(random.room.rules().clone());
     for event_id in random.room.order() {
         // What cannot be verified, or rests on what cannot be, is known to nobody.
-        if world.is_unverifiable(event_id) || rests_on_unverifiable(world, event_id) {
+        if world.is_unverifiable(event_id) || world.rests_on_unverifiable(event_id) {
             continue;
         }
         let mut pdu = random.room.pdu(event_id).clone();
@@ -163,18 +163,19 @@ fn oracle(
     for (event_id, state) in stored {
         let is_told = match &state.stage {
             Stage::Outlier { states: Some(_), .. } => true,
-            // It came after the state before it had been told: what that says counts, though the states after its prev
-            // events may have been told later. Where there are holes, the two differ.
+            // What it was placed with counts, though the states after its prev events may have been told later. Where there
+            // are holes, the two differ.
             Stage::Placed { .. } => {
-                prescribed.told.contains(event_id) || !random.room.pdu(event_id).prev_events().iter().all(has_state)
+                let follows_states = random.room.pdu(event_id).prev_events().iter().all(has_state);
+                prescribed.placed_as_told.contains(event_id) || !follows_states
             }
             _ => false,
         };
         if is_told {
             counts.push("bridged");
             let mut before = random.state_before(event_id);
-            before.retain(|_, id| !world.is_unverifiable(id) && !rests_on_unverifiable(world, id));
-            match world.is_unverifiable(event_id) || rests_on_unverifiable(world, event_id) {
+            before.retain(|_, id| !world.is_unverifiable(id) && !world.rests_on_unverifiable(id));
+            match world.is_unverifiable(event_id) || world.rests_on_unverifiable(event_id) {
                 true => oracle.tell_unverifiable(random.room.pdu(event_id), before),
                 false => oracle.tell(event_id, before),
             }
@@ -205,16 +206,9 @@ struct Holes {
 fn holes_of(world: &World, event_id: &OwnedEventId, state: &State) -> BTreeSet<OwnedEventId> {
     let chain = world.random.room.auth_chain(state.values());
     let at_it = state.values().chain([event_id]);
-    let resting = at_it.clone().filter(|id| rests_on_unverifiable(world, id)).cloned();
+    let resting = at_it.clone().filter(|id| world.rests_on_unverifiable(id)).cloned();
     let unverifiable = chain.iter().chain(at_it.clone()).filter(|id| world.is_unverifiable(id)).cloned();
     resting.chain(unverifiable).collect()
-}
-
-/// Tells whether an event rests on one that nobody can verify.
-fn rests_on_unverifiable(world: &World, event_id: &OwnedEventId) -> bool {
-    let auth_events = world.random.room.pdu(event_id).auth_events().to_vec();
-    world.keyless.is_some()
-        && world.random.room.auth_chain(&auth_events).iter().chain(&auth_events).any(|id| world.is_unverifiable(id))
 }
 
 fn difference(what: &str, found: &StateMap<OwnedEventId>, expected: &StateMap<OwnedEventId>) -> Option<String> {

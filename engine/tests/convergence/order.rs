@@ -34,6 +34,11 @@ pub(crate) struct Prescribed<'l> {
     came: BTreeMap<OwnedEventId, u64>,
     /// The events after which another server has told the state.
     pub(crate) told: BTreeSet<OwnedEventId>,
+    /// Those that were placed with the state that was told before them: not all that they follow had a state then, or they
+    /// had been told theirs already. Where a told state has holes, it is not what their prev events make it.
+    pub(crate) placed_as_told: BTreeSet<OwnedEventId>,
+    /// What is held of each event.
+    stages: BTreeMap<OwnedEventId, Stage>,
     /// The joins by handshake: where none of ours is in the room, they begin it anew.
     pub(crate) handshakes: BTreeSet<OwnedEventId>,
     /// The events that were set aside at some time.
@@ -62,6 +67,8 @@ impl<'l> Prescribed<'l> {
             order: Vec::new(),
             came: BTreeMap::new(),
             told: BTreeSet::new(),
+            placed_as_told: BTreeSet::new(),
+            stages: BTreeMap::new(),
             handshakes: BTreeSet::new(),
             aside: BTreeSet::new(),
         };
@@ -69,6 +76,7 @@ impl<'l> Prescribed<'l> {
             match record {
                 LogRecord::Event(event) => {
                     prescribed.ids.insert(EventNum(seq.0), event.event_id.clone());
+                    prescribed.note_stage(&event.event_id, &event.state.stage, true);
                     prescribed.note(seq.0, &event.event_id, &event.state);
                     if let Some(folded) = &event.folded {
                         prescribed.fold(&folded.events)?;
@@ -77,6 +85,7 @@ impl<'l> Prescribed<'l> {
                 LogRecord::Judged(judgements) => {
                     for judgement in judgements {
                         let event_id = prescribed.ids[&judgement.event].clone();
+                        prescribed.note_stage(&event_id, &judgement.state.stage, false);
                         prescribed.note(seq.0, &event_id, &judgement.state);
                     }
                 }
@@ -89,6 +98,28 @@ impl<'l> Prescribed<'l> {
             }
         }
         Ok(prescribed)
+    }
+
+    /// Notes whether an event has got its place with the state that was told before it.
+    fn note_stage(&mut self, event_id: &OwnedEventId, stage: &Stage, is_new: bool) {
+        let has_state = |stage: Option<&Stage>| {
+            matches!(stage, Some(Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. }))
+        };
+        let had = self.stages.get(event_id);
+        let was_told = has_state(had) && matches!(had, Some(Stage::Outlier { .. }));
+        match stage {
+            // A copy that can be verified takes the place of one that cannot: what was told remains.
+            Stage::Dropped | Stage::Waiting if was_told && (is_new || *stage == Stage::Dropped) => return,
+            Stage::Placed { partial: false, .. } if !matches!(had, Some(Stage::Placed { partial: false, .. })) => {
+                let pdu = (self.pdu)(event_id);
+                let follows_states = pdu.prev_events().iter().all(|prev| has_state(self.stages.get(prev)));
+                if was_told || !follows_states {
+                    self.placed_as_told.insert(event_id.clone());
+                }
+            }
+            _ => {}
+        }
+        self.stages.insert(event_id.clone(), stage.clone());
     }
 
     /// Something new is held of an event.

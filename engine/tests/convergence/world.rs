@@ -6,8 +6,8 @@ use std::{
 };
 
 use gibbous::{
-    EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, Request, RequestError, RequestId, RequestKind,
-    Response, RoomVersionId, StateKey,
+    EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, OwnedServerName, Request, RequestError,
+    RequestId, RequestKind, Response, RoomVersionId, StateKey,
     testing::{
         Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
@@ -15,7 +15,7 @@ use gibbous::{
 };
 
 use crate::{
-    lies::{lie, tampered},
+    lies::{Lie, lie, tampered},
     picture::Picture,
     script::{Action, How, Script},
 };
@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) handed: Vec<OwnedEventId>,
     /// Those among them that came by that, and not by an answer before.
     pub(crate) pushed: Vec<OwnedEventId>,
+    /// The servers that have given copies of events whose signatures do not hold, though the events' do.
+    pub(crate) bad_copies: BTreeMap<OwnedEventId, OwnedServerName>,
     /// The questions about gaps.
     gaps: BTreeSet<RequestId>,
     /// The joins of our users by handshake that came to something.
@@ -91,6 +93,7 @@ impl World {
             late: Vec::new(),
             handed: Vec::new(),
             pushed: Vec::new(),
+            bad_copies: BTreeMap::new(),
             gaps: BTreeSet::new(),
             handshakes: BTreeSet::new(),
             picture: Picture::default(),
@@ -321,10 +324,11 @@ impl World {
                 self.late.push((request.id, honest.clone()));
                 honest
             }
-            How::Lie(seed) => match lie(&self.random, &request, &honest, seed) {
-                Some(lie) => {
+            How::Lie(seed) => match lie(self, &request, &honest, seed) {
+                Some(Lie { response, bad_copy_of }) => {
                     self.count("lies told");
-                    lie
+                    self.bad_copies.extend(bad_copy_of.map(|event_id| (event_id, request.destination.clone())));
+                    response
                 }
                 None => honest,
             },
@@ -426,7 +430,7 @@ impl World {
         self.host.view().is_partial() || self.handed.iter().any(waits)
     }
 
-    /// Tells whether an event rests on one that nobody can verify.
+    /// Tells whether an event rests on one that nobody can verify, or follows one.
     pub(crate) fn is_hopeless(&self, event_id: &OwnedEventId) -> bool {
         let Some(keyless) = self.keyless else { return false };
         let mut seen = BTreeSet::new();
@@ -459,5 +463,12 @@ impl World {
     /// Tells whether nobody can verify an event.
     pub(crate) fn is_unverifiable(&self, event_id: &EventId) -> bool {
         self.keyless.is_some_and(|keyless| self.random.room.pdu(event_id).sender().server_name() == keyless)
+    }
+
+    /// Tells whether an event's auth chain has one that nobody can verify.
+    pub(crate) fn rests_on_unverifiable(&self, event_id: &EventId) -> bool {
+        let auth_events = self.random.room.pdu(event_id).auth_events().to_vec();
+        self.keyless.is_some()
+            && self.random.room.auth_chain(&auth_events).iter().chain(&auth_events).any(|id| self.is_unverifiable(id))
     }
 }
