@@ -12,7 +12,10 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     auth::rests_on,
-    intake::helpless::Standing,
+    intake::{
+        helpless::Standing,
+        place::{Assessment, Demand},
+    },
     lookup::{AuthEvent, status_of},
     resolve::all_entries,
     resync::{Progress, outliers::Loose},
@@ -234,7 +237,8 @@ impl Room {
         holes: &BTreeSet<OwnedEventId>,
     ) -> Result<Standing, Error> {
         let events = self.memory.events(txn);
-        if *stage == Stage::Waiting && self.waits_for_hole(txn, &events.with_state(num)?.0, holes)? {
+        let is_open = matches!(stage, Stage::Waiting | Stage::Outlier { provisional: true, .. });
+        if is_open && self.waits_for_hole(txn, &events.with_state(num)?.0, holes)? {
             return Ok(Standing::Hole);
         }
         // Our join is in every state that is told after it, and its own state may be the last to come.
@@ -245,7 +249,7 @@ impl Room {
         self.standing(txn, num)
     }
 
-    /// Tells whether an event that waits rests, directly or over others that wait, on one that cannot be verified.
+    /// Tells whether an event that is open rests, directly or over others that are, on one that cannot be verified.
     fn waits_for_hole(&self, txn: &Txn<'_>, pdu: &Pdu, holes: &BTreeSet<OwnedEventId>) -> Result<bool, Error> {
         let mut seen = BTreeSet::new();
         let mut next = rests_on(&self.memory.rules, pdu);
@@ -254,7 +258,7 @@ impl Room {
                 continue;
             }
             match stage_of(txn, &event_id)? {
-                Some((num, Stage::Waiting)) => {
+                Some((num, Stage::Waiting | Stage::Outlier { provisional: true, .. })) => {
                     next.extend(rests_on(&self.memory.rules, &self.memory.events(txn).with_state(num)?.0));
                 }
                 Some((_, stage)) if stage.is_verified() => {}
@@ -308,13 +312,11 @@ impl Room {
     ) -> Result<Result<bool, String>, Error> {
         let Some((num, stage)) = stage_of(txn, prev)? else { return Ok(Err(format!("nobody has {prev} itself"))) };
         let event = txn.event(num)?;
-        let events = self.memory.events(txn);
+        let pdu = self.memory.events(txn).pdu(&event)?;
         let is_hole = match &stage {
             stage if !stage.is_verified() => true,
-            Stage::Waiting | Stage::Outlier { provisional: true, .. } => {
-                self.waits_for_hole(txn, &events.with_state(num)?.0, holes)?
-            }
-            _ => false,
+            Stage::Waiting | Stage::Outlier { provisional: true, .. } => self.waits_for_hole(txn, &pdu, holes)?,
+            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => false,
         };
         if is_hole {
             let was = status_of(&stage).cloned();
@@ -325,7 +327,6 @@ impl Room {
         }
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
-                let pdu = events.pdu(&event)?;
                 let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
                 let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
@@ -333,7 +334,14 @@ impl Room {
                 let stage = Stage::Outlier { status, provisional, states };
                 self.judge(txn, num, Some(was), EventState { stage, ..event.state })?;
             }
-            Stage::Waiting => self.place_with_state(txn, num, before, None)?,
+            Stage::Waiting => match self.assess(txn, &pdu, Demand::Full, None)? {
+                // It has not looked yet: what the events that it follows make of it needs nobody's word.
+                Assessment::Verdict(verdict) => {
+                    self.auth_questions.done(num);
+                    self.place(txn, num, &pdu, event.state, verdict)?;
+                }
+                Assessment::Blocked(_) => self.place_with_state(txn, num, before, None)?,
+            },
             Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
         }
         Ok(Ok(true))

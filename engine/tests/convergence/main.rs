@@ -121,8 +121,24 @@ const SCRIPTS: &[&str] = &[
     "5570/10 a0r o162402 h1 r h3 o406460 a0x845991 a2t a3w a0w t j1.486774 t t t t t t t t",
     // The state was told at an event that rests on one that nobody can verify.
     "7119/20 j1.780375 h17,22",
-    // A join cites an event that had come, but not what that one rests on.
+    // Two servers gave copies of one event whose signatures do not hold, and were believed: such lies are not told any more.
+    "8751/0 a3e a3x513721 a0x828606 a0x882666 a2x709843",
+    // A state named two events for one key, one of which nobody can verify: nor are these.
+    "7765/0 a6x187186",
+    // Whether a told state counts, or what the prev events make of it, was guessed from how the room stands in the end.
+    "7888/20 h19,13,10 r a3x956592 h9,15",
+    "8857/20 h1,0,2 r a1t h6,8,10 h17,16 a0e h18 a7d h19,20,21 a4l a2w a6w a1w a5w",
+    "3310/26 h11,12 t h20,21 a2l a2r a0d h25,26,27",
+    // A join by handshake rested on an event that waits for auth events which nobody can verify, and resolution failed.
     "3393/8 h4,5 j1.331911",
+    "5203/14 h10,18 j0.1814",
+    // A join of ours cited what had been set aside, and waited for ever.
+    "2575/8 j1.404127 h10,1,4",
+    "2635/22 h20,21 j0.192570",
+    // An event that cites one that waits for an unverifiable one was rejected where it is a hole.
+    "2764/20 o783099 h5 s0.358281 h23,22,24 j0.447748",
+    // What an event follows had its full state by then, but the state that was told before it came first.
+    "2182/31 h30,21 j1.612895",
 ];
 
 /// How many failures are shortened: one takes some seconds.

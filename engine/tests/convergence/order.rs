@@ -34,8 +34,8 @@ pub(crate) struct Prescribed<'l> {
     came: BTreeMap<OwnedEventId, u64>,
     /// The events after which another server has told the state.
     pub(crate) told: BTreeSet<OwnedEventId>,
-    /// Those that were placed with the state that was told before them: not all that they follow had a state then, or they
-    /// had been told theirs already. Where a told state has holes, it is not what their prev events make it.
+    /// Those that were placed with the state that was told before them: not all that they follow had a full state then, or
+    /// they had been told theirs already. Where a told state has holes, it is not what their prev events make it.
     pub(crate) placed_as_told: BTreeSet<OwnedEventId>,
     /// What is held of each event.
     stages: BTreeMap<OwnedEventId, Stage>,
@@ -102,17 +102,19 @@ impl<'l> Prescribed<'l> {
 
     /// Notes whether an event has got its place with the state that was told before it.
     fn note_stage(&mut self, event_id: &OwnedEventId, stage: &Stage, is_new: bool) {
-        let has_state = |stage: Option<&Stage>| {
-            matches!(stage, Some(Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. }))
+        let has_full_state = |stage: Option<&Stage>| match stage {
+            Some(Stage::Placed { partial, .. }) => !partial,
+            Some(Stage::Outlier { states, provisional, .. }) => states.is_some() && !provisional,
+            _ => false,
         };
         let had = self.stages.get(event_id);
-        let was_told = has_state(had) && matches!(had, Some(Stage::Outlier { .. }));
+        let was_told = matches!(had, Some(Stage::Outlier { states: Some(_), .. }));
         match stage {
             // A copy that can be verified takes the place of one that cannot: what was told remains.
             Stage::Dropped | Stage::Waiting if was_told && (is_new || *stage == Stage::Dropped) => return,
             Stage::Placed { partial: false, .. } if !matches!(had, Some(Stage::Placed { partial: false, .. })) => {
                 let pdu = (self.pdu)(event_id);
-                let follows_states = pdu.prev_events().iter().all(|prev| has_state(self.stages.get(prev)));
+                let follows_states = pdu.prev_events().iter().all(|prev| has_full_state(self.stages.get(prev)));
                 if was_told || !follows_states {
                     self.placed_as_told.insert(event_id.clone());
                 }
