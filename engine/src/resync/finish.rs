@@ -94,11 +94,8 @@ impl Tips {
         if !self.is_passed(txn, pdu.event_id())? {
             return Ok(());
         }
-        let before = self.extremities();
         self.pass(txn, pdu.prev_events().to_vec())?;
-        if self.extremities() != before {
-            self.current = self.single_state();
-        }
+        self.current = self.single_state();
         Ok(())
     }
 

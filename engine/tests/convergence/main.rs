@@ -139,6 +139,9 @@ const SCRIPTS: &[&str] = &[
     "2764/20 o783099 h5 s0.358281 h23,22,24 j0.447748",
     // What an event follows had its full state by then, but the state that was told before it came first.
     "2182/31 h30,21 j1.612895",
+    // What lies behind a rejected event that was followed before it came is no extremity; no script had shown it.
+    "2451/10 a0w h1,2,3 h4,6,8 t h9 a10w",
+    "2840/23 h15,17,19 t o829649 r",
 ];
 
 /// How many failures are shortened: one takes some seconds.
