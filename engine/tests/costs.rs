@@ -136,6 +136,37 @@ fn a_fork_costs_what_conflicts_and_not_what_the_room_has() {
 }
 
 #[test]
+fn a_branch_costs_no_mark_for_what_was_an_extremity_or_is_folded_with_it() {
+    let branches = |story: &mut Story| {
+        let base = story.room.message(DEREK, "base").send();
+        let one = story.room.message(DEREK, "one").after(&[&base]).send();
+        let two = story.room.message(DEREK, "two").after(&[&base]).send();
+        [base, one, two]
+    };
+    // One after another: what the second branch follows was an extremity, and will not be again.
+    let mut story = crowded().join_full();
+    let [base, one, two] = branches(&mut story);
+    story.receive(S, &[&base, &one]);
+    let cost = cost_of(&mut story, "message beside the extremity", |story| drop(story.receive(S, &[&two])));
+    story.assert_extremities(&[&one, &two]);
+    // Two records, the ID, the mark that it is to be folded and its end, and the head with each batch.
+    assert!(cost.rows <= 7, "{cost:?}");
+    // In one fold: it is passed on the way.
+    let mut line = crowded().join_held();
+    for text in ["base", "one", "two"] {
+        let message = line.room.message(DEREK, text).send();
+        line.receive(S, &[&message]);
+    }
+    let in_line = cost_of(&mut line, "fold of three messages in line", |story| story.release());
+    let mut story = crowded().join_held();
+    for event in branches(&mut story) {
+        story.receive(S, &[&event]);
+    }
+    let cost = cost_of(&mut story, "fold of three messages with a branch", |story| story.release());
+    assert!(cost.rows <= in_line.rows, "{cost:?}, in line {in_line:?}");
+}
+
+#[test]
 fn reading_costs_no_writes() {
     let mut story = crowded().join_held();
     let hello = story.room.message(DEREK, "hello").send();
