@@ -3,6 +3,8 @@
 use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
+use crate::rule::Rule;
+
 /// The number of a check on receipt of a PDU, as the specification counts them ("Checks performed on receipt of a
 /// PDU", server-server API).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,14 +37,14 @@ impl Check {
     }
 }
 
-/// Why an event was rejected: the check that it failed, and the rule, in words.
+/// Why an event was rejected: the check that it failed, and the rule that it broke.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The check that failed: [`Check::AuthEvents`] or [`Check::StateBefore`].
     pub check: Check,
     /// The rule that the event broke.
-    pub rule: String,
-    /// The event that caused it, where there is one (a rejected auth event, say).
+    pub rule: Rule,
+    /// The event that caused it, where there is one: the ban, the power levels, a rejected auth event.
     pub source: Option<OwnedEventId>,
 }
 
@@ -161,7 +163,7 @@ impl Failure {
                     Check::AuthEvents => FailureCode::RejectedByAuthEvents,
                     _ => FailureCode::RejectedByState,
                 },
-                rejection.rule.clone(),
+                rejection.rule.to_string(),
                 rejection.source.clone(),
             ),
         };

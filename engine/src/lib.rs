@@ -75,6 +75,7 @@
 pub mod architecture {}
 
 mod auth;
+pub mod authorisation;
 mod engine;
 mod error;
 mod intake;

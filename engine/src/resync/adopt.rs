@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, ServerName, Stage,
-    StateGroup, StateKey, States,
+    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, Rule, ServerName,
+    Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -260,8 +260,8 @@ impl Room {
                 return Ok(Standing::Hole);
             }
         }
-        let decision = check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?;
-        Ok(if decision.is_ok() { Standing::Accepted } else { Standing::Rejected })
+        let by_auth_events = check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?;
+        Ok(if by_auth_events.is_allowed() { Standing::Accepted } else { Standing::Rejected })
     }
 
     /// Tells whether an event that waits rests, directly or over others that wait, on one that cannot be verified.
@@ -336,7 +336,7 @@ impl Room {
             Stage::Outlier { status: was, provisional, .. } => {
                 let events = self.memory.events(txn);
                 let pdu = events.pdu(&event)?;
-                let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
+                let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?.decision;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
                 let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
                 let states = Some(States { before, after });
@@ -362,6 +362,6 @@ impl Room {
 /// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the room
 /// goes on as after a rejected event.
 fn unverifiable(states: Option<States>) -> Stage {
-    let rejection = Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
+    let rejection = Rejection { check: Check::Signatures, rule: Rule::Unverifiable, source: None };
     Stage::Outlier { status: EventStatus::Rejected(rejection), provisional: false, states }
 }

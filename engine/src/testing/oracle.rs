@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use gibbous_codec::{Check, EventId, EventStatus, OwnedEventId, Pdu, Rejection, RoomRules, StateKey, StateMap};
+use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, StateKey, StateMap};
 use ruma::state_res::{self, utils::event_id_set::EventIdSet};
 use sha1::{Digest, Sha1};
 
@@ -38,8 +38,8 @@ pub struct Oracle {
 /// What checks 4 and 5 have said of an event.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    /// Accepted or rejected.
-    pub status: EventStatus,
+    /// Why the event was rejected, if it was.
+    pub refusal: Option<Refusal>,
     /// The state before the event and the state after it, unless it is known for the sake of other events only.
     pub states: Option<(Rc<State>, Rc<State>)>,
 }
@@ -56,7 +56,23 @@ pub struct Outcome {
 }
 
 /// What a check says: nothing, or which rule is broken.
-type Decision = Result<(), Rejection>;
+type Decision = Result<(), Refusal>;
+
+/// Why an event was rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The check that it failed.
+    pub check: Check,
+    /// The rule that it broke, in ruma's words.
+    pub words: String,
+}
+
+impl Judged {
+    /// Tells whether the event failed check 4 or 5.
+    pub fn is_rejected(&self) -> bool {
+        self.refusal.is_some()
+    }
+}
 
 impl Oracle {
     /// Begins with a room of which nothing is known.
@@ -127,7 +143,7 @@ impl Oracle {
             Some(told) if told.values().any(|id| self.events.contains_key(id) && !is_judged(id)) => return false,
             // "Rejected events are not part of the state", whoever says so; nor is what nobody knows.
             Some(told) => {
-                let is_in = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| !judged.status.is_rejected());
+                let is_in = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| !judged.is_rejected());
                 let kept = told.iter().filter(|(_, id)| is_in(id));
                 Some(Rc::new(kept.map(|(key, id)| (key.clone(), id.clone())).collect()))
             }
@@ -137,14 +153,13 @@ impl Oracle {
             },
             None => None,
         };
-        let unverifiable =
-            || Rejection { check: Check::Signatures, rule: "nobody can verify it".to_owned(), source: None };
+        let unverifiable = || Refusal { check: Check::Signatures, words: "nobody can verify it".to_owned() };
         let mut decision = if is_unverifiable { Err(unverifiable()) } else { self.check_4(event) };
         if let (Some(before), Ok(())) = (&before, &decision) {
             decision = self.check_against(event, before, Check::StateBefore);
         }
-        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
-        if status.is_rejected() {
+        let refusal = decision.err();
+        if refusal.is_some() {
             let rejected = Arc::new(AuthEvent::new(event.pdu().clone(), true));
             self.events.insert(event_id.to_owned(), rejected);
         }
@@ -152,7 +167,7 @@ impl Oracle {
             let after = match key_of(event) {
                 // "The state after an event is that before it, with the event itself if it is a state event": unless
                 // it was rejected.
-                Some(key) if status == EventStatus::Accepted => {
+                Some(key) if refusal.is_none() => {
                     let mut after = (*before).clone();
                     after.insert(key, event_id.to_owned());
                     Rc::new(after)
@@ -161,7 +176,7 @@ impl Oracle {
             };
             (before, after)
         });
-        self.judged.insert(event_id.to_owned(), Judged { status, states });
+        self.judged.insert(event_id.to_owned(), Judged { refusal, states });
         true
     }
 
@@ -189,15 +204,14 @@ impl Oracle {
         for event_id in order {
             let (Some(event), Some(judged)) = (self.events.get(event_id), self.judged.get(event_id)) else { continue };
             let is_ours = |user: &StateKey| outcome.current.get(user).is_some_and(|id| self.is_join(id));
-            let is_accepted = !judged.status.is_rejected();
+            let is_accepted = !judged.is_rejected();
             let begins_anew = is_accepted && handshakes.contains(event_id) && !ours.iter().any(is_ours);
             if handshakes.contains(event_id) {
                 ours.extend(key_of(event));
             }
             if begins_anew {
                 since_join.clear();
-            } else if !judged.status.is_rejected()
-                && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
+            } else if !judged.is_rejected() && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
             {
                 outcome.soft_failed.insert(event_id.clone());
             }
@@ -221,7 +235,7 @@ impl Oracle {
         done: &BTreeSet<OwnedEventId>,
         soft_failed: &BTreeSet<OwnedEventId>,
     ) -> BTreeSet<OwnedEventId> {
-        let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.status.is_rejected());
+        let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.is_rejected());
         let is_accepted = |id: &&OwnedEventId| !is_rejected(id) && !soft_failed.contains(*id);
         let accepted: BTreeSet<OwnedEventId> = events.iter().filter(is_accepted).cloned().collect();
         let mut reached: BTreeSet<OwnedEventId> = BTreeSet::new();
@@ -253,7 +267,7 @@ impl Oracle {
             state_res::check_state_independent_auth_rules(&self.rules.ruma().authorization, event, |id| {
                 self.events.get(id).cloned()
             });
-        independent.map_err(|rule| Rejection { check: Check::AuthEvents, rule, source: None })?;
+        independent.map_err(|words| Refusal { check: Check::AuthEvents, words })?;
         let mut state = State::new();
         for event_id in event.pdu().auth_events().iter().chain(&self.create_event_of(event)) {
             state.extend(self.events.get(event_id).and_then(|event| Some((key_of(event)?, event_id.clone()))));
@@ -269,7 +283,7 @@ impl Oracle {
             let event_id = state.get(&StateKey::new(event_type.to_string(), state_key))?;
             self.events.get(event_id).cloned()
         });
-        decision.map_err(|rule| Rejection { check, rule, source: None })
+        decision.map_err(|words| Refusal { check, words })
     }
 
     /// v12 on: the create event is no auth event; the room's ID names it.
