@@ -15,7 +15,7 @@ mod power_levels;
 
 use std::{cell::RefCell, sync::Arc};
 
-use gibbous_codec::{Check, EventId, Level, OwnedEventId, Pdu, RoomRules, Rule, StateKey, UserId};
+use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
 
 use self::{
     auth_events::create_event_of,
@@ -24,6 +24,7 @@ use self::{
 pub use self::{
     auth_events::{Cited, authorise_citations, selection},
     cells::{Authorization, Cell},
+    levels::user_level,
 };
 use crate::{
     Error,
@@ -138,17 +139,6 @@ pub(crate) fn rests_on(rules: &RoomRules, pdu: &Pdu) -> Vec<OwnedEventId> {
 /// Returns the keys of the state that can decide whether an event is allowed.
 pub(crate) fn auth_keys(rules: &RoomRules, event: &AuthEvent) -> Vec<StateKey> {
     state_keys(rules, event.pdu())
-}
-
-/// Returns the level of a user by a create event and power levels, for state resolution's orderings. Power levels that
-/// the rules refuse count by what can be read of them.
-pub(crate) fn user_level(
-    rules: &RoomRules,
-    user: &UserId,
-    create: &AuthEvent,
-    power_levels: Option<&AuthEvent>,
-) -> Level {
-    levels::user_level(rules, user, create.pdu(), power_levels.map(AuthEvent::pdu))
 }
 
 /// Holds the error of a read inside a callback that can only say "none", so that it does not become a verdict.

@@ -38,4 +38,4 @@
 //! # Ok::<_, gibbous::gibbous_codec::FormatError>(())
 //! ```
 
-pub use crate::auth::{Authorization, Cell, Cited, authorise, authorise_citations, selection, state_keys};
+pub use crate::auth::{Authorization, Cell, Cited, authorise, authorise_citations, selection, state_keys, user_level};

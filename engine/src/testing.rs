@@ -21,6 +21,7 @@ mod host;
 mod keys;
 pub mod oracle;
 mod room_builder;
+pub mod ruma;
 mod servers;
 mod story;
 

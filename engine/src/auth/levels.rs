@@ -33,8 +33,10 @@ impl Levels<'_> {
     }
 }
 
-/// Returns the level of a user by a create event and power levels.
-pub(super) fn user_level(rules: &RoomRules, user: &UserId, create: &Pdu, power_levels: Option<&Pdu>) -> Level {
+/// Returns the level of a user by a create event and power levels, if the room has any.
+///
+/// Power levels that the rules refuse count by what can be read of them: state resolution may have to order by such.
+pub fn user_level(rules: &RoomRules, user: &UserId, create: &Pdu, power_levels: Option<&Pdu>) -> Level {
     let content = create.parsed_content(rules).as_create();
     let is_creator = || content.is_some_and(|content| content.is_creator(rules, create.sender(), user));
     // v12 on: "room creators … are considered to have 'infinite' power level", whatever the power levels say.

@@ -1,8 +1,10 @@
 //! The naive oracle: an engine with full state from the join on, over whole maps in memory, to judge the real one by.
 //!
 //! No index, no cache, no cleverness: it is to be read beside the specification. It resolves whole states with their
-//! whole auth chains, judges every event against whole states, and knows everything before it begins. The rules of
-//! authorisation and the resolution of room version 2 on are ruma's; that of version 1 is written out here.
+//! whole auth chains, judges every event against whole states, and knows everything before it begins. Its rules of
+//! authorisation are ruma's, and so independent of the engine's own; where ruma is known to be wrong, in rooms that no
+//! story tells, is in [`ruma`](super::ruma). The resolution of room version 2 on is ruma's too; that of version 1 is
+//! written out here.
 
 use std::{
     cmp::Reverse,
@@ -15,7 +17,7 @@ use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, StateKey, Stat
 use ruma::state_res::{self, utils::event_id_set::EventIdSet};
 use sha1::{Digest, Sha1};
 
-use crate::lookup::AuthEvent;
+use super::ruma::{self as judge, RumaEvent};
 
 /// A whole state.
 pub type State = StateMap<OwnedEventId>;
@@ -25,7 +27,7 @@ pub type State = StateMap<OwnedEventId>;
 pub struct Oracle {
     rules: RoomRules,
     /// Every event, with whether it was rejected.
-    events: BTreeMap<OwnedEventId, Arc<AuthEvent>>,
+    events: BTreeMap<OwnedEventId, Arc<RumaEvent>>,
     /// The events that are judged by the state before them, not by their auth events alone.
     history: BTreeSet<OwnedEventId>,
     /// The states before events, as another server has told them.
@@ -89,7 +91,7 @@ impl Oracle {
 
     /// Learns of an event that other events may cite.
     pub fn learn(&mut self, pdu: Pdu) {
-        self.events.insert(pdu.event_id().to_owned(), Arc::new(AuthEvent::new(pdu, false)));
+        self.events.insert(pdu.event_id().to_owned(), Arc::new(RumaEvent::new(pdu, false)));
     }
 
     /// Learns of an event that belongs to the room's history.
@@ -107,7 +109,7 @@ impl Oracle {
     /// Is told the state before an event that nobody can verify: the room goes on as after a rejected one.
     pub fn tell_unverifiable(&mut self, pdu: &Pdu, before: State) {
         self.tell(pdu.event_id(), before);
-        self.events.insert(pdu.event_id().to_owned(), Arc::new(AuthEvent::new(pdu.clone(), true)));
+        self.events.insert(pdu.event_id().to_owned(), Arc::new(RumaEvent::new(pdu.clone(), true)));
         self.unverifiable.insert(pdu.event_id().to_owned());
     }
 
@@ -120,7 +122,7 @@ impl Oracle {
     /// not depend on any order.
     pub fn judge(&mut self) {
         let pending = self.events.values().filter(|event| !self.judged.contains_key(event.pdu().event_id()));
-        let mut pending: Vec<Arc<AuthEvent>> = pending.cloned().collect();
+        let mut pending: Vec<Arc<RumaEvent>> = pending.cloned().collect();
         pending.sort_by_key(|event| (event.pdu().depth(), event.pdu().event_id().to_owned()));
         loop {
             let before = pending.len();
@@ -132,7 +134,7 @@ impl Oracle {
     }
 
     /// Judges an event if all that it rests on has been judged. Returns whether it has.
-    fn judge_one(&mut self, event: &AuthEvent) -> bool {
+    fn judge_one(&mut self, event: &RumaEvent) -> bool {
         let event_id = event.pdu().event_id();
         let is_judged = |id: &OwnedEventId| self.judged.contains_key(id);
         let is_unverifiable = self.unverifiable.contains(event_id);
@@ -160,7 +162,7 @@ impl Oracle {
         }
         let refusal = decision.err();
         if refusal.is_some() {
-            let rejected = Arc::new(AuthEvent::new(event.pdu().clone(), true));
+            let rejected = Arc::new(RumaEvent::new(event.pdu().clone(), true));
             self.events.insert(event_id.to_owned(), rejected);
         }
         let states = before.map(|before| {
@@ -262,11 +264,8 @@ impl Oracle {
 /// Authorisation.
 impl Oracle {
     /// "4. Passes authorization rules based on the event's auth events, otherwise it is rejected."
-    fn check_4(&self, event: &AuthEvent) -> Decision {
-        let independent =
-            state_res::check_state_independent_auth_rules(&self.rules.ruma().authorization, event, |id| {
-                self.events.get(id).cloned()
-            });
+    fn check_4(&self, event: &RumaEvent) -> Decision {
+        let independent = judge::citations(&self.rules, event, |id| self.events.get(id).cloned());
         independent.map_err(|words| Refusal { check: Check::AuthEvents, words })?;
         let mut state = State::new();
         for event_id in event.pdu().auth_events().iter().chain(&self.create_event_of(event)) {
@@ -277,17 +276,13 @@ impl Oracle {
 
     /// "5. Passes authorization rules based on the state before the event, otherwise it is rejected."
     /// "6. Passes authorization rules based on the current state of the room, otherwise it is soft-failed."
-    fn check_against(&self, event: &AuthEvent, state: &State, check: Check) -> Decision {
-        let rules = &self.rules.ruma().authorization;
-        let decision = state_res::check_state_dependent_auth_rules(rules, event, |event_type, state_key| {
-            let event_id = state.get(&StateKey::new(event_type.to_string(), state_key))?;
-            self.events.get(event_id).cloned()
-        });
+    fn check_against(&self, event: &RumaEvent, state: &State, check: Check) -> Decision {
+        let decision = judge::by_state(&self.rules, event, |key| self.events.get(state.get(key)?).cloned());
         decision.map_err(|words| Refusal { check, words })
     }
 
     /// v12 on: the create event is no auth event; the room's ID names it.
-    fn create_event_of(&self, event: &AuthEvent) -> Option<OwnedEventId> {
+    fn create_event_of(&self, event: &RumaEvent) -> Option<OwnedEventId> {
         if !self.rules.room_id_is_create_hash() || event.pdu().event_type() == "m.room.create" {
             return None;
         }
@@ -348,7 +343,7 @@ impl Oracle {
         }
         // "The resolution starts with R being the set of all unconflicted state."
         let mut resolved = State::new();
-        let mut conflicts: BTreeMap<&StateKey, Vec<&Arc<AuthEvent>>> = BTreeMap::new();
+        let mut conflicts: BTreeMap<&StateKey, Vec<&Arc<RumaEvent>>> = BTreeMap::new();
         for (key, candidates) in candidates {
             let mut events: Vec<_> = candidates.into_iter().filter_map(|id| self.events.get(id)).collect();
             // "Sort by ascending depth and descending `sha1(event_id)`."
@@ -359,7 +354,7 @@ impl Oracle {
             }
         }
         let is_allowed =
-            |event: &AuthEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
+            |event: &RumaEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
         // "For power levels, then join rules, then memberships": what a pass resolves joins R at the end of the pass.
         for event_type in ["m.room.power_levels", "m.room.join_rules", "m.room.member"] {
             let mut pass = State::new();
@@ -394,7 +389,7 @@ fn sha1(event_id: &EventId) -> [u8; 20] {
     Sha1::digest(event_id.as_bytes()).into()
 }
 
-fn key_of(event: &AuthEvent) -> Option<StateKey> {
+fn key_of(event: &RumaEvent) -> Option<StateKey> {
     event.pdu().state_key().map(|state_key| StateKey::new(event.pdu().event_type(), state_key))
 }
 

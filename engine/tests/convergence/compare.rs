@@ -7,7 +7,7 @@ use std::{
 
 use gibbous::{
     OwnedEventId, StateMap,
-    gibbous_codec::{EventState, EventStatus, LogRecord, LogSeq, Stage},
+    gibbous_codec::{EventState, LogRecord, LogSeq, Stage},
     gibbous_storage::{RoomRows, Store, check},
     testing::oracle::{Oracle, State},
 };

@@ -109,18 +109,12 @@ fn judge_file<V: Vector>(file: &str) -> Judged {
     let mut judged = Judged { file: file.to_owned(), passed: 0, failed: 0, mismatches: Vec::new(), error: None };
     let input = match exchange::open(file) {
         Ok(input) => input,
-        Err(error) => {
-            judged.error = Some(format!("{file}: {error}"));
-            return judged;
-        }
+        Err(error) => return judged.unusable(format!("{file}: {error}")),
     };
     for vector in Vectors::<_, V>::new(input) {
         let (line, vector) = match vector {
             Ok(vector) => vector,
-            Err(ExchangeError { line, why }) => {
-                judged.error = Some(format!("{file}:{line}: {why}"));
-                return judged;
-            }
+            Err(ExchangeError { line, why }) => return judged.unusable(format!("{file}:{line}: {why}")),
         };
         match vector.judge() {
             Ok(None) => judged.passed += 1,
@@ -129,16 +123,20 @@ fn judge_file<V: Vector>(file: &str) -> Judged {
                 let (name, disputed) = (vector.name().to_owned(), vector.disputed().map(ToOwned::to_owned));
                 judged.mismatches.push(Failed { line, name, mismatch, disputed });
             }
-            Err(why) => {
-                judged.error = Some(format!("{file}:{line}: {why}"));
-                return judged;
-            }
+            Err(why) => return judged.unusable(format!("{file}:{line}: {why}")),
         }
     }
     judged
 }
 
 impl Judged {
+    /// What cannot be used counts as one that failed.
+    fn unusable(mut self, error: String) -> Self {
+        self.failed += 1;
+        self.error = Some(error);
+        self
+    }
+
     fn print(&self, json: bool, out: &mut impl Write) -> io::Result<()> {
         if let Some(error) = &self.error {
             eprintln!("error: {error}");
