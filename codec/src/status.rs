@@ -141,6 +141,8 @@ pub struct Failure {
     pub severity: Severity,
     /// The stable code of the rule.
     pub code: FailureCode,
+    /// The rule of authorisation that the event broke, if it was rejected by one.
+    pub rule: Option<Rule>,
     /// The reason, in words.
     pub reason: String,
     /// The event judged, where its ID could be told.
@@ -152,10 +154,10 @@ pub struct Failure {
 impl Failure {
     /// Returns the failure that a verdict means, or `None` for an accepted event.
     pub fn of(event_id: &OwnedEventId, status: &EventStatus) -> Option<Self> {
-        let (severity, code, reason, source) = match status {
+        let (severity, code, rule, reason, source) = match status {
             EventStatus::Accepted => return None,
             EventStatus::SoftFailed => {
-                (Severity::Warn, FailureCode::SoftFailed, "not authorised by the current state".to_owned(), None)
+                (Severity::Warn, FailureCode::SoftFailed, None, "not authorised by the current state".to_owned(), None)
             }
             EventStatus::Rejected(rejection) => (
                 Severity::Error,
@@ -163,10 +165,11 @@ impl Failure {
                     Check::AuthEvents => FailureCode::RejectedByAuthEvents,
                     _ => FailureCode::RejectedByState,
                 },
-                rejection.rule.to_string(),
+                Some(rejection.rule),
+                rejection.rule.words().to_owned(),
                 rejection.source.clone(),
             ),
         };
-        Some(Self { severity, code, reason, affected: Some(event_id.clone()), source })
+        Some(Self { severity, code, rule, reason, affected: Some(event_id.clone()), source })
     }
 }

@@ -1,4 +1,5 @@
-//! "If type is m.room.member": the memberships that are no longer story than a page; joins and invites have their files.
+//! "If type is m.room.member": what holds for every membership, then leaving, bans and knocks; joins and invites have
+//! files of their own.
 
 use gibbous_codec::{Authoriser, JoinRule, Membership, Named, Pdu, RoomRules, Rule, UserId};
 
