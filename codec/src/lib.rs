@@ -3,7 +3,8 @@
 //! - [`Pdu::parse`] is check 1 on receipt of a PDU: strict JSON ([`json`]), format and sizes of the room version
 //!   ([`RoomRules`]). It also computes the event ID. [`verify()`] is checks 2 and 3: signatures, by the strict ed25519
 //!   rule, and the content hash, where a wrong one leaves a redacted event ([`VerifiedPdu`]).
-//! - [`EventStatus`], [`Rejection`] and [`Failure`] are what can be said of an event, and why.
+//! - [`Content`] is what authorisation reads of an event's content, read once ([`Pdu::parsed_content`]).
+//! - [`EventStatus`], [`Rejection`] and [`Failure`] are what can be said of an event, and why: a [`Rule`] has a number.
 //! - [`StateGroup`] names a whole room state by the written hash rule ([`entry_hash`], [`path`], [`group_id`]), the
 //!   same on every machine.
 //! - [`LogRecord`] is a fact in a room's log; the rows are what is folded from facts. [`encode`] and [`decode`] frame
@@ -28,6 +29,7 @@
 //! # Ok::<_, gibbous_codec::FormatError>(())
 //! ```
 
+mod content;
 mod content_hash;
 pub mod exchange;
 mod hash;
@@ -39,6 +41,7 @@ mod question;
 mod record;
 mod redact;
 mod row;
+mod rule;
 mod rules;
 mod state_group;
 mod state_map;
@@ -46,6 +49,10 @@ mod status;
 mod verify;
 mod wire;
 
+pub use content::{
+    Authoriser, Content, Create, JoinRule, JoinRules, Level, Member, Membership, Named, PowerLevels, SignedInvite,
+    ThirdPartyInvite,
+};
 pub use content_hash::{NodeHash, Path, entry_hash, group_id, inner_hash, leaf_hash, path};
 pub use ids::{
     EventId, EventNum, LogSeq, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomNum, RoomVersionId,
@@ -59,6 +66,7 @@ pub use record::{
     RoomOpened, Stage, States,
 };
 pub use row::{FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, UnfoldedRow};
+pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;
 pub use state_group::StateGroup;
 pub use state_map::{StateKey, StateMap};

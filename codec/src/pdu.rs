@@ -8,12 +8,13 @@ use std::{ops::Range, sync::Arc};
 use serde_json::value::RawValue;
 
 use crate::{
+    content::{Content, ReadOnce},
     hash,
     ids::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId},
     json::{
         JsonError, NotCanonical, Value,
         parse::Parser,
-        text::{Members, member, string},
+        text::{Members, key, member, string},
     },
     redact::redact,
     rules::RoomRules,
@@ -55,6 +56,8 @@ struct Fields {
     json: String,
     /// Where in `json` the content stands.
     content: Range<usize>,
+    /// The content as authorisation reads it.
+    parsed_content: ReadOnce,
 }
 
 /// Why bytes are not an event of the room version's format: check 1 drops them.
@@ -186,6 +189,13 @@ impl Pdu {
         serde_json::from_str(self.content_text()).expect("the content was checked when the event was read")
     }
 
+    /// Returns the event's content as authorisation reads it: read when this is first called, of whichever clone.
+    ///
+    /// `rules` are those of the room version by which the event was parsed.
+    pub fn parsed_content(&self, rules: &RoomRules) -> &Content {
+        self.0.parsed_content.read(rules, self.event_type(), self.content_text())
+    }
+
     /// Returns the value of a top-level key, in canonical JSON.
     pub fn field(&self, key: &str) -> Option<&RawValue> {
         // Parts of JSON are JSON; there is nothing to tell apart from a key that is not there.
@@ -233,7 +243,8 @@ impl Pdu {
         let mut json = String::with_capacity(self.0.json.len());
         let content = redact(&rules.ruma().redaction, self.event_type(), &self.0.json, &[], &mut json);
         let redacts = self.0.redacts.clone().filter(|_| rules.ruma().redaction.content_field_redacts);
-        Self(Arc::new(Fields { json, content, redacts, ..Fields::clone(&self.0) }))
+        let parsed_content = ReadOnce::default();
+        Self(Arc::new(Fields { json, content, redacts, parsed_content, ..Fields::clone(&self.0) }))
     }
 
     /// Returns the IDs of the keys with which `server` is said to have signed the event.
@@ -245,7 +256,7 @@ impl Pdu {
     pub(crate) fn signatures(&self, server: &ServerName) -> impl Iterator<Item = (String, String)> {
         let signatures = member(&self.0.json, "signatures").and_then(|servers| member(servers, server.as_str()));
         Members::of(signatures.unwrap_or("{}")).filter_map(|(key_id, signature)| {
-            let key_id = string_of_key(key_id)?;
+            let key_id = key(key_id)?;
             Some((key_id, string(signature)?.into_owned()))
         })
     }
@@ -273,11 +284,6 @@ impl Pdu {
         }
         fields::Reader { rules, limits: true }.read(event_id, json).map(|fields| Self(Arc::new(fields)))
     }
-}
-
-/// Returns the key whose escaped form without quotes is `key`.
-fn string_of_key(key: &str) -> Option<String> {
-    if key.contains('\\') { serde_json::from_str(&format!("\"{key}\"")).ok() } else { Some(key.to_owned()) }
 }
 
 /// Returns the ID of the event `json` by the rules of its room version.

@@ -92,4 +92,49 @@ impl RoomRules {
     pub(crate) fn authorising_server_signs(&self) -> bool {
         self.ruma.signatures.check_join_authorised_via_users_server
     }
+
+    /// Returns whether `m.room.aliases` events have a rule of their own (versions 1 to 5).
+    pub fn aliases_have_a_rule(&self) -> bool {
+        self.ruma.authorization.special_case_room_aliases
+    }
+
+    /// Returns whether `m.room.redaction` events have a rule of their own (versions 1 and 2).
+    pub fn redactions_have_a_rule(&self) -> bool {
+        self.ruma.authorization.special_case_room_redaction
+    }
+
+    /// Returns whether changed `notifications` levels are compared with the sender's (from version 6 on).
+    pub fn notifications_limited(&self) -> bool {
+        self.ruma.authorization.limit_notifications_power_levels
+    }
+
+    /// Returns whether users may knock (from version 7 on).
+    pub fn knocking(&self) -> bool {
+        self.ruma.authorization.knocking
+    }
+
+    /// Returns whether there is the join rule `restricted` (from version 8 on).
+    pub fn restricted_joins(&self) -> bool {
+        self.ruma.authorization.restricted_join_rule
+    }
+
+    /// Returns whether there is the join rule `knock_restricted` (from version 10 on).
+    pub fn knock_restricted_joins(&self) -> bool {
+        self.ruma.authorization.knock_restricted_join_rule
+    }
+
+    /// Returns whether power levels are integers and nothing else (from version 10 on).
+    pub fn integer_power_levels(&self) -> bool {
+        self.ruma.authorization.integer_power_levels
+    }
+
+    /// Returns whether the creator is who sent the create event (from version 11 on), not whom its content names.
+    pub fn creator_is_sender(&self) -> bool {
+        self.ruma.authorization.use_room_create_sender
+    }
+
+    /// Returns whether creators, of whom there may be several, stand above every power level (from version 12 on).
+    pub fn privileged_creators(&self) -> bool {
+        self.ruma.authorization.explicitly_privilege_room_creators
+    }
 }

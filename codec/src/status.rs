@@ -3,6 +3,8 @@
 use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
+use crate::rule::Rule;
+
 /// The number of a check on receipt of a PDU, as the specification counts them ("Checks performed on receipt of a
 /// PDU", server-server API).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,14 +37,14 @@ impl Check {
     }
 }
 
-/// Why an event was rejected: the check that it failed, and the rule, in words.
+/// Why an event was rejected: the check that it failed, and the rule that it broke.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The check that failed: [`Check::AuthEvents`] or [`Check::StateBefore`].
     pub check: Check,
     /// The rule that the event broke.
-    pub rule: String,
-    /// The event that caused it, where there is one (a rejected auth event, say).
+    pub rule: Rule,
+    /// The event that caused it, where there is one: the ban, the power levels, a rejected auth event.
     pub source: Option<OwnedEventId>,
 }
 
@@ -139,6 +141,8 @@ pub struct Failure {
     pub severity: Severity,
     /// The stable code of the rule.
     pub code: FailureCode,
+    /// The rule of authorisation that the event broke, if it was rejected by one.
+    pub rule: Option<Rule>,
     /// The reason, in words.
     pub reason: String,
     /// The event judged, where its ID could be told.
@@ -150,10 +154,10 @@ pub struct Failure {
 impl Failure {
     /// Returns the failure that a verdict means, or `None` for an accepted event.
     pub fn of(event_id: &OwnedEventId, status: &EventStatus) -> Option<Self> {
-        let (severity, code, reason, source) = match status {
+        let (severity, code, rule, reason, source) = match status {
             EventStatus::Accepted => return None,
             EventStatus::SoftFailed => {
-                (Severity::Warn, FailureCode::SoftFailed, "not authorised by the current state".to_owned(), None)
+                (Severity::Warn, FailureCode::SoftFailed, None, "not authorised by the current state".to_owned(), None)
             }
             EventStatus::Rejected(rejection) => (
                 Severity::Error,
@@ -161,10 +165,11 @@ impl Failure {
                     Check::AuthEvents => FailureCode::RejectedByAuthEvents,
                     _ => FailureCode::RejectedByState,
                 },
-                rejection.rule.clone(),
+                Some(rejection.rule),
+                rejection.rule.words().to_owned(),
                 rejection.source.clone(),
             ),
         };
-        Some(Self { severity, code, reason, affected: Some(event_id.clone()), source })
+        Some(Self { severity, code, rule, reason, affected: Some(event_id.clone()), source })
     }
 }

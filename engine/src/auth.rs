@@ -1,22 +1,85 @@
 //! Authorisation: whether an event is allowed by its own auth events (check 4) and by a state (checks 5 and 6).
 //!
-//! The rules themselves are ruma's for now; this file is the seam behind which the project's own will stand.
+//! The rules are those of the room-version pages of the specification, one file a subject, each check under its
+//! sentence. They are pure: what they read comes through a function, and what they have read is part of the answer.
+
+mod auth_events;
+mod cells;
+mod create;
+mod invite;
+mod join;
+mod levels;
+mod member;
+mod other;
+mod power_levels;
 
 use std::{cell::RefCell, sync::Arc};
 
-use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, Rejection, RoomRules, StateKey};
-use ruma::{
-    events::{StateEventType, TimelineEventType},
-    state_res::{auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules},
-};
+use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
 
+use self::{
+    auth_events::create_event_of,
+    cells::{Cells, Step, Stop, reject_if},
+};
+pub use self::{
+    auth_events::{Cited, authorise_citations, selection},
+    cells::{Authorization, Cell},
+    levels::user_level,
+};
 use crate::{
     Error,
     lookup::{AuthEvent, EventSource},
 };
 
-/// What a check has decided.
-pub(crate) type Decision = Result<(), Rejection>;
+/// Decides whether an event is allowed by a state: the rules of the room version from `m.federate` on.
+///
+/// `check` is for which of the checks on receipt of a PDU this is done. `state` returns the state's event at a key, or
+/// `None` if there is none; it is called once for each key at most, and for none but [`state_keys`].
+///
+/// # Errors
+///
+/// What `state` says; an error is never a verdict.
+pub fn authorise<E>(
+    rules: &RoomRules,
+    event: &Pdu,
+    check: Check,
+    state: impl Fn(&StateKey) -> Result<Option<Pdu>, E>,
+) -> Result<Authorization, E> {
+    let mut cells = Cells::new(&state);
+    let step = by_state(rules, event, &mut cells);
+    cells.answer(check, step)
+}
+
+/// Returns the keys of the state that can decide whether an event is allowed: its auth events selection, and the create
+/// event.
+pub fn state_keys(rules: &RoomRules, event: &Pdu) -> Vec<StateKey> {
+    let mut keys = selection(rules, event);
+    let create = StateKey::new("m.room.create", "");
+    if !keys.contains(&create) {
+        keys.push(create);
+    }
+    keys
+}
+
+/// The rules that ask the state, in the specification's order.
+fn by_state<E>(rules: &RoomRules, event: &Pdu, cells: &mut Cells<'_, E>) -> Step<(), E> {
+    // v1 on: "If type is m.room.create: …" has no rule that asks a state.
+    if event.event_type() == "m.room.create" {
+        return Ok(());
+    }
+    // v1 on: "If the create event in the room state has the property m.federate set to false, and the sender domain of
+    // the event does not match the sender domain of the create event, reject."
+    // The rule looks at the sender alone: a local user may invite a remote one, whatever Synapse says.
+    let create = cells.create()?;
+    let federate = create.parsed_content(rules).as_create().is_none_or(|content| content.federate);
+    let is_remote = event.sender().server_name() != create.sender().server_name();
+    reject_if(!federate && is_remote, Rule::NotFederated, Some(&create))?;
+    match event.event_type() {
+        "m.room.aliases" if rules.aliases_have_a_rule() => other::aliases(event),
+        "m.room.member" => member::member(rules, event, &create, cells),
+        _ => other::other(rules, event, cells),
+    }
+}
 
 /// Check 4: decides whether an event is allowed by its own auth events.
 ///
@@ -29,29 +92,16 @@ pub(crate) fn check_auth_events(
     rules: &RoomRules,
     event: &AuthEvent,
     source: &dyn EventSource,
-) -> Result<Decision, Error> {
-    let mut auth_events = Vec::with_capacity(event.pdu().auth_events().len() + 1);
-    for event_id in event.pdu().auth_events() {
-        let Some(auth_event) = source.by_id(event_id)? else {
-            return Ok(Err(rejected(Check::AuthEvents, format!("auth event {event_id} is not known"), None)));
-        };
-        // "If there are entries which were themselves rejected under the checks performed on receipt of a PDU, reject."
-        if auth_event.is_rejected() {
-            let rule = "an auth event was itself rejected".to_owned();
-            return Ok(Err(rejected(Check::AuthEvents, rule, Some(event_id))));
-        }
-        auth_events.push(auth_event);
+) -> Result<Authorization, Error> {
+    let pdu = event.pdu();
+    let by_id = |event_id: &EventId| Ok::<_, Error>(source.by_id(event_id)?.map(|event| cited(&event)));
+    let cited = authorise_citations(rules, pdu, by_id)?;
+    if !cited.is_allowed() {
+        return Ok(cited);
     }
-    let trap = Trap::default();
-    let independent = check_state_independent_auth_rules(&rules.ruma().authorization, event, |event_id| {
-        trap.catch(source.by_id(event_id))
-    });
-    trap.spring()?;
-    if let Err(rule) = independent {
-        return Ok(Err(rejected(Check::AuthEvents, rule, None)));
-    }
-    if let Some(create) = create_event_of(rules, event.pdu()) {
-        auth_events.extend(source.by_id(&create)?);
+    let mut auth_events = Vec::with_capacity(pdu.auth_events().len() + 1);
+    for event_id in rests_on(rules, pdu) {
+        auth_events.extend(source.by_id(&event_id)?);
     }
     check_state(rules, event, Check::AuthEvents, |key| {
         let found = auth_events.iter().find(|auth_event| {
@@ -62,17 +112,8 @@ pub(crate) fn check_auth_events(
     })
 }
 
-/// Returns the events that check 4 of an event rests on: its auth events and, from v12 on, the create event.
-pub(crate) fn rests_on(rules: &RoomRules, pdu: &Pdu) -> Vec<OwnedEventId> {
-    pdu.auth_events().iter().cloned().chain(create_event_of(rules, pdu)).collect()
-}
-
-/// v12 on: the create event is no auth event, being named by the room ID.
-fn create_event_of(rules: &RoomRules, pdu: &Pdu) -> Option<OwnedEventId> {
-    if !rules.room_id_is_create_hash() || pdu.event_type() == "m.room.create" {
-        return None;
-    }
-    EventId::parse(pdu.room_id().as_str().replacen('!', "$", 1)).ok()
+fn cited(event: &AuthEvent) -> Cited {
+    Cited { pdu: event.pdu().clone(), rejected: event.is_rejected() }
 }
 
 /// Decides whether an event is allowed by a state: that of its auth events (check 4), the one before it (check 5), or
@@ -86,40 +127,18 @@ pub(crate) fn check_state(
     event: &AuthEvent,
     check: Check,
     state: impl Fn(&StateKey) -> Result<Option<Arc<AuthEvent>>, Error>,
-) -> Result<Decision, Error> {
-    let trap = Trap::default();
-    let decision = check_state_dependent_auth_rules(
-        &rules.ruma().authorization,
-        event,
-        |event_type: &StateEventType, state_key: &str| {
-            trap.catch(state(&StateKey::new(event_type.to_string(), state_key)))
-        },
-    );
-    trap.spring()?;
-    Ok(decision.map_err(|rule| rejected(check, rule, None)))
+) -> Result<Authorization, Error> {
+    authorise(rules, event.pdu(), check, |key| Ok(state(key)?.map(|event| event.pdu().clone())))
 }
 
-/// Returns the keys of the state that can decide whether an event is allowed, from the auth events selection of the
-/// specification, and the create event; nothing but the create event where the event's content makes no sense.
+/// Returns the events that check 4 of an event rests on: its auth events and, from v12 on, the create event.
+pub(crate) fn rests_on(rules: &RoomRules, pdu: &Pdu) -> Vec<OwnedEventId> {
+    pdu.auth_events().iter().cloned().chain(create_event_of(rules, pdu)).collect()
+}
+
+/// Returns the keys of the state that can decide whether an event is allowed.
 pub(crate) fn auth_keys(rules: &RoomRules, event: &AuthEvent) -> Vec<StateKey> {
-    let pdu = event.pdu();
-    let event_type = TimelineEventType::from(pdu.event_type());
-    let types =
-        auth_types_for_event(&event_type, pdu.sender(), pdu.state_key(), pdu.content(), &rules.ruma().authorization);
-    let mut keys: Vec<_> = types
-        .unwrap_or_default() // An event that makes no sense is rejected by the check itself.
-        .into_iter()
-        .map(|(event_type, state_key)| StateKey::new(event_type.to_string(), state_key))
-        .collect();
-    let create = StateKey::new("m.room.create", "");
-    if !keys.contains(&create) {
-        keys.push(create);
-    }
-    keys
-}
-
-fn rejected(check: Check, rule: String, source: Option<&EventId>) -> Rejection {
-    Rejection { check, rule, source: source.map(ToOwned::to_owned) }
+    state_keys(rules, event.pdu())
 }
 
 /// Holds the error of a read inside a callback that can only say "none", so that it does not become a verdict.

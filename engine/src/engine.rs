@@ -535,6 +535,7 @@ fn bad_format(reason: &str) -> Failure {
     Failure {
         severity: Severity::Fatal,
         code: FailureCode::BadFormat,
+        rule: None,
         reason: reason.to_owned(),
         affected: None,
         source: None,
@@ -545,6 +546,7 @@ fn unknown_room() -> Receipt {
     refused(Failure {
         severity: Severity::Error,
         code: FailureCode::UnknownRoom,
+        rule: None,
         reason: "the room is not known here".to_owned(),
         affected: None,
         source: None,

@@ -118,6 +118,7 @@ impl Room {
             |pdu| Failure {
                 severity: Severity::Error,
                 code: FailureCode::UnknownRoom,
+                rule: None,
                 reason: "nobody of ours is in the room".to_owned(),
                 affected: Some(pdu.event_id().to_owned()),
                 source: None,
@@ -412,6 +413,7 @@ fn bad_format(pdu: Option<&Pdu>, reason: &str) -> Failure {
     Failure {
         severity: Severity::Fatal,
         code: FailureCode::BadFormat,
+        rule: None,
         reason: reason.to_owned(),
         affected: pdu.map(|pdu| pdu.event_id().to_owned()),
         source: None,
@@ -426,6 +428,7 @@ fn outcome_of(event_id: &gibbous_codec::EventId, stage: &Stage) -> Outcome {
         Stage::Dropped => Outcome::Refused(Failure {
             severity: Severity::Fatal,
             code: FailureCode::BadSignature,
+            rule: None,
             reason: "its signature does not hold".to_owned(),
             affected: Some(event_id.to_owned()),
             source: None,
@@ -437,6 +440,7 @@ fn bad_signature(event_id: &gibbous_codec::EventId, error: &VerifyError) -> Fail
     Failure {
         severity: Severity::Fatal,
         code: FailureCode::BadSignature,
+        rule: None,
         reason: error.to_string(),
         affected: Some(event_id.to_owned()),
         source: None,
@@ -447,6 +451,7 @@ fn too_many_waiting(event_id: &gibbous_codec::EventId) -> Failure {
     Failure {
         severity: Severity::Error,
         code: FailureCode::TooManyWaiting,
+        rule: None,
         reason: "too many events of the room wait for something missing".to_owned(),
         affected: Some(event_id.to_owned()),
         source: None,

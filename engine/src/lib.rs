@@ -11,8 +11,8 @@
 //! # What it does not
 //!
 //! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It has no invites,
-//! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does. The rules of
-//! authorisation, and of state resolution for room versions 2 to 12, are ruma's for now.
+//! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does. State
+//! resolution for room versions 2 to 12 is ruma's for now; the rules of authorisation are its own ([`authorisation`]).
 //!
 //! # The data path
 //!
@@ -75,6 +75,7 @@
 pub mod architecture {}
 
 mod auth;
+pub mod authorisation;
 mod engine;
 mod error;
 mod intake;

@@ -22,6 +22,7 @@ mod in_words;
 mod keys;
 pub mod oracle;
 mod room_builder;
+pub mod ruma;
 mod servers;
 mod story;
 

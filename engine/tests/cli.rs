@@ -214,3 +214,63 @@ fn a_rebuild_refuses_directories_that_it_cannot_use() {
     }
     assert_eq!(run(&["check", &data], "").status, Some(0));
 }
+
+/// An authorisation vector: who is not in the room says something, which is to be as `expected`.
+fn vector(name: &str, expected: &str) -> String {
+    let pdu = |event_type: &str, content: Value| {
+        let mut pdu = json!({
+            "type": event_type, "content": content, "room_id": "!room:a.example", "sender": "@u:a.example",
+            "auth_events": ["$create"], "prev_events": ["$create"], "depth": 1, "origin_server_ts": 1,
+            "hashes": { "sha256": "" }, "signatures": {},
+        });
+        if event_type == "m.room.create" {
+            pdu["state_key"] = json!("");
+        }
+        pdu
+    };
+    let vector = json!({
+        "name": name, "source": "made up", "room_version": "11",
+        "events": [{ "event_id": "$create", "pdu": pdu("m.room.create", json!({})) }], "state": ["$create"],
+        "event": { "event_id": "$said", "pdu": pdu("m.room.message", json!({})) }, "expected": expected,
+    });
+    format!("{vector}\n")
+}
+
+#[test]
+fn vectors_that_hold_are_counted_and_status_0() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/auth-random.jsonl.zst");
+    let ran = run(&["auth", data, "-"], &vector("one", "reject"));
+    assert_eq!((ran.status, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "481 passed, 0 failed\n", ""));
+}
+
+#[test]
+fn a_vector_that_does_not_hold_is_named_with_what_was_found_and_status_1() {
+    let input = vector("one", "reject") + &vector("two", "allow");
+    let ran = run(&["auth", "-"], &input);
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    let [failure, sums] = ran.stdout.lines().collect::<Vec<_>>()[..] else { panic!("{ran:?}") };
+    assert!(failure.starts_with("FAIL -:2: \"two\": expected allow, found reject"), "{ran:?}");
+    assert!(failure.contains("(2001)"), "the rule's number: {ran:?}");
+    assert_eq!(sums, "1 passed, 1 failed");
+}
+
+#[test]
+fn a_line_that_is_no_vector_makes_its_file_unusable_and_the_others_are_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = write(dir.path(), "bad.jsonl", &(vector("one", "reject") + "{\"name\": \"no vector\"}\n"));
+    let good = write(dir.path(), "good.jsonl", &vector("two", "reject"));
+    let ran = run(&["auth", &bad, &good], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{bad}:2: ")), "{ran:?}");
+    assert!(ran.stdout.starts_with(&format!("FAIL {bad}: could not be used")), "{ran:?}");
+    assert_eq!(ran.stdout.lines().last(), Some("2 passed, 1 failed"));
+
+    let missing = dir.path().join("missing").to_str().unwrap().to_owned();
+    let ran = run(&["auth", "--json", &missing, &good], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    let objects: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(objects[0]["error"].as_str().unwrap().contains(&missing), "{ran:?}");
+    assert_eq!(objects[1], json!({"file": good, "passed": 1, "failed": 0, "mismatches": []}));
+    assert_eq!(objects[2], json!({"passed": 1, "failed": 1}));
+    assert_eq!(run(&["auth"], "").status, Some(2), "no files");
+}

@@ -3,11 +3,15 @@
 //! `cargo fuzz run NAME` feeds them (see README.md); `cargo test` replays the seeds and their small mutations; `cargo run
 //! --bin NAME -- FILE…` gives them a file, such as one that `cargo fuzz` found.
 
+mod auth_differential;
+mod contents;
 mod pdu_parse;
 mod recording_parse;
+mod room;
 mod state_group_ops;
 mod wire_decode;
 
+pub use auth_differential::auth_differential;
 pub use pdu_parse::pdu_parse;
 pub use recording_parse::recording_parse;
 pub use state_group_ops::state_group_ops;
@@ -17,7 +21,8 @@ pub use wire_decode::wire_decode;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
+    ("auth_differential", auth_differential),
     ("pdu_parse", pdu_parse),
     ("recording_parse", recording_parse),
     ("state_group_ops", state_group_ops),

@@ -11,6 +11,11 @@ use gibbous_fuzz::{TARGETS, Target};
 const MUTATIONS_MAX: usize = 2048;
 
 #[test]
+fn auth_differential_holds_on_its_seeds() {
+    replay("auth_differential");
+}
+
+#[test]
 fn pdu_parse_holds_on_its_seeds() {
     replay("pdu_parse");
 }

@@ -12,7 +12,7 @@ use gibbous_codec::{
     AuthChainQuestion, Backoff, Check, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus,
     Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
     NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
-    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, ServerKeyRow, ServerKeysRow,
+    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
     ServersRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
@@ -50,7 +50,7 @@ fn states() -> States {
 }
 
 fn rejection(check: Check) -> EventStatus {
-    EventStatus::Rejected(Rejection { check, rule: "a rule".to_owned(), source: Some(id("source")) })
+    EventStatus::Rejected(Rejection { check, rule: Rule::JoinBanned, source: Some(id("source")) })
 }
 
 fn state(stage: Stage) -> EventState {

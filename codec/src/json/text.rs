@@ -63,6 +63,11 @@ pub(crate) fn string(value: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
+/// Returns the key whose escaped form without quotes is `escaped`.
+pub(crate) fn key(escaped: &str) -> Option<String> {
+    if escaped.contains('\\') { serde_json::from_str(&format!("\"{escaped}\"")).ok() } else { Some(escaped.to_owned()) }
+}
+
 /// Appends the object `object` without the members `keys`.
 pub(crate) fn write_without(object: &str, keys: &[&str], out: &mut String) {
     out.push('{');

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{AUTH_EVENTS_MAX, Fields, FormatError, ID_BYTES_MAX, PREV_EVENTS_MAX, event_id_of};
 use crate::{
+    content::ReadOnce,
     ids::{OwnedEventId, OwnedRoomId},
     json::text::{Elements, Members, member, string},
     rules::RoomRules,
@@ -102,6 +103,7 @@ impl Reader<'_> {
             depth: integer("depth", raw.depth, self.rules.depth_max)?,
             origin_server_ts: integer("origin_server_ts", raw.origin_server_ts, i64::MAX.unsigned_abs())?,
             content: range(&json, content),
+            parsed_content: ReadOnce::default(),
             event_id,
             event_type,
             json,

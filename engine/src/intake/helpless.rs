@@ -95,13 +95,11 @@ impl Room {
         if standing != Standing::Accepted {
             return Ok(standing);
         }
-        match check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)? {
-            Ok(()) => Ok(Standing::Accepted),
-            Err(_) => {
-                self.memory.condemn(num);
-                Ok(Standing::Rejected)
-            }
+        if check_auth_events(&self.memory.rules, &AuthEvent::new(pdu, false), &events)?.is_allowed() {
+            return Ok(Standing::Accepted);
         }
+        self.memory.condemn(num);
+        Ok(Standing::Rejected)
     }
 
     /// Tells whether everything is stored and verified that an event rests on, directly or over others, and the event itself.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use gibbous_codec::{
-    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Pdu, Position, Rejection, Stage, StateGroup,
-    StateKey, States, path,
+    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Pdu, Position, Stage, StateGroup, StateKey, States,
+    path,
 };
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    auth::{check_auth_events, check_state, rests_on},
+    auth::{Authorization, check_auth_events, check_state, rests_on},
     intake::helpless::Standing,
     lookup::{AuthEvent, EventSource, Events, status_of},
     resync::finish::Tips,
@@ -252,23 +252,24 @@ impl Room {
     ) -> Result<Verdict, Error> {
         let before = resolve_groups(&self.memory, txn, states_after_prevs)?;
         let event = AuthEvent::new(pdu.clone(), false);
-        let decision = self.decide(txn, &event, before, partial)?;
+        let decision = self.decide(txn, &event, before, partial)?.decision;
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         Ok(Verdict { status, partial, before })
     }
 
-    /// Checks 4 and 5.
+    /// Checks 4 and 5. What was read is of the last check done: of the state before the event, if check 4 allows it.
     pub(crate) fn decide(
         &self,
         txn: &Txn<'_>,
         event: &AuthEvent,
         before: StateGroup,
         partial: bool,
-    ) -> Result<Result<(), Rejection>, Error> {
+    ) -> Result<Authorization, Error> {
         let rules = &self.memory.rules;
         let events = self.memory.events(txn);
-        if let Err(rejection) = check_auth_events(rules, event, &events)? {
-            return Ok(Err(rejection));
+        let by_auth_events = check_auth_events(rules, event, &events)?;
+        if !by_auth_events.is_allowed() {
+            return Ok(by_auth_events);
         }
         if !partial {
             return check_state(rules, event, Check::StateBefore, |key| find(&events, txn, before, key));

@@ -119,7 +119,7 @@ fn last_in_chain(
 }
 
 fn is_allowed(rules: &RoomRules, event: &AuthEvent, state: &AuthState) -> Result<bool, Error> {
-    Ok(check_state(rules, event, Check::AuthEvents, |key| Ok(state.get(key).cloned()))?.is_ok())
+    Ok(check_state(rules, event, Check::AuthEvents, |key| Ok(state.get(key).cloned()))?.is_allowed())
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, ServerName, Stage,
-    StateGroup, StateKey, States,
+    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, Rule, ServerName,
+    Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -327,7 +327,7 @@ impl Room {
         }
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
-                let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
+                let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?.decision;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
                 let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
                 let states = Some(States { before, after });
@@ -351,6 +351,6 @@ impl Room {
 /// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the room
 /// goes on as after a rejected event.
 pub(crate) fn unverifiable(states: Option<States>) -> Stage {
-    let rejection = Rejection { check: Check::Signatures, rule: "it cannot be verified".to_owned(), source: None };
+    let rejection = Rejection { check: Check::Signatures, rule: Rule::Unverifiable, source: None };
     Stage::Outlier { status: EventStatus::Rejected(rejection), provisional: false, states }
 }

@@ -235,8 +235,8 @@ impl Room {
         let rules = &self.memory.rules;
         let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu.clone(), false);
-        let decision = check_state(rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
-        Ok(if decision.is_ok() { EventStatus::Accepted } else { EventStatus::SoftFailed })
+        let by_current = check_state(rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
+        Ok(if by_current.is_allowed() { EventStatus::Accepted } else { EventStatus::SoftFailed })
     }
 
     /// Folds check 6 over the longest prefix of the canonical order whose events are all full. Returns whether it got

@@ -61,7 +61,7 @@ impl Room {
         }
         let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu.clone(), false);
-        let decision = check_auth_events(&self.memory.rules, &event, &events)?;
+        let decision = check_auth_events(&self.memory.rules, &event, &events)?.decision;
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let stage = Stage::Outlier { status, provisional, states: None };
         let num = self.stage_new(txn, pdu, EventState { stage, position: None, replaced_json: None }, None)?;
@@ -101,11 +101,11 @@ impl Room {
             return Ok(());
         }
         let auth_event = AuthEvent::new(pdu.clone(), false);
-        let decision = match states {
+        let authorization = match states {
             None => check_auth_events(&self.memory.rules, &auth_event, &events)?,
             Some(states) => self.decide(txn, &auth_event, states.before, false)?,
         };
-        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        let status = authorization.decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let states = match states {
             None => None,
             Some(States { before, .. }) => {

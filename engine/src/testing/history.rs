@@ -1,7 +1,7 @@
 //! Random rooms: forks, joins and leaves, kicks, bans, demotions, topics, and events that cite what they should not. The
 //! same seed tells the same room.
 
-use gibbous_codec::{EventId, EventStatus, OwnedEventId, RoomVersionId, StateKey};
+use gibbous_codec::{EventId, OwnedEventId, RoomVersionId, StateKey};
 use serde_json::{Value, json};
 
 use super::{
@@ -151,7 +151,7 @@ impl RandomRoom {
 
     /// Tells whether an event is rejected, to one who was there from the beginning.
     pub fn is_rejected(&self, event_id: &EventId) -> bool {
-        self.truth.judged(event_id).is_none_or(|judged| judged.status != EventStatus::Accepted)
+        self.truth.judged(event_id).is_none_or(|judged| judged.is_rejected())
     }
 
     fn begin(&mut self) {

@@ -1,8 +1,10 @@
 //! The naive oracle: an engine with full state from the join on, over whole maps in memory, to judge the real one by.
 //!
 //! No index, no cache, no cleverness: it is to be read beside the specification. It resolves whole states with their
-//! whole auth chains, judges every event against whole states, and knows everything before it begins. The rules of
-//! authorisation and the resolution of room version 2 on are ruma's; that of version 1 is written out here.
+//! whole auth chains, judges every event against whole states, and knows everything before it begins. Its rules of
+//! authorisation are ruma's, and so independent of the engine's own; where ruma is known to be wrong, in rooms that no
+//! story tells, is in [`ruma`](super::ruma). The resolution of room version 2 on is ruma's too; that of version 1 is
+//! written out here.
 
 use std::{
     cmp::Reverse,
@@ -11,11 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use gibbous_codec::{Check, EventId, EventStatus, OwnedEventId, Pdu, Rejection, RoomRules, StateKey, StateMap};
+use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, StateKey, StateMap};
 use ruma::state_res::{self, utils::event_id_set::EventIdSet};
 use sha1::{Digest, Sha1};
 
-use crate::lookup::AuthEvent;
+use super::ruma::{self as judge, RumaEvent};
 
 /// A whole state.
 pub type State = StateMap<OwnedEventId>;
@@ -25,7 +27,7 @@ pub type State = StateMap<OwnedEventId>;
 pub struct Oracle {
     rules: RoomRules,
     /// Every event, with whether it was rejected.
-    events: BTreeMap<OwnedEventId, Arc<AuthEvent>>,
+    events: BTreeMap<OwnedEventId, Arc<RumaEvent>>,
     /// The events that are judged by the state before them, not by their auth events alone.
     history: BTreeSet<OwnedEventId>,
     /// The states before events, as another server has told them.
@@ -38,8 +40,8 @@ pub struct Oracle {
 /// What checks 4 and 5 have said of an event.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    /// Accepted or rejected.
-    pub status: EventStatus,
+    /// Why the event was rejected, if it was.
+    pub refusal: Option<Refusal>,
     /// The state before the event and the state after it, unless it is known for the sake of other events only.
     pub states: Option<(Rc<State>, Rc<State>)>,
 }
@@ -56,7 +58,23 @@ pub struct Outcome {
 }
 
 /// What a check says: nothing, or which rule is broken.
-type Decision = Result<(), Rejection>;
+type Decision = Result<(), Refusal>;
+
+/// Why an event was rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The check that it failed.
+    pub check: Check,
+    /// The rule that it broke, in ruma's words.
+    pub words: String,
+}
+
+impl Judged {
+    /// Tells whether the event failed check 4 or 5.
+    pub fn is_rejected(&self) -> bool {
+        self.refusal.is_some()
+    }
+}
 
 impl Oracle {
     /// Begins with a room of which nothing is known.
@@ -73,7 +91,7 @@ impl Oracle {
 
     /// Learns of an event that other events may cite.
     pub fn learn(&mut self, pdu: Pdu) {
-        self.events.insert(pdu.event_id().to_owned(), Arc::new(AuthEvent::new(pdu, false)));
+        self.events.insert(pdu.event_id().to_owned(), Arc::new(RumaEvent::new(pdu, false)));
     }
 
     /// Learns of an event that belongs to the room's history.
@@ -91,7 +109,7 @@ impl Oracle {
     /// Is told the state before an event that nobody can verify: the room goes on as after a rejected one.
     pub fn tell_unverifiable(&mut self, pdu: &Pdu, before: State) {
         self.tell(pdu.event_id(), before);
-        self.events.insert(pdu.event_id().to_owned(), Arc::new(AuthEvent::new(pdu.clone(), true)));
+        self.events.insert(pdu.event_id().to_owned(), Arc::new(RumaEvent::new(pdu.clone(), true)));
         self.unverifiable.insert(pdu.event_id().to_owned());
     }
 
@@ -104,7 +122,7 @@ impl Oracle {
     /// not depend on any order.
     pub fn judge(&mut self) {
         let pending = self.events.values().filter(|event| !self.judged.contains_key(event.pdu().event_id()));
-        let mut pending: Vec<Arc<AuthEvent>> = pending.cloned().collect();
+        let mut pending: Vec<Arc<RumaEvent>> = pending.cloned().collect();
         pending.sort_by_key(|event| (event.pdu().depth(), event.pdu().event_id().to_owned()));
         loop {
             let before = pending.len();
@@ -116,7 +134,7 @@ impl Oracle {
     }
 
     /// Judges an event if all that it rests on has been judged. Returns whether it has.
-    fn judge_one(&mut self, event: &AuthEvent) -> bool {
+    fn judge_one(&mut self, event: &RumaEvent) -> bool {
         let event_id = event.pdu().event_id();
         let is_judged = |id: &OwnedEventId| self.judged.contains_key(id);
         let is_unverifiable = self.unverifiable.contains(event_id);
@@ -127,7 +145,7 @@ impl Oracle {
             Some(told) if told.values().any(|id| self.events.contains_key(id) && !is_judged(id)) => return false,
             // "Rejected events are not part of the state", whoever says so; nor is what nobody knows.
             Some(told) => {
-                let is_in = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| !judged.status.is_rejected());
+                let is_in = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| !judged.is_rejected());
                 let kept = told.iter().filter(|(_, id)| is_in(id));
                 Some(Rc::new(kept.map(|(key, id)| (key.clone(), id.clone())).collect()))
             }
@@ -137,22 +155,21 @@ impl Oracle {
             },
             None => None,
         };
-        let unverifiable =
-            || Rejection { check: Check::Signatures, rule: "nobody can verify it".to_owned(), source: None };
+        let unverifiable = || Refusal { check: Check::Signatures, words: "nobody can verify it".to_owned() };
         let mut decision = if is_unverifiable { Err(unverifiable()) } else { self.check_4(event) };
         if let (Some(before), Ok(())) = (&before, &decision) {
             decision = self.check_against(event, before, Check::StateBefore);
         }
-        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
-        if status.is_rejected() {
-            let rejected = Arc::new(AuthEvent::new(event.pdu().clone(), true));
+        let refusal = decision.err();
+        if refusal.is_some() {
+            let rejected = Arc::new(RumaEvent::new(event.pdu().clone(), true));
             self.events.insert(event_id.to_owned(), rejected);
         }
         let states = before.map(|before| {
             let after = match key_of(event) {
                 // "The state after an event is that before it, with the event itself if it is a state event": unless
                 // it was rejected.
-                Some(key) if status == EventStatus::Accepted => {
+                Some(key) if refusal.is_none() => {
                     let mut after = (*before).clone();
                     after.insert(key, event_id.to_owned());
                     Rc::new(after)
@@ -161,7 +178,7 @@ impl Oracle {
             };
             (before, after)
         });
-        self.judged.insert(event_id.to_owned(), Judged { status, states });
+        self.judged.insert(event_id.to_owned(), Judged { refusal, states });
         true
     }
 
@@ -189,15 +206,14 @@ impl Oracle {
         for event_id in order {
             let (Some(event), Some(judged)) = (self.events.get(event_id), self.judged.get(event_id)) else { continue };
             let is_ours = |user: &StateKey| outcome.current.get(user).is_some_and(|id| self.is_join(id));
-            let is_accepted = !judged.status.is_rejected();
+            let is_accepted = !judged.is_rejected();
             let begins_anew = is_accepted && handshakes.contains(event_id) && !ours.iter().any(is_ours);
             if handshakes.contains(event_id) {
                 ours.extend(key_of(event));
             }
             if begins_anew {
                 since_join.clear();
-            } else if !judged.status.is_rejected()
-                && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
+            } else if !judged.is_rejected() && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
             {
                 outcome.soft_failed.insert(event_id.clone());
             }
@@ -221,7 +237,7 @@ impl Oracle {
         done: &BTreeSet<OwnedEventId>,
         soft_failed: &BTreeSet<OwnedEventId>,
     ) -> BTreeSet<OwnedEventId> {
-        let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.status.is_rejected());
+        let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.is_rejected());
         let is_accepted = |id: &&OwnedEventId| !is_rejected(id) && !soft_failed.contains(*id);
         let accepted: BTreeSet<OwnedEventId> = events.iter().filter(is_accepted).cloned().collect();
         let mut reached: BTreeSet<OwnedEventId> = BTreeSet::new();
@@ -248,12 +264,9 @@ impl Oracle {
 /// Authorisation.
 impl Oracle {
     /// "4. Passes authorization rules based on the event's auth events, otherwise it is rejected."
-    fn check_4(&self, event: &AuthEvent) -> Decision {
-        let independent =
-            state_res::check_state_independent_auth_rules(&self.rules.ruma().authorization, event, |id| {
-                self.events.get(id).cloned()
-            });
-        independent.map_err(|rule| Rejection { check: Check::AuthEvents, rule, source: None })?;
+    fn check_4(&self, event: &RumaEvent) -> Decision {
+        let independent = judge::citations(&self.rules, event, |id| self.events.get(id).cloned());
+        independent.map_err(|words| Refusal { check: Check::AuthEvents, words })?;
         let mut state = State::new();
         for event_id in event.pdu().auth_events().iter().chain(&self.create_event_of(event)) {
             state.extend(self.events.get(event_id).and_then(|event| Some((key_of(event)?, event_id.clone()))));
@@ -263,17 +276,13 @@ impl Oracle {
 
     /// "5. Passes authorization rules based on the state before the event, otherwise it is rejected."
     /// "6. Passes authorization rules based on the current state of the room, otherwise it is soft-failed."
-    fn check_against(&self, event: &AuthEvent, state: &State, check: Check) -> Decision {
-        let rules = &self.rules.ruma().authorization;
-        let decision = state_res::check_state_dependent_auth_rules(rules, event, |event_type, state_key| {
-            let event_id = state.get(&StateKey::new(event_type.to_string(), state_key))?;
-            self.events.get(event_id).cloned()
-        });
-        decision.map_err(|rule| Rejection { check, rule, source: None })
+    fn check_against(&self, event: &RumaEvent, state: &State, check: Check) -> Decision {
+        let decision = judge::by_state(&self.rules, event, |key| self.events.get(state.get(key)?).cloned());
+        decision.map_err(|words| Refusal { check, words })
     }
 
     /// v12 on: the create event is no auth event; the room's ID names it.
-    fn create_event_of(&self, event: &AuthEvent) -> Option<OwnedEventId> {
+    fn create_event_of(&self, event: &RumaEvent) -> Option<OwnedEventId> {
         if !self.rules.room_id_is_create_hash() || event.pdu().event_type() == "m.room.create" {
             return None;
         }
@@ -334,7 +343,7 @@ impl Oracle {
         }
         // "The resolution starts with R being the set of all unconflicted state."
         let mut resolved = State::new();
-        let mut conflicts: BTreeMap<&StateKey, Vec<&Arc<AuthEvent>>> = BTreeMap::new();
+        let mut conflicts: BTreeMap<&StateKey, Vec<&Arc<RumaEvent>>> = BTreeMap::new();
         for (key, candidates) in candidates {
             let mut events: Vec<_> = candidates.into_iter().filter_map(|id| self.events.get(id)).collect();
             // "Sort by ascending depth and descending `sha1(event_id)`."
@@ -345,7 +354,7 @@ impl Oracle {
             }
         }
         let is_allowed =
-            |event: &AuthEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
+            |event: &RumaEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
         // "For power levels, then join rules, then memberships": what a pass resolves joins R at the end of the pass.
         for event_type in ["m.room.power_levels", "m.room.join_rules", "m.room.member"] {
             let mut pass = State::new();
@@ -380,7 +389,7 @@ fn sha1(event_id: &EventId) -> [u8; 20] {
     Sha1::digest(event_id.as_bytes()).into()
 }
 
-fn key_of(event: &AuthEvent) -> Option<StateKey> {
+fn key_of(event: &RumaEvent) -> Option<StateKey> {
     event.pdu().state_key().map(|state_key| StateKey::new(event.pdu().event_type(), state_key))
 }
 

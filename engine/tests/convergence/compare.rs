@@ -7,7 +7,7 @@ use std::{
 
 use gibbous::{
     OwnedEventId, StateMap,
-    gibbous_codec::{EventState, EventStatus, LogRecord, LogSeq, Stage},
+    gibbous_codec::{EventState, LogRecord, LogSeq, Stage},
     gibbous_storage::{RoomRows, Store, check},
     testing::oracle::{Oracle, State},
 };
@@ -59,15 +59,15 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
     for event_id in order {
         let judged = oracle.judged(event_id).ok_or_else(|| format!("the oracle has not judged {event_id}"))?;
         let (before, after) = judged.states.clone().ok_or_else(|| format!("no state before {event_id}"))?;
-        let status = match &judged.status {
-            EventStatus::Rejected(_) => "rejected",
-            _ if outcome.soft_failed.contains(event_id) => "soft_failed",
-            _ => "accepted",
+        let status = match &judged.refusal {
+            Some(_) => "rejected",
+            None if outcome.soft_failed.contains(event_id) => "soft_failed",
+            None => "accepted",
         };
         counts.push(status);
         let found = world.host.verdict(event_id);
         if found != status {
-            differences.push(format!("{event_id} is {found}, to the oracle {:?} and {status}", judged.status));
+            differences.push(format!("{event_id} is {found}, to the oracle {status}, {:?}", judged.refusal));
         }
         let states = (view.state_before(event_id), view.state_after(event_id));
         for (which, found, expected) in [("before", states.0, before), ("after", states.1, after)] {

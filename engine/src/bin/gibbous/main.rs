@@ -1,8 +1,10 @@
 //! The command line `gibbous`.
 
+mod auth;
 mod check;
 mod rebuild;
 mod replay;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Auth(auth::Args),
     Check(check::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
@@ -28,6 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Auth(args) => auth::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -1,0 +1,76 @@
+//! Authorisation: of whatever rooms, our rules say what ruma's say, and what they say of reading is so.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+
+use arbitrary::{Result, Unstructured};
+use gibbous::{
+    authorisation::{Authorization, Cited, authorise, authorise_citations, state_keys},
+    testing::ruma::{self, RumaEvent},
+};
+use gibbous_codec::{Check, EventId, Pdu, StateKey, StateMap};
+
+use crate::room::Room;
+
+/// Events in a room at most.
+const EVENTS_MAX: usize = 64;
+
+/// Makes a room out of bytes, and judges each of its events by its auth events and by the state.
+pub fn auth_differential(bytes: &[u8]) {
+    // What has no more bytes has no more events.
+    let _ = judge_room(&mut Unstructured::new(bytes));
+}
+
+fn judge_room(u: &mut Unstructured<'_>) -> Result<()> {
+    let mut room = Room::begin(u)?;
+    while !u.is_empty() && room.events.len() < EVENTS_MAX {
+        let draft = room.draft(u)?;
+        let Some(event) = room.event(&draft, u)?.filter(|event| !room.events.contains_key(event.event_id())) else {
+            continue;
+        };
+        let allowed = judge(&room, &event, &room.cited_state(&event)) & judge(&room, &event, &room.state);
+        room.add(event, allowed);
+    }
+    Ok(())
+}
+
+/// Judges an event by what it cites and by a state, as we do and as ruma does.
+fn judge(room: &Room, event: &Pdu, state: &StateMap<Pdu>) -> bool {
+    let ours = cited(room, event).decision.and_then(|()| by_state(room, event, state).decision);
+    let reversed = cited(room, &room.reversed(event)).decision.and_then(|()| by_state(room, event, state).decision);
+    assert_eq!(reversed.is_ok(), ours.is_ok(), "the order of auth events says nothing");
+
+    let rumas = |Cited { pdu, rejected }: &Cited| Arc::new(RumaEvent::new(pdu.clone(), *rejected));
+    let by_id = |id: &EventId| room.events.get(id).map(rumas);
+    let by_key = |key: &StateKey| state.get(key).map(|pdu| Arc::new(RumaEvent::new(pdu.clone(), false)));
+    let rumas = RumaEvent::new(event.clone(), false);
+    let theirs = ruma::citations(&room.rules, &rumas, by_id);
+    let theirs = theirs.and_then(|()| ruma::by_state(&room.rules, &rumas, by_key));
+    if ours.is_ok() != theirs.is_ok() {
+        let at = |event_type: &str| state.get(&StateKey::new(event_type, "")).cloned();
+        let deviation = ruma::deviation(&room.rules, event, at);
+        assert!(deviation.is_some(), "{ours:?}, but ruma {theirs:?}: {}", event.canonical_json());
+    }
+    ours.is_ok()
+}
+
+fn cited(room: &Room, event: &Pdu) -> Authorization {
+    let Ok(cited) = authorise_citations(&room.rules, event, |id| Ok::<_, Infallible>(room.events.get(id).cloned()));
+    cited
+}
+
+/// Judges by a state, and again by no more of it than was read.
+fn by_state(room: &Room, event: &Pdu, state: &StateMap<Pdu>) -> Authorization {
+    let by = |state: &StateMap<Pdu>| {
+        let found = |key: &StateKey| Ok::<_, Infallible>(state.get(key).cloned());
+        let Ok(authorization) = authorise(&room.rules, event, Check::StateBefore, found);
+        authorization
+    };
+    let found = by(state);
+    let read: BTreeSet<&StateKey> = found.read.iter().map(|cell| &cell.key).collect();
+    let may_read = state_keys(&room.rules, event);
+    assert!(read.iter().all(|key| may_read.contains(key)), "{found:?} reads more than {may_read:?}");
+    let mut rest = state.clone();
+    rest.retain(|key, _| read.contains(key));
+    assert_eq!(by(&rest), found, "what was read decides");
+    found
+}
