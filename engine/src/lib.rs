@@ -90,6 +90,7 @@ mod questions;
 pub mod replay;
 mod request;
 mod requests;
+pub mod resolution;
 mod resolve;
 mod resync;
 mod room;

@@ -1,0 +1,67 @@
+//! What resolution reads of a room: events by dense numbers, their auth edges, and the keys of state by numbers too.
+
+use std::sync::{Arc, OnceLock};
+
+use gibbous_codec::{EventId, RoomRules, StateKey};
+pub(crate) use gibbous_storage::EventIndex;
+
+use super::level::{Creators, PowerLevels, creators_of};
+use crate::{Error, auth::auth_keys, lookup::AuthEvent};
+
+/// The number of a state key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyIndex(pub(crate) u32);
+
+/// Where resolution finds a room's events.
+///
+/// Numbers are the source's own and decide nothing: every ordering is by what the events say. An event that is named
+/// but not there is [`Error::MissingEvent`], wherever it is asked for.
+pub(crate) trait Source {
+    /// Returns the events that an event cites as its auth events, in its order.
+    fn auth_events(&self, event: EventIndex) -> Result<Arc<[EventIndex]>, Error>;
+
+    /// Returns the key of a state event, or `None` where the event is none.
+    fn key(&self, event: EventIndex) -> Result<Option<KeyIndex>, Error>;
+
+    /// Returns an event with its verdict.
+    fn event(&self, event: EventIndex) -> Result<Arc<Candidate>, Error>;
+
+    /// Returns the number of an event.
+    fn by_id(&self, event_id: &EventId) -> Result<EventIndex, Error>;
+
+    /// Returns the number of a key, or `None` where no event can be at it.
+    fn key_index(&self, key: &StateKey) -> Option<KeyIndex>;
+}
+
+/// An event as resolution reads it: what is parsed of its content is parsed once.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) event: Arc<AuthEvent>,
+    reads: OnceLock<Box<[(StateKey, KeyIndex)]>>,
+    power_levels: OnceLock<PowerLevels>,
+    creators: OnceLock<Creators>,
+}
+
+impl Candidate {
+    pub(crate) fn new(event: Arc<AuthEvent>) -> Self {
+        Self { event, reads: OnceLock::new(), power_levels: OnceLock::new(), creators: OnceLock::new() }
+    }
+
+    /// Returns the keys of the state that can decide whether the event is allowed.
+    pub(crate) fn reads(&self, rules: &RoomRules, source: &impl Source) -> &[(StateKey, KeyIndex)] {
+        self.reads.get_or_init(|| {
+            let keys = auth_keys(rules, &self.event).into_iter();
+            keys.filter_map(|key| source.key_index(&key).map(|index| (key, index))).collect()
+        })
+    }
+
+    /// Returns the levels that the event gives, if it is an `m.room.power_levels` event.
+    pub(crate) fn power_levels(&self) -> &PowerLevels {
+        self.power_levels.get_or_init(|| PowerLevels::of(&self.event))
+    }
+
+    /// Returns the creators whom the event names, if it is an `m.room.create` event.
+    pub(crate) fn creators(&self, rules: &RoomRules) -> &Creators {
+        self.creators.get_or_init(|| creators_of(rules, &self.event))
+    }
+}
