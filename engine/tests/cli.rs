@@ -214,3 +214,68 @@ fn a_rebuild_refuses_directories_that_it_cannot_use() {
     }
     assert_eq!(run(&["check", &data], "").status, Some(0));
 }
+
+/// A vector of one state: it resolves to itself.
+fn vector(name: &str, expected: &[&str]) -> String {
+    let create = json!({
+        "room_id": "!room:a.example", "type": "m.room.create", "state_key": "", "sender": "@ada:a.example", "depth": 1,
+        "origin_server_ts": 1, "prev_events": [], "auth_events": [], "content": {"room_version": "11"},
+        "hashes": {"sha256": ""}, "signatures": {},
+    });
+    let events = json!([{"event_id": "$create", "pdu": create}, {"event_id": "$broken", "pdu": {"type": 1}}]);
+    json!({
+        "name": name, "room_version": "11", "events": events, "state_sets": [["$create"]], "expected": expected,
+    })
+    .to_string()
+}
+
+#[test]
+fn vectors_that_resolve_as_expected_are_status_0() {
+    let ran = run(&["resolve", "-"], &format!("{}\n{}\n", vector("one", &["$create"]), vector("two", &["$create"])));
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(ran.stdout, "2 passed, 0 failed\n");
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_vector_that_resolves_otherwise_is_named_with_what_was_expected_and_found() {
+    let ran = run(&["resolve", "-"], &format!("{}\n{}\n", vector("one", &["$create"]), vector("two", &["$other"])));
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert_eq!(ran.stdout, "FAIL -:2: two: expected $other; found $create\n1 passed, 1 failed\n");
+}
+
+#[test]
+fn a_vector_whose_state_has_a_broken_event_fails_and_does_not_stop_the_others() {
+    let broken = vector("broken", &["$create"]).replace(r#"[["$create"]]"#, r#"[["$create","$broken"]]"#);
+    let ran = run(&["resolve", "-"], &format!("{broken}\n{}\n", vector("one", &["$create"])));
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(
+        ran.stdout.starts_with("FAIL -:1: broken: expected a state, found that event $broken is missing"),
+        "{ran:?}"
+    );
+    assert_eq!(ran.stdout.lines().last(), Some("1 passed, 1 failed"));
+}
+
+#[test]
+fn an_unusable_file_of_vectors_is_status_2_and_the_others_are_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = write(dir.path(), "bad.jsonl", &format!("{}\n{{}}\n", vector("one", &["$create"])));
+    let version = write(dir.path(), "99.jsonl", &vector("of 99", &[]).replace(r#""11","state"#, r#""99","state"#));
+    let good = write(dir.path(), "good.jsonl", &vector("one", &["$create"]));
+    let ran = run(&["resolve", &bad, &version, &good], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{bad}:2: ")), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{version}:1: room version 99 is not supported")), "{ran:?}");
+    assert_eq!(ran.stdout.lines().last(), Some("2 passed, 2 failed"));
+    assert_eq!(run(&["resolve"], "").status, Some(2));
+}
+
+#[test]
+fn vectors_as_json_are_an_object_a_file_and_the_sums() {
+    let ran = run(&["resolve", "--json", "-"], &vector("one", &["$other"]));
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    let objects: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mismatch = json!({"line": 1, "name": "one", "expected": ["$other"], "found": ["$create"]});
+    assert_eq!(objects[0], json!({"file": "-", "passed": false, "vectors": 1, "mismatches": [mismatch]}));
+    assert_eq!(objects[1], json!({"passed": 0, "failed": 1}));
+}

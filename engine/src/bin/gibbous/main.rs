@@ -3,6 +3,7 @@
 mod check;
 mod rebuild;
 mod replay;
+mod resolve;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ enum Command {
     Check(check::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
+    Resolve(resolve::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,5 +33,6 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Resolve(args) => resolve::run(&args),
     }
 }
