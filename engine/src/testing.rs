@@ -19,8 +19,10 @@
 pub mod history;
 mod host;
 mod keys;
+pub mod naive;
 pub mod oracle;
 mod room_builder;
+pub mod ruma;
 mod servers;
 mod story;
 
