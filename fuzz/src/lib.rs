@@ -5,11 +5,14 @@
 
 mod pdu_parse;
 mod recording_parse;
+mod resolve_differential;
+pub mod rooms;
 mod state_group_ops;
 mod wire_decode;
 
 pub use pdu_parse::pdu_parse;
 pub use recording_parse::recording_parse;
+pub use resolve_differential::resolve_differential;
 pub use state_group_ops::state_group_ops;
 pub use wire_decode::wire_decode;
 
@@ -17,9 +20,10 @@ pub use wire_decode::wire_decode;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("pdu_parse", pdu_parse),
     ("recording_parse", recording_parse),
+    ("resolve_differential", resolve_differential),
     ("state_group_ops", state_group_ops),
     ("wire_decode", wire_decode),
 ];

@@ -310,8 +310,9 @@ impl Room<'_> {
                 }
             }
             if self.rules.room_id_is_create_hash() && event.pdu().event_type() != "m.room.create" {
-                let create = self.create_event(id)?.map(|create| (StateKey::new("m.room.create", ""), create));
-                auth_state.extend(create);
+                // "If the event's room_id is not an event ID for an accepted (not rejected) m.room.create event, reject."
+                let create = self.create_event(id)?.filter(|create| !self.events[create].is_rejected());
+                auth_state.extend(create.map(|create| (StateKey::new("m.room.create", ""), create)));
             }
             if self.is_allowed(id, &auth_state)? {
                 state.insert(StateKey::new(pdu.event_type(), state_key), id.clone());
