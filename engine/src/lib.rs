@@ -12,7 +12,7 @@
 //!
 //! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It has no invites,
 //! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does. The rules of
-//! authorisation, and of state resolution for room versions 2 to 12, are ruma's for now.
+//! authorisation are ruma's for now; state resolution is its own, and can be had alone ([`resolution`]).
 //!
 //! # The data path
 //!

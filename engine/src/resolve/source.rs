@@ -6,7 +6,11 @@ use gibbous_codec::{EventId, RoomRules, StateKey};
 pub(crate) use gibbous_storage::EventIndex;
 
 use super::level::{Creators, PowerLevels, creators_of};
-use crate::{Error, auth::auth_keys, lookup::AuthEvent};
+use crate::{
+    Error,
+    auth::{auth_keys, rests_on},
+    lookup::AuthEvent,
+};
 
 /// The number of a state key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,11 +44,18 @@ pub(crate) struct Candidate {
     reads: OnceLock<Box<[(StateKey, KeyIndex)]>>,
     power_levels: OnceLock<PowerLevels>,
     creators: OnceLock<Creators>,
+    create_event: OnceLock<Option<EventIndex>>,
 }
 
 impl Candidate {
     pub(crate) fn new(event: Arc<AuthEvent>) -> Self {
-        Self { event, reads: OnceLock::new(), power_levels: OnceLock::new(), creators: OnceLock::new() }
+        Self {
+            event,
+            reads: OnceLock::new(),
+            power_levels: OnceLock::new(),
+            creators: OnceLock::new(),
+            create_event: OnceLock::new(),
+        }
     }
 
     /// Returns the keys of the state that can decide whether the event is allowed.
@@ -53,6 +64,17 @@ impl Candidate {
             let keys = auth_keys(rules, &self.event).into_iter();
             keys.filter_map(|key| source.key_index(&key).map(|index| (key, index))).collect()
         })
+    }
+
+    /// Returns the create event that the room's ID names (v12 on), or `None` where it names none.
+    pub(crate) fn create_event(&self, rules: &RoomRules, source: &impl Source) -> Result<Option<EventIndex>, Error> {
+        if let Some(create) = self.create_event.get() {
+            return Ok(*create);
+        }
+        let pdu = self.event.pdu();
+        let beside_the_auth_events = rests_on(rules, pdu).into_iter().nth(pdu.auth_events().len());
+        let create = beside_the_auth_events.map(|create| source.by_id(&create)).transpose()?;
+        Ok(*self.create_event.get_or_init(|| create))
     }
 
     /// Returns the levels that the event gives, if it is an `m.room.power_levels` event.

@@ -10,7 +10,7 @@ use super::{
     set::EventSet,
     source::{Candidate, EventIndex, KeyIndex, Source},
 };
-use crate::{Error, auth::rests_on};
+use crate::Error;
 
 /// Returns the event of the unconflicted state map at a key.
 pub(crate) type Unconflicted<'a> = dyn Fn(KeyIndex) -> Result<Option<EventIndex>, Error> + 'a;
@@ -134,10 +134,8 @@ pub(super) fn create_event_of(
     event: EventIndex,
     candidate: &Candidate,
 ) -> Result<Option<EventIndex>, Error> {
-    let pdu = candidate.event.pdu();
     if !keys.rules.room_id_is_create_hash() {
         return first_cited(source, event, keys.create);
     }
-    let beside_the_auth_events = rests_on(keys.rules, pdu).into_iter().nth(pdu.auth_events().len());
-    beside_the_auth_events.map(|create| source.by_id(&create)).transpose()
+    candidate.create_event(keys.rules, source)
 }

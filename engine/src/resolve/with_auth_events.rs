@@ -81,7 +81,7 @@ impl<R: RoomRows> Resolver<'_, R> {
                 true => conflicted_subgraph(&source, conflicted(&whole, &own))?,
                 false => EventSet::default(),
             };
-            let part = part(&source, &whole, &own, &subgraph, &wanted, &candidates)?;
+            let part = part(&source, &whole, &own, &subgraph, &wanted, candidates)?;
             let mut conflict = Conflict::of(2);
             part.pairs.iter().for_each(|(key, pair)| conflict.push(*key, *pair));
             let subgraph = subgraph.iter().filter(|event| part.events.contains(*event)).collect();
