@@ -13,7 +13,7 @@ mod member;
 mod other;
 mod power_levels;
 
-use std::{cell::RefCell, sync::Arc};
+use std::sync::Arc;
 
 use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
 
@@ -139,24 +139,4 @@ pub(crate) fn rests_on(rules: &RoomRules, pdu: &Pdu) -> Vec<OwnedEventId> {
 /// Returns the keys of the state that can decide whether an event is allowed.
 pub(crate) fn auth_keys(rules: &RoomRules, event: &AuthEvent) -> Vec<StateKey> {
     state_keys(rules, event.pdu())
-}
-
-/// Holds the error of a read inside a callback that can only say "none", so that it does not become a verdict.
-#[derive(Default)]
-pub(crate) struct Trap(RefCell<Option<Error>>);
-
-impl Trap {
-    pub(crate) fn catch<T>(&self, result: Result<Option<T>, Error>) -> Option<T> {
-        match result {
-            Ok(found) => found,
-            Err(error) => {
-                self.0.borrow_mut().get_or_insert(error);
-                None
-            }
-        }
-    }
-
-    pub(crate) fn spring(self) -> Result<(), Error> {
-        self.0.into_inner().map_or(Ok(()), Err)
-    }
 }

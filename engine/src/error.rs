@@ -1,6 +1,6 @@
 //! Our own trouble. What is wrong with an event is a [`crate::Rejection`] or a [`crate::Failure`], never an error.
 
-use gibbous_codec::{OwnedRoomId, RoomVersionId};
+use gibbous_codec::{OwnedEventId, OwnedRoomId, RoomVersionId};
 use gibbous_storage::StoreError;
 
 use crate::RequestId;
@@ -40,10 +40,12 @@ pub enum Error {
         /// Why it could not be opened.
         why: String,
     },
-    /// The rules of authorisation or state resolution could not be followed to their end: an event that they need is
-    /// missing from the store.
+    /// State resolution needs an event that is not there: it was to be fetched first.
+    #[error("event {0} is missing: state cannot be resolved without it")]
+    MissingEvent(OwnedEventId),
+    /// What is to be resolved is no state: the host's fault.
     #[error("state cannot be resolved: {0}")]
-    Resolution(String),
+    NoState(String),
 }
 
 impl Error {
@@ -54,8 +56,8 @@ impl Error {
             Self::UnknownRoomVersion(_)
             | Self::DamagedEvent { .. }
             | Self::DamagedRoom { .. }
-            | Self::Resolution(_) => true,
-            Self::UnknownRoom(_) | Self::BadLocalEvent(_) | Self::UnknownRequest(_) => false,
+            | Self::MissingEvent(_) => true,
+            Self::UnknownRoom(_) | Self::BadLocalEvent(_) | Self::UnknownRequest(_) | Self::NoState(_) => false,
         }
     }
 }

@@ -11,8 +11,9 @@
 //! # What it does not
 //!
 //! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It has no invites,
-//! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does. State
-//! resolution for room versions 2 to 12 is ruma's for now; the rules of authorisation are its own ([`authorisation`]).
+//! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does.
+//!
+//! The rules of authorisation ([`authorisation`]) and state resolution ([`resolution`]) can be had alone.
 //!
 //! # The data path
 //!
@@ -91,6 +92,7 @@ mod questions;
 pub mod replay;
 mod request;
 mod requests;
+pub mod resolution;
 mod resolve;
 mod resync;
 mod room;

@@ -7,11 +7,9 @@ use std::{
 };
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventState, EventStatus, OwnedEventId, Pdu, RoomId, RoomRules, Stage, UserId,
+    Edge, EventId, EventNum, EventRecord, EventState, EventStatus, OwnedEventId, Pdu, RoomRules, Stage,
 };
 use gibbous_storage::{RoomRows, StoredEvent};
-use ruma::{MilliSecondsSinceUnixEpoch, UInt, events::TimelineEventType};
-use serde_json::value::RawValue;
 
 use crate::Error;
 
@@ -19,22 +17,13 @@ use crate::Error;
 #[derive(Clone, Debug)]
 pub(crate) struct AuthEvent {
     pdu: Pdu,
-    event_type: TimelineEventType,
-    event_id: OwnedEventId,
-    redacts: Option<OwnedEventId>,
     rejected: bool,
 }
 
 impl AuthEvent {
     /// Takes an event and whether it was rejected.
     pub(crate) fn new(pdu: Pdu, rejected: bool) -> Self {
-        Self {
-            event_type: pdu.event_type().into(),
-            event_id: pdu.event_id().to_owned(),
-            redacts: pdu.redacts().map(ToOwned::to_owned),
-            pdu,
-            rejected,
-        }
+        Self { pdu, rejected }
     }
 
     /// Returns the event itself.
@@ -58,56 +47,6 @@ pub(crate) fn prev_events_of<R: RoomRows>(rows: &R, record: &EventRecord) -> Res
         });
     }
     Ok(prev_events)
-}
-
-impl ruma::state_res::Event for AuthEvent {
-    type Id = OwnedEventId;
-
-    fn event_id(&self) -> &Self::Id {
-        &self.event_id
-    }
-
-    fn room_id(&self) -> Option<&RoomId> {
-        // "If the event has a room_id, reject" (v12 on) asks for what a create event says, not for what it is.
-        let is_create = self.pdu.event_type() == "m.room.create";
-        (!is_create || self.pdu.field("room_id").is_some()).then(|| self.pdu.room_id())
-    }
-
-    fn sender(&self) -> &UserId {
-        self.pdu.sender()
-    }
-
-    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
-        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.pdu.origin_server_ts()))
-    }
-
-    fn event_type(&self) -> &TimelineEventType {
-        &self.event_type
-    }
-
-    fn content(&self) -> &RawValue {
-        self.pdu.content()
-    }
-
-    fn state_key(&self) -> Option<&str> {
-        self.pdu.state_key()
-    }
-
-    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
-        Box::new(self.pdu.prev_events().iter())
-    }
-
-    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &Self::Id> + '_> {
-        Box::new(self.pdu.auth_events().iter())
-    }
-
-    fn redacts(&self) -> Option<&Self::Id> {
-        self.redacts.as_ref()
-    }
-
-    fn rejected(&self) -> bool {
-        self.rejected
-    }
 }
 
 /// Where the rules find events. "There is none" and "it could not be read" are different answers.

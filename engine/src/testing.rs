@@ -20,9 +20,11 @@ pub mod history;
 mod host;
 mod in_words;
 mod keys;
+pub mod naive;
 pub mod oracle;
 mod room_builder;
 pub mod ruma;
+pub mod ruma_resolution;
 mod servers;
 mod story;
 

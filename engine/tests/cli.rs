@@ -216,7 +216,7 @@ fn a_rebuild_refuses_directories_that_it_cannot_use() {
 }
 
 /// An authorisation vector: who is not in the room says something, which is to be as `expected`.
-fn vector(name: &str, expected: &str) -> String {
+fn auth_vector(name: &str, expected: &str) -> String {
     let pdu = |event_type: &str, content: Value| {
         let mut pdu = json!({
             "type": event_type, "content": content, "room_id": "!room:a.example", "sender": "@u:a.example",
@@ -239,13 +239,13 @@ fn vector(name: &str, expected: &str) -> String {
 #[test]
 fn vectors_that_hold_are_counted_and_status_0() {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/auth-random.jsonl.zst");
-    let ran = run(&["auth", data, "-"], &vector("one", "reject"));
+    let ran = run(&["auth", data, "-"], &auth_vector("one", "reject"));
     assert_eq!((ran.status, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "481 passed, 0 failed\n", ""));
 }
 
 #[test]
 fn a_vector_that_does_not_hold_is_named_with_what_was_found_and_status_1() {
-    let input = vector("one", "reject") + &vector("two", "allow");
+    let input = auth_vector("one", "reject") + &auth_vector("two", "allow");
     let ran = run(&["auth", "-"], &input);
     assert_eq!(ran.status, Some(1), "{ran:?}");
     let [failure, sums] = ran.stdout.lines().collect::<Vec<_>>()[..] else { panic!("{ran:?}") };
@@ -257,8 +257,8 @@ fn a_vector_that_does_not_hold_is_named_with_what_was_found_and_status_1() {
 #[test]
 fn a_line_that_is_no_vector_makes_its_file_unusable_and_the_others_are_judged() {
     let dir = tempfile::tempdir().unwrap();
-    let bad = write(dir.path(), "bad.jsonl", &(vector("one", "reject") + "{\"name\": \"no vector\"}\n"));
-    let good = write(dir.path(), "good.jsonl", &vector("two", "reject"));
+    let bad = write(dir.path(), "bad.jsonl", &(auth_vector("one", "reject") + "{\"name\": \"no vector\"}\n"));
+    let good = write(dir.path(), "good.jsonl", &auth_vector("two", "reject"));
     let ran = run(&["auth", &bad, &good], "");
     assert_eq!(ran.status, Some(2), "{ran:?}");
     assert!(ran.stderr.contains(&format!("{bad}:2: ")), "{ran:?}");
@@ -273,4 +273,76 @@ fn a_line_that_is_no_vector_makes_its_file_unusable_and_the_others_are_judged() 
     assert_eq!(objects[1], json!({"file": good, "passed": 1, "failed": 0, "mismatches": []}));
     assert_eq!(objects[2], json!({"passed": 1, "failed": 1}));
     assert_eq!(run(&["auth"], "").status, Some(2), "no files");
+}
+
+/// A vector of one state: it resolves to itself.
+fn resolve_vector(name: &str, expected: &[&str]) -> String {
+    let create = json!({
+        "room_id": "!room:a.example", "type": "m.room.create", "state_key": "", "sender": "@ada:a.example", "depth": 1,
+        "origin_server_ts": 1, "prev_events": [], "auth_events": [], "content": {"room_version": "11"},
+        "hashes": {"sha256": ""}, "signatures": {},
+    });
+    let events = json!([{"event_id": "$create", "pdu": create}, {"event_id": "$broken", "pdu": {"type": 1}}]);
+    json!({
+        "name": name, "room_version": "11", "events": events, "state_sets": [["$create"]], "expected": expected,
+    })
+    .to_string()
+}
+
+#[test]
+fn vectors_that_resolve_as_expected_are_status_0() {
+    let ran = run(
+        &["resolve", "-"],
+        &format!("{}\n{}\n", resolve_vector("one", &["$create"]), resolve_vector("two", &["$create"])),
+    );
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert_eq!(ran.stdout, "2 passed, 0 failed\n");
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_vector_that_resolves_otherwise_is_named_with_what_was_expected_and_found() {
+    let ran = run(
+        &["resolve", "-"],
+        &format!("{}\n{}\n", resolve_vector("one", &["$create"]), resolve_vector("two", &["$other"])),
+    );
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert_eq!(ran.stdout, "FAIL -:2: \"two\": expected $other, found $create\n1 passed, 1 failed\n");
+}
+
+#[test]
+fn a_vector_whose_state_has_a_broken_event_fails_and_does_not_stop_the_others() {
+    let broken = resolve_vector("broken", &["$create"]).replace(r#"[["$create"]]"#, r#"[["$create","$broken"]]"#);
+    let ran = run(&["resolve", "-"], &format!("{broken}\n{}\n", resolve_vector("one", &["$create"])));
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(
+        ran.stdout.starts_with("FAIL -:1: \"broken\": expected a state, found event $broken is missing"),
+        "{ran:?}"
+    );
+    assert_eq!(ran.stdout.lines().last(), Some("1 passed, 1 failed"));
+}
+
+#[test]
+fn an_unusable_file_of_vectors_is_status_2_and_the_others_are_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = write(dir.path(), "bad.jsonl", &format!("{}\n{{}}\n", resolve_vector("one", &["$create"])));
+    let version =
+        write(dir.path(), "99.jsonl", &resolve_vector("of 99", &[]).replace(r#""11","state"#, r#""99","state"#));
+    let good = write(dir.path(), "good.jsonl", &resolve_vector("one", &["$create"]));
+    let ran = run(&["resolve", &bad, &version, &good], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{bad}:2: ")), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("{version}:1: expected a room version from 1 to 12, found 99")), "{ran:?}");
+    assert_eq!(ran.stdout.lines().last(), Some("2 passed, 2 failed"));
+    assert_eq!(run(&["resolve"], "").status, Some(2));
+}
+
+#[test]
+fn vectors_as_json_are_an_object_a_file_and_the_sums() {
+    let ran = run(&["resolve", "--json", "-"], &resolve_vector("one", &["$other"]));
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    let objects: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mismatch = json!({"line": 1, "name": "one", "expected": "$other", "found": "$create"});
+    assert_eq!(objects[0], json!({"file": "-", "passed": 0, "failed": 1, "mismatches": [mismatch]}));
+    assert_eq!(objects[1], json!({"passed": 0, "failed": 1}));
 }

@@ -7,13 +7,16 @@ mod auth_differential;
 mod contents;
 mod pdu_parse;
 mod recording_parse;
+mod resolve_differential;
 mod room;
+pub mod rooms;
 mod state_group_ops;
 mod wire_decode;
 
 pub use auth_differential::auth_differential;
 pub use pdu_parse::pdu_parse;
 pub use recording_parse::recording_parse;
+pub use resolve_differential::resolve_differential;
 pub use state_group_ops::state_group_ops;
 pub use wire_decode::wire_decode;
 
@@ -21,10 +24,11 @@ pub use wire_decode::wire_decode;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("auth_differential", auth_differential),
     ("pdu_parse", pdu_parse),
     ("recording_parse", recording_parse),
+    ("resolve_differential", resolve_differential),
     ("state_group_ops", state_group_ops),
     ("wire_decode", wire_decode),
 ];

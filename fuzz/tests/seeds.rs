@@ -26,6 +26,11 @@ fn recording_parse_holds_on_its_seeds() {
 }
 
 #[test]
+fn resolve_differential_holds_on_its_seeds() {
+    replay("resolve_differential");
+}
+
+#[test]
 fn state_group_ops_holds_on_its_seeds() {
     replay("state_group_ops");
 }

@@ -1,115 +1,90 @@
-//! Auth chains: which events an event's authorisation rests on, walked over numbers, each edge read from the store once.
+//! Auth edges: the events that each event cites as its authorisation, over dense numbers, each read from the store once.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{EventId, EventNum, OwnedEventId};
+use gibbous_codec::{Edge, EventId, EventNum, OwnedEventId};
 
 use crate::{RoomRows, StoreError};
 
-/// The auth edges of a room's events, as far as they have been walked. Edges never change, so none is ever stale; an
-/// event with an auth event that is not stored is not kept.
+/// The number of an event among those whose auth edges were asked for: dense, so that a set of them is a set of bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventIndex(pub u32);
+
+/// What an event cites as its auth events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthEvents {
+    /// All of them are stored.
+    Stored(Arc<[EventIndex]>),
+    /// This one is not.
+    Missing(OwnedEventId),
+}
+
+/// The auth edges of a room's events, as far as they have been walked. Edges never change, so none is ever stale; those of
+/// an event with an auth event that is not stored are not kept.
 #[derive(Debug, Default)]
 pub struct AuthEdges {
-    edges: RefCell<BTreeMap<EventNum, Box<[EventNum]>>>,
+    interned: RefCell<Interned>,
+}
+
+#[derive(Debug, Default)]
+struct Interned {
+    indices: BTreeMap<EventNum, EventIndex>,
+    nums: Vec<EventNum>,
+    edges: Vec<Option<Arc<[EventIndex]>>>,
 }
 
 impl AuthEdges {
-    /// Returns the events that `events` rest on, and those events themselves.
+    /// Returns the dense number of an event, which it has from now on.
+    pub fn index(&self, event: EventNum) -> EventIndex {
+        self.interned.borrow_mut().index(event)
+    }
+
+    /// Returns the event of a dense number.
     ///
-    /// An auth event that is not stored is passed over where `missing` says so, as it does for events that were let in
-    /// without it; see [`AuthEdges::walk`].
+    /// # Panics
+    ///
+    /// If [`AuthEdges::index`] has not given the number.
+    pub fn num(&self, index: EventIndex) -> EventNum {
+        self.interned.borrow().nums[at(index)]
+    }
+
+    /// Returns the auth events of an event.
     ///
     /// # Errors
     ///
     /// If a row cannot be read.
-    pub fn chain<R: RoomRows>(
-        &self,
-        rows: &R,
-        events: impl IntoIterator<Item = EventNum>,
-    ) -> Result<BTreeSet<EventNum>, StoreError> {
-        let mut chain = BTreeSet::new();
-        self.walk(rows, events, |event| {
-            chain.insert(event);
-            true
-        })?;
-        Ok(chain)
-    }
-
-    /// Walks from `events` along auth edges, telling `visit` of every event once; goes on while `visit` says so.
-    ///
-    /// # Errors
-    ///
-    /// If a row cannot be read.
-    pub fn walk<R: RoomRows>(
-        &self,
-        rows: &R,
-        events: impl IntoIterator<Item = EventNum>,
-        mut visit: impl FnMut(EventNum) -> bool,
-    ) -> Result<(), StoreError> {
-        let mut seen: BTreeSet<EventNum> = BTreeSet::new();
-        let mut next: Vec<EventNum> = events.into_iter().filter(|event| seen.insert(*event)).collect();
-        while let Some(event) = next.pop() {
-            if !visit(event) {
-                return Ok(());
-            }
-            self.of(rows, event, |auth_events| {
-                next.extend(auth_events.iter().copied().filter(|auth_event| seen.insert(*auth_event)));
-            })?;
+    pub fn auth_events<R: RoomRows>(&self, rows: &R, event: EventIndex) -> Result<AuthEvents, StoreError> {
+        if let Some(edges) = self.interned.borrow().edges[at(event)].as_ref() {
+            return Ok(AuthEvents::Stored(edges.clone()));
         }
-        Ok(())
-    }
-
-    /// Returns those events on a path of auth edges from one of `events` to another of them, ends included: the
-    /// conflicted state subgraph of room version 12 on, where `events` is the conflicted state set.
-    ///
-    /// # Errors
-    ///
-    /// If a row cannot be read.
-    pub fn between<R: RoomRows>(
-        &self,
-        rows: &R,
-        events: &BTreeSet<EventNum>,
-    ) -> Result<BTreeSet<EventNum>, StoreError> {
-        let mut cited_by: BTreeMap<EventNum, Vec<EventNum>> = BTreeMap::new();
-        for event in self.chain(rows, events.iter().copied())? {
-            self.of(rows, event, |auth_events| {
-                for auth_event in auth_events {
-                    cited_by.entry(*auth_event).or_default().push(event);
-                }
-            })?;
-        }
-        // Within the chain, whatever leads up from one of the events is on a path that began at one of them.
-        let mut between = events.clone();
-        let mut next: Vec<EventNum> = events.iter().copied().collect();
-        while let Some(event) = next.pop() {
-            for citing in cited_by.get(&event).into_iter().flatten() {
-                if between.insert(*citing) {
-                    next.push(*citing);
-                }
-            }
-        }
-        Ok(between)
-    }
-
-    fn of<R: RoomRows>(&self, rows: &R, event: EventNum, then: impl FnOnce(&[EventNum])) -> Result<(), StoreError> {
-        if let Some(edges) = self.edges.borrow().get(&event) {
-            then(edges);
-            return Ok(());
-        }
-        let record = rows.event_record(event)?;
+        let record = rows.event_record(self.num(event))?;
         let mut edges = Vec::with_capacity(record.auth_events.len());
         for edge in &record.auth_events {
-            edges.extend(rows.edge_num(edge)?);
+            match (rows.edge_num(edge)?, edge) {
+                (Some(num), _) => edges.push(self.index(num)),
+                (None, Edge::Unknown(event_id)) => return Ok(AuthEvents::Missing(event_id.clone())),
+                (None, Edge::Known(num)) => edges.push(self.index(*num)),
+            }
         }
-        then(&edges);
-        if edges.len() == record.auth_events.len() {
-            self.edges.borrow_mut().insert(event, edges.into_boxed_slice());
-        }
-        Ok(())
+        let edges: Arc<[EventIndex]> = edges.into();
+        self.interned.borrow_mut().edges[at(event)] = Some(edges.clone());
+        Ok(AuthEvents::Stored(edges))
     }
+}
+
+impl Interned {
+    fn index(&mut self, event: EventNum) -> EventIndex {
+        *self.indices.entry(event).or_insert_with(|| {
+            let index = u32::try_from(self.nums.len()).expect("a room has fewer than 2³² events in memory");
+            self.nums.push(event);
+            self.edges.push(None);
+            EventIndex(index)
+        })
+    }
+}
+
+fn at(index: EventIndex) -> usize {
+    index.0 as usize
 }
 
 /// Returns those of `event_ids` that are not stored.

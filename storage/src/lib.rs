@@ -50,7 +50,7 @@ mod store;
 mod tables;
 mod txn;
 
-pub use auth_chain::{AuthEdges, missing_of};
+pub use auth_chain::{AuthEdges, AuthEvents, EventIndex, missing_of};
 pub use backend::{Backend, MemoryBackend, Row, SledBackend, SledOptions, Snapshot};
 #[cfg(feature = "testing")]
 pub use backend::{Fault, Faulty, Step, Survives};

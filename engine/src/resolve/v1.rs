@@ -4,195 +4,162 @@
 //! resolved memberships join the state at the end of their pass, and where no candidate of other state passes, the last
 //! in order is taken. A key that some states lack is not in conflict for that.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{cmp::Reverse, sync::Arc};
 
-use gibbous_codec::{Check, EventNum, RoomRules, StateKey};
+use gibbous_codec::{Check, RoomRules, StateKey};
 use sha1::{Digest, Sha1};
 
-use super::Conflict;
-use crate::{
-    Error,
-    auth::{auth_keys, check_state},
-    lookup::{AuthEvent, EventSource},
+use super::{
+    conflicted_state::{Conflict, KeyMap},
+    source::{Candidate, EventIndex, KeyIndex, Source},
+    v2::Unconflicted,
 };
+use crate::{Error, auth::check_state};
 
-type AuthState = BTreeMap<StateKey, Arc<AuthEvent>>;
-type Candidates = Vec<(EventNum, Arc<AuthEvent>)>;
+/// The events at a key that are in conflict, in order.
+struct Candidates {
+    key: KeyIndex,
+    pass: Pass,
+    in_order: Vec<(EventIndex, Arc<Candidate>)>,
+}
 
-/// Resolves a conflict.
-pub(super) fn resolve(
+/// In which pass a conflict is resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    PowerLevels,
+    JoinRules,
+    Memberships,
+    Others,
+}
+
+/// The state R, as far as it is resolved.
+struct R<'a> {
+    resolved: KeyMap<EventIndex>,
+    /// The keys that are not, or not yet, of R.
+    conflicted: KeyMap<()>,
+    unconflicted: &'a Unconflicted<'a>,
+}
+
+/// Resolves a conflict. Returns what is resolved at its keys.
+pub(crate) fn resolve(
     rules: &RoomRules,
+    source: &impl Source,
     conflict: &Conflict,
-    events: &dyn EventSource,
-    unconflicted: impl Fn(&StateKey) -> Result<Option<EventNum>, Error>,
-) -> Result<BTreeMap<StateKey, EventNum>, Error> {
-    let mut resolved = BTreeMap::new();
-    let mut conflicted: BTreeMap<StateKey, Candidates> = BTreeMap::new();
-    let mut auth_state = AuthState::new();
-    for (key, candidates) in conflict {
-        let distinct: BTreeSet<EventNum> = candidates.iter().flatten().copied().collect();
-        match distinct.first() {
-            Some(only) if distinct.len() == 1 => {
-                resolved.insert(key.clone(), *only);
-            }
+    unconflicted: &Unconflicted<'_>,
+) -> Result<Vec<(KeyIndex, EventIndex)>, Error> {
+    // "The resolution starts with R being the set of all unconflicted state."
+    let mut r = R { resolved: KeyMap::default(), conflicted: KeyMap::default(), unconflicted };
+    let mut conflicts: Vec<Candidates> = Vec::new();
+    for (key, candidates) in conflict.by_key() {
+        let mut distinct: Vec<EventIndex> = candidates.iter().flatten().copied().collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        match distinct.as_slice() {
+            [only] => r.resolved.insert(key, *only),
             _ => {
-                let parsed = distinct.into_iter().map(|num| Ok((num, events.by_num(num)?)));
-                conflicted.insert(key.clone(), in_order(parsed.collect::<Result<_, Error>>()?));
-            }
-        }
-    }
-    for (_, event) in conflicted.values().flatten() {
-        for key in auth_keys(rules, event) {
-            let num = match resolved.get(&key) {
-                Some(num) => Some(*num),
-                None if conflict.contains_key(&key) => None,
-                None => unconflicted(&key)?,
-            };
-            if let Some(num) = num {
-                auth_state.insert(key, events.by_num(num)?);
+                r.conflicted.insert(key, ());
+                conflicts.push(candidates_of(source, key, &distinct)?);
             }
         }
     }
     // "Start with power levels, then join rules, then memberships": each resolved as a chain of authorised replacements.
-    for event_type in ["m.room.power_levels", "m.room.join_rules", "m.room.member"] {
-        let keys: Vec<StateKey> =
-            conflicted.keys().filter(|key| key.event_type == event_type && is_auth_key(key)).cloned().collect();
-        let mut pass = AuthState::new();
-        for key in keys {
-            let Some(candidates) = conflicted.remove(&key) else { continue };
-            if let Some((num, event)) = last_in_chain(rules, &key, candidates, &auth_state)? {
-                resolved.insert(key.clone(), num);
-                pass.insert(key, event);
-            }
+    for pass in [Pass::PowerLevels, Pass::JoinRules, Pass::Memberships] {
+        let mut of_pass = Vec::new();
+        for candidates in conflicts.iter().filter(|candidates| candidates.pass == pass) {
+            of_pass.extend(last_in_chain(rules, source, candidates, &r)?.map(|event| (candidates.key, event)));
         }
-        auth_state.extend(pass);
+        for (key, event) in of_pass {
+            r.resolved.insert(key, event);
+        }
     }
     // "The remaining conflicts": the first that is authorised, from the greatest depth down.
-    for (key, candidates) in conflicted {
-        let mut chosen = None;
-        for (num, event) in candidates.into_iter().rev() {
-            chosen = Some(num);
-            if is_allowed(rules, &event, &auth_state)? {
-                break;
-            }
-        }
-        resolved.extend(chosen.map(|num| (key, num)));
+    let mut others = Vec::new();
+    for candidates in conflicts.iter().filter(|candidates| candidates.pass == Pass::Others) {
+        others.extend(first_allowed(rules, source, candidates, &r)?.map(|event| (candidates.key, event)));
     }
-    Ok(resolved)
+    Ok(r.resolved.iter().chain(others).collect())
 }
 
-/// Power levels and join rules decide with an empty state key only; every membership may.
-fn is_auth_key(key: &StateKey) -> bool {
-    key.event_type == "m.room.member" || key.state_key.is_empty()
-}
-
-/// "Ascending depth and descending `sha1(event_id)`."
-fn in_order(mut candidates: Candidates) -> Candidates {
-    candidates.sort_by_key(|(_, event)| {
-        let pdu = event.pdu();
+fn candidates_of(source: &impl Source, key: KeyIndex, events: &[EventIndex]) -> Result<Candidates, Error> {
+    let mut in_order = Vec::with_capacity(events.len());
+    for event in events {
+        in_order.push((*event, source.event(*event)?));
+    }
+    // "Ascending depth and descending `sha1(event_id)`."
+    in_order.sort_by_cached_key(|(_, candidate)| {
+        let pdu = candidate.event.pdu();
         (pdu.depth(), Reverse(<[u8; 20]>::from(Sha1::digest(pdu.event_id().as_bytes()))))
     });
-    candidates
+    // Power levels and join rules decide with an empty state key only; every membership may.
+    let pass = match in_order.first().map(|(_, first)| first.event.pdu()) {
+        Some(pdu) if pdu.event_type() == "m.room.member" => Pass::Memberships,
+        Some(pdu) if pdu.state_key() != Some("") => Pass::Others,
+        Some(pdu) if pdu.event_type() == "m.room.power_levels" => Pass::PowerLevels,
+        Some(pdu) if pdu.event_type() == "m.room.join_rules" => Pass::JoinRules,
+        _ => Pass::Others,
+    };
+    Ok(Candidates { key, pass, in_order })
 }
 
 /// "Add the first event, then each that is authorised with its predecessor in the state; stop at the first that is not."
 fn last_in_chain(
     rules: &RoomRules,
-    key: &StateKey,
-    candidates: Candidates,
-    auth_state: &AuthState,
-) -> Result<Option<(EventNum, Arc<AuthEvent>)>, Error> {
-    let mut state = auth_state.clone();
+    source: &impl Source,
+    candidates: &Candidates,
+    r: &R<'_>,
+) -> Result<Option<EventIndex>, Error> {
     let mut last = None;
-    for (num, event) in candidates {
-        if last.is_some() && !is_allowed(rules, &event, &state)? {
+    for (event, candidate) in &candidates.in_order {
+        if last.is_some() && !is_allowed(rules, source, candidate, r, last.map(|last| (candidates.key, last)))? {
             break;
         }
-        state.insert(key.clone(), event.clone());
-        last = Some((num, event));
+        last = Some(*event);
     }
     Ok(last)
 }
 
-fn is_allowed(rules: &RoomRules, event: &AuthEvent, state: &AuthState) -> Result<bool, Error> {
-    Ok(check_state(rules, event, Check::AuthEvents, |key| Ok(state.get(key).cloned()))?.is_allowed())
+/// "By descending depth and ascending `sha1(event_id)`": the first that is authorised, or else the last.
+fn first_allowed(
+    rules: &RoomRules,
+    source: &impl Source,
+    candidates: &Candidates,
+    r: &R<'_>,
+) -> Result<Option<EventIndex>, Error> {
+    let mut chosen = None;
+    for (event, candidate) in candidates.in_order.iter().rev() {
+        chosen = Some(*event);
+        if is_allowed(rules, source, candidate, r, None)? {
+            break;
+        }
+    }
+    Ok(chosen)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
+/// Decides by R, with an event put in at a key.
+fn is_allowed(
+    rules: &RoomRules,
+    source: &impl Source,
+    candidate: &Candidate,
+    r: &R<'_>,
+    put_in: Option<(KeyIndex, EventIndex)>,
+) -> Result<bool, Error> {
+    let reads = candidate.reads(rules, source);
+    let at = |key: &StateKey| {
+        let Some((_, key)) = reads.iter().find(|(read, _)| read == key) else { return Ok(None) };
+        let found = match put_in {
+            Some((at, event)) if at == *key => Some(event),
+            _ => r.get(*key)?,
+        };
+        found.map(|event| Ok(source.event(event)?.event.clone())).transpose()
+    };
+    Ok(check_state(rules, &candidate.event, Check::StateBefore, at)?.is_allowed())
+}
 
-    use gibbous_codec::{EventId, Pdu, RoomVersionId, exchange};
-
-    use super::*;
-
-    /// The events of a vector, numbered as they stand.
-    struct Vector(Vec<Arc<AuthEvent>>);
-
-    impl EventSource for Vector {
-        fn by_id(&self, event_id: &EventId) -> Result<Option<Arc<AuthEvent>>, Error> {
-            Ok(self.0.iter().find(|event| event.pdu().event_id() == event_id).cloned())
+impl R<'_> {
+    fn get(&self, key: KeyIndex) -> Result<Option<EventIndex>, Error> {
+        match self.resolved.get(key) {
+            None if self.conflicted.get(key).is_none() => (self.unconflicted)(key),
+            event => Ok(event),
         }
-
-        fn by_num(&self, num: EventNum) -> Result<Arc<AuthEvent>, Error> {
-            let found = usize::try_from(num.0).ok().and_then(|at| self.0.get(at)).cloned();
-            found.ok_or_else(|| Error::Resolution(format!("no event {num}")))
-        }
-    }
-
-    fn check(vector: &exchange::ResolveVector) {
-        let rules = RoomRules::of(&RoomVersionId::V1).expect("version 1 is known");
-        let parsed = vector.events.iter().map(|event| {
-            let pdu = Pdu::with_event_id(&rules, event.event_id.clone(), event.pdu.get().as_bytes());
-            Arc::new(AuthEvent::new(pdu.expect("the vectors' events parse"), event.rejected))
-        });
-        let source = Vector(parsed.collect());
-        let num = |id: &EventId| source.0.iter().position(|event| event.pdu().event_id() == id).expect("it is there");
-        let mut states: Vec<BTreeMap<StateKey, EventNum>> = Vec::new();
-        for set in &vector.state_sets {
-            let state = set.iter().map(|id| {
-                let at = num(id);
-                let pdu = source.0[at].pdu();
-                (StateKey::new(pdu.event_type(), pdu.state_key().unwrap_or_default()), EventNum(at as u64))
-            });
-            states.push(state.collect());
-        }
-        let keys: BTreeSet<&StateKey> = states.iter().flat_map(BTreeMap::keys).collect();
-        let mut conflict = Conflict::new();
-        let mut unconflicted = BTreeMap::new();
-        for key in keys {
-            let candidates: Vec<_> = states.iter().map(|state| state.get(key).copied()).collect();
-            match candidates.as_slice() {
-                [first, rest @ ..] if rest.iter().all(|other| other == first) => {
-                    unconflicted.extend(first.map(|num| (key.clone(), num)));
-                }
-                _ => drop(conflict.insert(key.clone(), candidates)),
-            }
-        }
-        let mut state = unconflicted.clone();
-        state.extend(resolve(&rules, &conflict, &source, |key| Ok(unconflicted.get(key).copied())).unwrap());
-        let mut found: Vec<_> =
-            state.values().map(|num| source.by_num(*num).unwrap().pdu().event_id().to_owned()).collect();
-        found.sort();
-        let mut expected = vector.expected.clone();
-        expected.sort();
-        assert_eq!(found, expected, "{}", vector.name);
-    }
-
-    #[test]
-    fn vectors_of_version_1_resolve_as_other_implementations_do() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/resolve-v1.jsonl.zst");
-        let reader = exchange::open(file.to_str().expect("the path is text")).unwrap();
-        let mut vectors = 0;
-        for vector in exchange::Vectors::<_, exchange::ResolveVector>::new(reader) {
-            let (_, vector) = vector.unwrap();
-            check(&vector);
-            vectors += 1;
-        }
-        assert_eq!(vectors, 38);
     }
 }

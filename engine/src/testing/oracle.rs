@@ -1,23 +1,22 @@
 //! The naive oracle: an engine with full state from the join on, over whole maps in memory, to judge the real one by.
 //!
 //! No index, no cache, no cleverness: it is to be read beside the specification. It resolves whole states with their
-//! whole auth chains, judges every event against whole states, and knows everything before it begins. Its rules of
-//! authorisation are ruma's, and so independent of the engine's own; where ruma is known to be wrong, in rooms that no
-//! story tells, is in [`ruma`](super::ruma). The resolution of room version 2 on is ruma's too; that of version 1 is
-//! written out here.
+//! whole auth chains ([`naive`]), judges every event against whole states, and knows everything before it begins. Its
+//! rules of authorisation are ruma's, and so independent of the engine's own; where ruma is known to be wrong, in rooms
+//! that no story tells, is in [`ruma`](super::ruma).
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
     sync::Arc,
 };
 
 use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, StateKey, StateMap};
-use ruma::state_res::{self, utils::event_id_set::EventIdSet};
-use sha1::{Digest, Sha1};
 
-use super::ruma::{self as judge, RumaEvent};
+use super::{
+    naive,
+    ruma::{self as judge, RumaEvent},
+};
 
 /// A whole state.
 pub type State = StateMap<OwnedEventId>;
@@ -191,8 +190,11 @@ impl Oracle {
         match states.as_slice() {
             [] => Some(Rc::default()),
             [only] => Some(only.clone()),
-            [..] if self.rules.ruma().state_res.v2_rules().is_some() => Some(Rc::new(self.resolve(&states))),
-            [..] => Some(Rc::new(self.resolve_v1(&states))),
+            [..] => {
+                let states: Vec<State> = states.iter().map(|state| (**state).clone()).collect();
+                let resolved = naive::resolve_known(&self.rules, &states, &self.events);
+                Some(Rc::new(resolved.expect("every event that resolution reads is known")))
+            }
         }
     }
 
@@ -290,110 +292,6 @@ impl Oracle {
     }
 }
 
-/// State resolution.
-impl Oracle {
-    /// Returns some events with their auth chains, that is their auth events and, again, their auth events.
-    fn with_auth_chain<'e>(&self, events: impl IntoIterator<Item = &'e OwnedEventId>) -> BTreeSet<OwnedEventId> {
-        let mut chain: BTreeSet<OwnedEventId> = events.into_iter().cloned().collect();
-        let mut next: Vec<OwnedEventId> = chain.iter().cloned().collect();
-        while let Some(event) = next.pop().and_then(|event_id| self.events.get(&event_id)) {
-            let auth_events = event.pdu().auth_events().iter().filter(|id| self.events.contains_key(*id));
-            next.extend(auth_events.filter(|id| chain.insert((*id).clone())).cloned());
-        }
-        chain
-    }
-
-    /// Resolves states by the algorithm of room versions 2 to 11, or from 12 on.
-    fn resolve(&self, states: &[Rc<State>]) -> State {
-        let rules = self.rules.ruma();
-        let maps: Vec<state_res::StateMap<OwnedEventId>> = states.iter().map(|state| to_ruma(state)).collect();
-        // A chain is taken with the state's own events, as Synapse and gomatrixserverlib do.
-        let chains = states.iter().map(|state| self.with_auth_chain(state.values()).into_iter().collect()).collect();
-        let resolved = state_res::resolve(
-            &rules.authorization,
-            rules.state_res.v2_rules().expect("room version 1 is resolved otherwise"),
-            &maps,
-            chains,
-            |event_id| self.events.get(event_id).cloned(),
-            |conflicted| Some(self.conflicted_subgraph(conflicted.values().flatten())),
-        );
-        let resolved = resolved.expect("every event that resolution reads is known");
-        let key = |(event_type, state_key): (ruma::events::StateEventType, String)| {
-            StateKey::new(event_type.to_string(), state_key)
-        };
-        resolved.into_iter().map(|(entry, event_id)| (key(entry), event_id)).collect::<BTreeMap<_, _>>()
-    }
-
-    /// v12 on: "the union of all paths along auth events between any pair of conflicted events, including endpoints".
-    fn conflicted_subgraph<'e>(
-        &self,
-        conflicted: impl IntoIterator<Item = &'e OwnedEventId>,
-    ) -> EventIdSet<OwnedEventId> {
-        let conflicted: BTreeSet<OwnedEventId> = conflicted.into_iter().cloned().collect();
-        let reached = self.with_auth_chain(&conflicted);
-        let is_between = |id: &OwnedEventId| !self.with_auth_chain([id]).is_disjoint(&conflicted);
-        reached.into_iter().filter(is_between).collect()
-    }
-
-    /// Resolves states by the algorithm of room version 1.
-    fn resolve_v1(&self, states: &[Rc<State>]) -> State {
-        let mut candidates: BTreeMap<&StateKey, BTreeSet<&OwnedEventId>> = BTreeMap::new();
-        for (key, event_id) in states.iter().flat_map(|state| state.iter()) {
-            candidates.entry(key).or_default().insert(event_id);
-        }
-        // "The resolution starts with R being the set of all unconflicted state."
-        let mut resolved = State::new();
-        let mut conflicts: BTreeMap<&StateKey, Vec<&Arc<RumaEvent>>> = BTreeMap::new();
-        for (key, candidates) in candidates {
-            let mut events: Vec<_> = candidates.into_iter().filter_map(|id| self.events.get(id)).collect();
-            // "Sort by ascending depth and descending `sha1(event_id)`."
-            events.sort_by_key(|event| (event.pdu().depth(), Reverse(sha1(event.pdu().event_id()))));
-            match events.as_slice() {
-                [only] => drop(resolved.insert(key.clone(), only.pdu().event_id().to_owned())),
-                _ => drop(conflicts.insert(key, events)),
-            }
-        }
-        let is_allowed =
-            |event: &RumaEvent, state: &State| self.check_against(event, state, Check::StateBefore).is_ok();
-        // "For power levels, then join rules, then memberships": what a pass resolves joins R at the end of the pass.
-        for event_type in ["m.room.power_levels", "m.room.join_rules", "m.room.member"] {
-            let mut pass = State::new();
-            for (key, events) in conflicts.iter().filter(|(key, _)| key.event_type == event_type) {
-                // "Add the first event to R. For each next one: if it is allowed by R, it replaces the one before, else
-                // stop."
-                let mut with_event = resolved.clone();
-                for (place, event) in events.iter().enumerate() {
-                    if place > 0 && !is_allowed(event, &with_event) {
-                        break;
-                    }
-                    with_event.insert((*key).clone(), event.pdu().event_id().to_owned());
-                }
-                pass.extend(with_event.remove(key).map(|event_id| ((*key).clone(), event_id)));
-            }
-            conflicts.retain(|key, _| key.event_type != event_type);
-            resolved.extend(pass);
-        }
-        // "For all other conflicts: the first that is allowed, by descending depth and ascending `sha1(event_id)`"; where
-        // none is, the last, as in Synapse.
-        let mut others = State::new();
-        for (key, events) in conflicts {
-            let chosen = events.iter().rev().find(|event| is_allowed(event, &resolved)).or(events.first());
-            others.extend(chosen.map(|event| (key.clone(), event.pdu().event_id().to_owned())));
-        }
-        resolved.extend(others);
-        resolved
-    }
-}
-
-fn sha1(event_id: &EventId) -> [u8; 20] {
-    Sha1::digest(event_id.as_bytes()).into()
-}
-
 fn key_of(event: &RumaEvent) -> Option<StateKey> {
     event.pdu().state_key().map(|state_key| StateKey::new(event.pdu().event_type(), state_key))
-}
-
-fn to_ruma(state: &State) -> state_res::StateMap<OwnedEventId> {
-    let ruma_key = |key: &StateKey| (key.event_type.as_str().into(), key.state_key.clone());
-    state.iter().map(|(key, event_id)| (ruma_key(key), event_id.clone())).collect()
 }

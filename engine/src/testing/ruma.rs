@@ -44,6 +44,11 @@ impl RumaEvent {
     pub fn pdu(&self) -> &Pdu {
         &self.pdu
     }
+
+    /// Tells whether the event was rejected.
+    pub fn is_rejected(&self) -> bool {
+        self.rejected
+    }
 }
 
 /// Returns what ruma says of an event by what it cites, whatever the state.

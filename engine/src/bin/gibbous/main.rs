@@ -4,6 +4,7 @@ mod auth;
 mod check;
 mod rebuild;
 mod replay;
+mod resolve;
 mod vectors;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ enum Command {
     Check(check::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
+    Resolve(resolve::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,5 +37,6 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Resolve(args) => resolve::run(&args),
     }
 }
