@@ -102,7 +102,7 @@ struct Entry {
     candidate: OnceLock<Arc<Candidate>>,
 }
 
-/// A whole state over the numbers of [`Events`].
+/// A whole state over the numbers of the [`Events`] that made it, which alone can read it.
 #[derive(Clone, Debug)]
 pub struct State(KeyMap<EventIndex>);
 
@@ -169,6 +169,10 @@ impl Events {
     /// # Errors
     ///
     /// [`Error::MissingEvent`] if an event that the algorithm reads is not there.
+    ///
+    /// # Panics
+    ///
+    /// If a state is of other [`Events`] that are more than these.
     pub fn resolve(&self, states: &[State]) -> Result<State, Error> {
         let (conflict, unconflicted) = Conflict::split(states.iter().map(|state| &state.0));
         let at = |key| Ok(unconflicted.get(key));

@@ -20,7 +20,7 @@ mod with_auth_events;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{EventNum, Path, RoomRules, StateGroup, StateKey, path};
+use gibbous_codec::{EventNum, Path, RoomRules, StateGroup, StateKey};
 use gibbous_storage::{AuthEdges, Difference, RoomRows, diff, entries};
 
 pub(crate) use self::with_auth_events::WholeState;
@@ -85,12 +85,12 @@ impl<R: RoomRows> Resolver<'_, R> {
     pub(crate) fn resolve(&self, groups: &[StateGroup]) -> Result<Resolution, Error> {
         let base = *groups.first().unwrap_or(&StateGroup::EMPTY);
         let rest = groups.get(1..).unwrap_or_default();
-        let source = Stored::new(&self.events, self.edges);
+        let source = Stored::new(&self.events, self.edges, base);
         let conflict = self.conflict(&source, base, rest)?;
         let conflicted: BTreeMap<KeyIndex, &[Option<EventIndex>]> = conflict.by_key().collect();
         let unconflicted = |key: KeyIndex| match conflicted.contains_key(&key) {
             true => Ok(None),
-            false => Ok(self.lookup(base, &source.key_at(key))?.map(|num| source.index(num))),
+            false => source.in_state(key),
         };
         let difference = || {
             let is_unconflicted = |event| match source.key(event)? {
@@ -140,10 +140,6 @@ impl<R: RoomRows> Resolver<'_, R> {
             }
         }
         Ok(conflict)
-    }
-
-    fn lookup(&self, group: StateGroup, key: &StateKey) -> Result<Option<EventNum>, Error> {
-        Ok(self.events.rows.state_event(group, &path(key))?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{EventId, EventNum, RoomRules, StateKey};
+use gibbous_codec::{EventId, EventNum, RoomRules, StateGroup, StateKey, path};
 use gibbous_storage::{AuthEdges, AuthEvents, RoomRows};
 
 use super::source::{Candidate, EventIndex, KeyIndex, Source};
@@ -11,10 +11,11 @@ use crate::{
     lookup::{EventSource, Events},
 };
 
-/// A room's events, and what one resolution has read of them: verdicts can change before the next.
+/// A room's events and one of its states, and what one resolution has read of them: verdicts can change before the next.
 pub(crate) struct Stored<'a, R: RoomRows> {
     events: &'a Events<'a, R>,
     edges: &'a AuthEdges,
+    state: StateGroup,
     read: RefCell<Read>,
 }
 
@@ -24,11 +25,12 @@ struct Read {
     keys: Vec<StateKey>,
     key_of: BTreeMap<EventIndex, Option<KeyIndex>>,
     candidates: BTreeMap<EventIndex, Arc<Candidate>>,
+    in_state: BTreeMap<KeyIndex, Option<EventIndex>>,
 }
 
 impl<'a, R: RoomRows> Stored<'a, R> {
-    pub(crate) fn new(events: &'a Events<'a, R>, edges: &'a AuthEdges) -> Self {
-        Self { events, edges, read: RefCell::default() }
+    pub(crate) fn new(events: &'a Events<'a, R>, edges: &'a AuthEdges, state: StateGroup) -> Self {
+        Self { events, edges, state, read: RefCell::default() }
     }
 
     pub(crate) fn rules(&self) -> &RoomRules {
@@ -53,6 +55,17 @@ impl<'a, R: RoomRows> Stored<'a, R> {
         read.keys.push(key.clone());
         read.key_indices.insert(key.clone(), index);
         index
+    }
+
+    /// Returns the event of the state at a key.
+    pub(crate) fn in_state(&self, key: KeyIndex) -> Result<Option<EventIndex>, Error> {
+        if let Some(event) = self.read.borrow().in_state.get(&key) {
+            return Ok(*event);
+        }
+        let num = self.events.rows.state_event(self.state, &path(&self.key_at(key)))?;
+        let event = num.map(|num| self.index(num));
+        self.read.borrow_mut().in_state.insert(key, event);
+        Ok(event)
     }
 
     /// Returns the key of a number.

@@ -58,12 +58,9 @@ impl<R: RoomRows> Resolver<'_, R> {
         event: &AuthEvent,
     ) -> Result<BTreeMap<StateKey, EventNum>, Error> {
         let rules = self.events.rules;
-        let source = Stored::new(&self.events, self.edges);
+        let source = Stored::new(&self.events, self.edges, before);
         let own = own_state(&source, event)?;
-        let candidates = |key: KeyIndex| -> Result<Pair, Error> {
-            let of_before = self.lookup(before, &source.key_at(key))?.map(|num| source.index(num));
-            Ok([of_before, own.get(&key).copied()])
-        };
+        let candidates = |key: KeyIndex| -> Result<Pair, Error> { Ok([source.in_state(key)?, own.get(&key).copied()]) };
         let wanted: Vec<KeyIndex> = auth_keys(rules, event).iter().map(|key| source.intern(key)).collect();
         let unconflicted = |key: KeyIndex| match candidates(key)? {
             [of_before, of_own] if of_before == of_own => Ok(of_before),
