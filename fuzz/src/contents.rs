@@ -17,7 +17,8 @@ pub(crate) fn change_power_levels(mut content: Value, u: &mut Unstructured<'_>) 
     for _ in 0..=u.int_in_range(0..=2)? {
         let (map, keys): (_, &[&str]) = match u.int_in_range(0..=15)? {
             0..=4 => ("", &NAMED),
-            5..=9 => ("users", &USERS),
+            5 => ("users", &USERS),
+            6..=9 => ("users", &USERS[1..]),
             10..=12 => ("events", &TYPES),
             13 | 14 => ("notifications", &["room", "other"]),
             _ => {

@@ -55,7 +55,7 @@ impl Room {
     }
 
     fn any(&self, u: &mut Unstructured<'_>) -> Result<Draft> {
-        let sender = u.choose(&USERS)?;
+        let sender = self.sender(u)?;
         Ok(match u.int_in_range(0..=15)? {
             0..=5 => self.member(sender, u)?,
             6..=8 => self.power_levels(sender, u)?,
@@ -78,6 +78,21 @@ impl Room {
         })
     }
 
+    /// Returns who sends something: mostly one who is in the room, and often the creator.
+    fn sender(&self, u: &mut Unstructured<'_>) -> Result<&'static str> {
+        let is_joined = |user: &&'static str| {
+            let member = self.state.get(&StateKey::new("m.room.member", *user));
+            member.is_some_and(|member| member.membership() == Some("join"))
+        };
+        let joined: Vec<&str> = USERS.into_iter().filter(is_joined).collect();
+        Ok(match u.int_in_range(0..=7)? {
+            0 => *u.choose(&USERS)?,
+            1..=4 => joined.first().copied().unwrap_or(USERS[0]),
+            _ if joined.is_empty() => USERS[0],
+            _ => *u.choose(&joined)?,
+        })
+    }
+
     fn power_levels(&self, sender: &'static str, u: &mut Unstructured<'_>) -> Result<Draft> {
         let key = StateKey::new("m.room.power_levels", "");
         let now = self.state.get(&key).and_then(|event| serde_json::from_str(event.content().get()).ok());
@@ -88,8 +103,9 @@ impl Room {
     }
 
     fn member(&self, sender: &'static str, u: &mut Unstructured<'_>) -> Result<Draft> {
-        let memberships = ["join", "leave", "invite", "ban", "knock", "join", "leave", "odd"];
+        let memberships = ["join", "leave", "invite", "ban", "knock", "join", "invite", "odd"];
         let membership = *u.choose(&memberships)?;
+        let sender = if matches!(membership, "join" | "knock") { *u.choose(&USERS)? } else { sender };
         let is_own = matches!(membership, "join" | "knock") && u.ratio(15, 16)?;
         let target = if is_own { sender } else { *u.choose(&USERS)? };
         let mut content = json!({ "membership": membership });

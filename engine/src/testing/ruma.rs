@@ -2,19 +2,18 @@
 //! the engine's own path.
 //!
 //! Where ruma is known to say otherwise than the rules here, [`deviation`] names the sentence; each holds as narrowly as
-//! it can be told.
+//! it can be told. One of them rooms of `RoomBuilder` can meet, a state without join rules: [`by_state`] mends it, but in
+//! ruma's own resolution of states nothing can.
 
 use std::sync::Arc;
 
-use gibbous_codec::{
-    Content, EventId, Level, Membership, Named, OwnedEventId, Pdu, RoomId, RoomRules, StateKey, UserId,
-};
+use gibbous_codec::{Content, EventId, Level, Named, OwnedEventId, Pdu, RoomId, RoomRules, StateKey, UserId};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     events::{StateEventType, TimelineEventType},
     state_res::{Event, check_state_dependent_auth_rules, check_state_independent_auth_rules},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::auth::user_level;
 
@@ -77,8 +76,29 @@ pub fn by_state(
     check_state_dependent_auth_rules(
         &rules.ruma().authorization,
         event,
-        |event_type: &StateEventType, state_key: &str| state(&StateKey::new(event_type.to_string(), state_key)),
+        |event_type: &StateEventType, state_key: &str| {
+            let found = state(&StateKey::new(event_type.to_string(), state_key));
+            match event_type {
+                StateEventType::RoomJoinRules => found
+                    .filter(|event| value(&event.pdu).get("join_rule").is_some())
+                    .or_else(|| for_the_invited(rules, event.pdu.room_id())),
+                _ => found,
+            }
+        },
     )
+}
+
+/// Returns join rules that let the invited join. They stand in for those that a state lacks, where ruma would let nobody
+/// join: room version 1's resolution loses them, and so does a bad choice of auth events.
+fn for_the_invited(rules: &RoomRules, room_id: &RoomId) -> Option<Arc<RumaEvent>> {
+    let json = json!({
+        "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "invite" }, "room_id": room_id,
+        "sender": "@nobody:nowhere.example", "auth_events": [], "prev_events": [], "depth": 1, "origin_server_ts": 1,
+        "hashes": { "sha256": "" }, "signatures": {},
+    });
+    let event_id = EventId::parse("$stands-in:nowhere.example").ok()?;
+    let pdu = Pdu::with_event_id(rules, event_id, json.to_string().as_bytes()).ok()?;
+    Some(Arc::new(RumaEvent::new(pdu, false)))
 }
 
 /// Returns why ruma is known to judge an event otherwise than it should be judged, or `None` if it is not known to.
@@ -104,15 +124,7 @@ pub fn deviation(rules: &RoomRules, event: &Pdu, state: impl Fn(&str) -> Option<
                 return Some("a level that is added or removed is not compared by its default; ruma compares it");
             }
         }
-        Content::Member(member) => {
-            let join_rules = state("m.room.join_rules");
-            let is_silent = match &join_rules {
-                None => true,
-                Some(event) => value(event).get("join_rule").is_none(),
-            };
-            if is_silent && member.membership == Some(Membership::Join) {
-                return Some("without a join rule a room is for the invited; ruma lets nobody join");
-            }
+        Content::Member(_) => {
             if is_null(event, "third_party_invite") || is_null(event, "join_authorised_via_users_server") {
                 return Some("what is null is there, and is refused; to ruma it is absent");
             }
