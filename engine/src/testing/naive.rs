@@ -10,15 +10,24 @@ use std::{
 };
 
 use gibbous_codec::{EventId, OwnedEventId, Pdu, RoomRules, StateKey, StateMap};
-use ruma::state_res::{auth_types_for_event, check_state_dependent_auth_rules, events::RoomCreateEvent};
+use ruma::state_res::{auth_types_for_event, events::RoomCreateEvent};
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 
-use super::ruma::RumaEvent;
+use super::ruma::{RumaEvent, by_state, by_state_alone};
 use crate::resolution::ResolutionEvent;
 
 /// A whole state.
 type State = StateMap<OwnedEventId>;
+/// What a state without join rules means, of which the specification says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutJoinRules {
+    /// The invited may join, as Synapse has it, and the project.
+    ForTheInvited,
+    /// Nobody may, as ruma has it.
+    ForNobody,
+}
+
 /// A sentinel "greater than any integer".
 const INFINITY: usize = usize::MAX;
 
@@ -31,11 +40,12 @@ pub fn resolve(
     rules: &RoomRules,
     states: &[State],
     events: impl IntoIterator<Item = ResolutionEvent>,
+    without_join_rules: WithoutJoinRules,
 ) -> Result<State, OwnedEventId> {
     let events = events
         .into_iter()
         .map(|event| (event.pdu.event_id().to_owned(), Arc::new(RumaEvent::new(event.pdu, event.rejected))));
-    resolve_known(rules, states, &events.collect())
+    resolve_known(rules, states, &events.collect(), without_join_rules)
 }
 
 /// Resolves states by the events that are known.
@@ -43,8 +53,9 @@ pub(super) fn resolve_known(
     rules: &RoomRules,
     states: &[State],
     events: &BTreeMap<OwnedEventId, Arc<RumaEvent>>,
+    without_join_rules: WithoutJoinRules,
 ) -> Result<State, OwnedEventId> {
-    let room = Room { rules, events };
+    let room = Room { rules, events, without_join_rules };
     for state in states {
         state.values().try_for_each(|id| room.event(id).map(drop))?;
     }
@@ -57,6 +68,7 @@ pub(super) fn resolve_known(
 struct Room<'a> {
     rules: &'a RoomRules,
     events: &'a BTreeMap<OwnedEventId, Arc<RumaEvent>>,
+    without_join_rules: WithoutJoinRules,
 }
 
 /// What is common to all versions.
@@ -109,14 +121,13 @@ impl Room<'_> {
     }
 
     fn is_allowed(&self, id: &EventId, state: &State) -> Result<bool, OwnedEventId> {
-        let decision = check_state_dependent_auth_rules(
-            &self.rules.ruma().authorization,
-            self.event(id)?,
-            |event_type, state_key| {
-                self.events.get(state.get(&StateKey::new(event_type.to_string(), state_key))?).cloned()
-            },
-        );
-        Ok(decision.is_ok())
+        let by_key = |key: &StateKey| self.events.get(state.get(key)?).cloned();
+        let event = self.event(id)?;
+        Ok(match self.without_join_rules {
+            WithoutJoinRules::ForTheInvited => by_state(self.rules, event, by_key),
+            WithoutJoinRules::ForNobody => by_state_alone(self.rules, event, by_key),
+        }
+        .is_ok())
     }
 }
 

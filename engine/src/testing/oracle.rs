@@ -14,7 +14,7 @@ use std::{
 use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, StateKey, StateMap};
 
 use super::{
-    naive,
+    naive::{self, WithoutJoinRules},
     ruma::{self as judge, RumaEvent},
 };
 
@@ -192,7 +192,8 @@ impl Oracle {
             [only] => Some(only.clone()),
             [..] => {
                 let states: Vec<State> = states.iter().map(|state| (**state).clone()).collect();
-                let resolved = naive::resolve_known(&self.rules, &states, &self.events);
+                let resolved =
+                    naive::resolve_known(&self.rules, &states, &self.events, WithoutJoinRules::ForTheInvited);
                 Some(Rc::new(resolved.expect("every event that resolution reads is known")))
             }
         }

@@ -63,7 +63,7 @@ pub fn citations(
     check_state_independent_auth_rules(&rules.ruma().authorization, event, by_id)
 }
 
-/// Returns what ruma says of an event by a state.
+/// Returns what ruma says of an event by a state; where this has no join rules, by one with those of the invited.
 ///
 /// # Errors
 ///
@@ -73,18 +73,28 @@ pub fn by_state(
     event: &RumaEvent,
     state: impl Fn(&StateKey) -> Option<Arc<RumaEvent>>,
 ) -> Result<(), String> {
+    by_state_alone(rules, event, |key| match key.event_type.as_str() {
+        "m.room.join_rules" => state(key)
+            .filter(|event| value(&event.pdu).get("join_rule").is_some())
+            .or_else(|| for_the_invited(rules, event.pdu.room_id())),
+        _ => state(key),
+    })
+}
+
+/// Returns what ruma says of an event by a state as it is.
+///
+/// # Errors
+///
+/// The rule that the event breaks, in ruma's words.
+pub fn by_state_alone(
+    rules: &RoomRules,
+    event: &RumaEvent,
+    state: impl Fn(&StateKey) -> Option<Arc<RumaEvent>>,
+) -> Result<(), String> {
     check_state_dependent_auth_rules(
         &rules.ruma().authorization,
         event,
-        |event_type: &StateEventType, state_key: &str| {
-            let found = state(&StateKey::new(event_type.to_string(), state_key));
-            match event_type {
-                StateEventType::RoomJoinRules => found
-                    .filter(|event| value(&event.pdu).get("join_rule").is_some())
-                    .or_else(|| for_the_invited(rules, event.pdu.room_id())),
-                _ => found,
-            }
-        },
+        |event_type: &StateEventType, state_key: &str| state(&StateKey::new(event_type.to_string(), state_key)),
     )
 }
 

@@ -76,8 +76,8 @@ fn measure_all() -> Result<Vec<Times>, String> {
 }
 
 fn measure(rules: &RoomRules, vector: &ResolveVector) -> Result<Times, String> {
-    let events: Vec<ResolutionEvent> =
-        vector.events.iter().map(|event| parse(rules, event)).collect::<Result<_, _>>()?;
+    let parsed = || vector.events.iter().map(|event| parse(rules, event)).collect::<Result<Vec<_>, _>>();
+    let events = parsed()?;
     let maps: Vec<StateMap<OwnedEventId>> = vector.state_sets.iter().map(|set| state_map(set, &events)).collect();
     let of_ruma = RumaStates::new(rules, &maps, events.iter().cloned());
     let in_use = Events::new(rules, events.iter().cloned());
@@ -90,7 +90,8 @@ fn measure(rules: &RoomRules, vector: &ResolveVector) -> Result<Times, String> {
         times.ruma = times.ruma.min(time);
         compare(vector, "ruma", &from_ruma(found.map_err(|error| error.to_string())?))?;
 
-        let given = events.clone();
+        // Parsed anew: a PDU keeps what was read of its content.
+        let given = parsed()?;
         let (time, found) = timed(|| {
             let events = Events::new(rules, given);
             let states = states_of(&events, &maps)?;
