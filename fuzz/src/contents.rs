@@ -27,10 +27,10 @@ pub(crate) fn change_power_levels(mut content: Value, u: &mut Unstructured<'_>) 
                 continue;
             }
         };
-        if map != "" && !content[map].is_object() {
+        if !map.is_empty() && !content[map].is_object() {
             content[map] = json!({});
         }
-        let levels = if map == "" { &mut content } else { &mut content[map] };
+        let levels = if map.is_empty() { &mut content } else { &mut content[map] };
         let key = *u.choose(keys)?;
         match level(u)? {
             Some(level) => levels[key] = level,

@@ -119,10 +119,10 @@ pub fn deviation(rules: &RoomRules, event: &Pdu, state: impl Fn(&str) -> Option<
                 return Some("a level that is added or removed is not compared by its default; ruma compares it");
             }
         }
-        Content::Member(_) => {
-            if is_null(event, "third_party_invite") || is_null(event, "join_authorised_via_users_server") {
-                return Some("what is null is there, and is refused; to ruma it is absent");
-            }
+        Content::Member(_)
+            if is_null(event, "third_party_invite") || is_null(event, "join_authorised_via_users_server") =>
+        {
+            return Some("what is null is there, and is refused; to ruma it is absent");
         }
         _ => {}
     }
