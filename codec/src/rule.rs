@@ -1,6 +1,6 @@
 //! The rules that an event can break, each with a stable number and its words.
 //!
-//! Numbers are stored and told to other servers: one is never given to another rule. `RULES.md` lists them.
+//! Numbers are stored and told to the host: one is never given to another rule. `RULES.md` lists them.
 
 use serde::{Deserialize, Serialize};
 

@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use crate::{
     Error, Limits,
     auth::rests_on,
-    lookup::{AuthEvent, is_rejected},
+    intake::helpless::Standing,
+    lookup::AuthEvent,
     resync::outliers::in_auth_order,
     room::{Context, Room},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
@@ -246,6 +247,8 @@ impl Room {
             }
         };
         self.commit(txn)?;
+        // What was said of events that wait was said by verdicts that may change.
+        self.memory.forget_condemned();
         self.present = None;
         self.refresh_servers(cx)?;
         self.advance(cx)?;
@@ -261,8 +264,9 @@ impl Room {
     ) -> Result<Result<Joined, JoinError>, Error> {
         let join = &parsed.join;
         for event_id in rests_on(&self.memory.rules, join) {
+            // One that waits is taken for what its own auth events make of it; where that is nothing, check 4 sees it.
             match txn.event_num(&event_id)? {
-                Some(num) if self.has_auth_chain(txn, num)? => {}
+                Some(num) if self.standing_at_once(txn, num)? != Standing::Hole => {}
                 None | Some(_) => return Ok(Err(JoinError::MissingAuthEvent(event_id))),
             }
         }
@@ -344,11 +348,10 @@ impl Room {
         if is_missing || groups.is_empty() {
             let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
             for event_id in &parsed.state_ids {
-                let Some((num, stage)) = stage_of(txn, event_id)? else { continue };
-                if !self.has_auth_chain(txn, num)? {
-                    continue;
-                }
-                if let (Some(key), false) = (txn.event_record(num)?.state_key.clone(), is_rejected(&stage)) {
+                let Some(num) = txn.event_num(event_id)? else { continue };
+                if let (Some(key), Standing::Accepted) =
+                    (txn.event_record(num)?.state_key.clone(), self.standing_at_once(txn, num)?)
+                {
                     state.insert(key, num);
                 }
             }

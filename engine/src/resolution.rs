@@ -59,7 +59,8 @@ use crate::{
 pub struct ResolutionEvent {
     /// The event.
     pub pdu: Pdu,
-    /// Whether it was rejected: it then serves in no check, and is itself tried again where it is in conflict.
+    /// Whether it was rejected by the state before it: it then serves in no check, and is itself tried again where it is in
+    /// conflict. What was rejected by its own auth events is in no state.
     pub rejected: bool,
 }
 

@@ -68,6 +68,12 @@ impl RoomMemory {
         }
     }
 
+    /// Forgets which events fail check 4: it is found out again where they are cited.
+    pub(crate) fn forget_condemned(&self) {
+        self.condemned.borrow_mut().clear();
+        self.forget_resolved();
+    }
+
     /// Returns what states were resolved to, if they were since a verdict last changed.
     pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<StateGroup> {
         self.resolved.borrow().get(groups).copied()

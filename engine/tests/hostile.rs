@@ -1,7 +1,8 @@
 //! Lies and junk from other servers: each gets its answer, and the room goes on unharmed.
 
 use gibbous::{
-    Check, EventStatus, FailureCode, Limits, MemoryBackend, Outcome, RequestKind, Response, RoomVersionId, StateKey,
+    Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, RequestKind, Response, RoomVersionId,
+    StateKey,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
@@ -146,6 +147,34 @@ fn an_event_that_waits_in_vain_serves_those_that_cite_it_only_if_its_auth_events
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_join_response_does_not_bring_in_what_waits_and_fails_its_own_auth_events() {
+    let mut story = full();
+    let power_levels = StateKey::new("m.room.power_levels", "");
+    let levels = story.room.state_after(&story.join)[&power_levels].clone();
+    let usurps = json!({
+        "room_id": story.room.id(), "sender": DEREK, "type": "m.room.power_levels", "state_key": "",
+        "content": {"users": {CHARLIE: 100, DEREK: 100}}, "depth": 50, "origin_server_ts": 1_700_000_100_000_u64,
+        "prev_events": [story.join, "$bogusbogusbogusbogusbogusbogusbogusbogusbog"],
+        "auth_events": [story.create, levels, story.derek],
+    });
+    let usurps = story.room.sign(S, &usurps);
+    assert_eq!(story.receive_bytes(S, usurps.canonical_json().as_bytes()), Outcome::Waiting);
+    let leave = story.room.leave(ALICE).send();
+    story.submit(&leave);
+    // Nobody tells us of what the join follows: the response's state is all that is known.
+    story.room.message(CHARLIE, "hello").send();
+    let join = story.room.join(ALICE).send();
+    let mut response = story.room.send_join(&join, true);
+    let usurping: Value = serde_json::from_str(usurps.canonical_json()).expect("it is JSON");
+    response["state"].as_array_mut().expect("it has a state").push(usurping);
+    story.hold_resync();
+    let status = story.join_with(&join, S, &response, true);
+    assert!(matches!(status, JoinStatus::Joined { .. }), "{status:?}");
+    let current = story.view().current_state().expect("the store works");
+    assert_ne!(current.get(&power_levels).map(|id| &**id), Some(usurps.event_id()));
 }
 
 #[test]

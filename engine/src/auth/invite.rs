@@ -10,8 +10,9 @@ use super::{
 };
 
 /// How many pairs of a signature and a key are tried at most. Two events of 65,536 bytes could ask for 400,000, half a
-/// minute; invites have two keys and one signature. It is no setting: servers must not differ in it.
-const PAIRS_MAX: usize = 4_096;
+/// minute; invites have two keys and one signature, and no event has room for more than some 1,000 keys. No other server has
+/// such a bound: it is no setting, lest those who use this one differ among themselves.
+const PAIRS_MAX: usize = 1_024;
 
 pub(super) fn invite<E>(event: &MemberEvent<'_>, cells: &mut Cells<'_, E>) -> Step<(), E> {
     // v1 on: "If content has a third_party_invite property: …"

@@ -28,62 +28,93 @@ pub(crate) enum Standing {
     NotFinal,
 }
 
+/// What has been found out on the way through the events that one cites.
+#[derive(Debug, Default)]
+struct Walk {
+    /// Whether nothing is waited for.
+    at_once: bool,
+    known: BTreeMap<EventNum, Standing>,
+    helpless: BTreeSet<EventNum>,
+}
+
 impl Room {
     /// Returns how a stored event stands to those that cite it.
     pub(crate) fn standing(&self, txn: &Txn<'_>, num: EventNum) -> Result<Standing, Error> {
-        let mut known: BTreeMap<EventNum, Standing> = BTreeMap::new();
+        self.standing_of(txn, num, false)
+    }
+
+    /// Returns how a stored event stands to a join of ours that rests on it: nothing is waited for.
+    pub(crate) fn standing_at_once(&self, txn: &Txn<'_>, num: EventNum) -> Result<Standing, Error> {
+        self.standing_of(txn, num, true)
+    }
+
+    fn standing_of(&self, txn: &Txn<'_>, num: EventNum, at_once: bool) -> Result<Standing, Error> {
+        let mut walk = Walk { at_once, ..Walk::default() };
         let mut begun = BTreeSet::new();
         let mut stack = vec![num];
         while let Some(num) = stack.last().copied() {
-            let first = begun.insert(num);
-            if known.contains_key(&num) {
+            if walk.known.contains_key(&num) {
                 stack.pop();
                 continue;
             }
-            let mut unknown = Vec::new();
-            let standing = self.standing_by(txn, num, &mut |cited| {
-                known.get(&cited).copied().unwrap_or_else(|| {
-                    unknown.push(cited);
-                    Standing::NotFinal
-                })
-            })?;
             // What is still unknown the second time rests on the event itself, in a ring of made-up IDs.
-            match first && !unknown.is_empty() {
-                true => stack.extend(unknown),
-                false => drop(known.insert(num, standing)),
+            let unknown = if begun.insert(num) { self.unknown_cited(txn, num, &walk)? } else { Vec::new() };
+            if unknown.is_empty() {
+                let standing = self.standing_by(txn, num, &mut walk)?;
+                walk.known.insert(num, standing);
+            } else {
+                stack.extend(unknown);
             }
         }
-        Ok(known.get(&num).copied().unwrap_or(Standing::NotFinal))
+        Ok(walk.known.get(&num).copied().unwrap_or(Standing::NotFinal))
+    }
+
+    /// Returns those events that an open one cites of which it is to be found out first how they stand.
+    fn unknown_cited(&self, txn: &Txn<'_>, num: EventNum, walk: &Walk) -> Result<Vec<EventNum>, Error> {
+        let (pdu, state) = self.memory.events(txn).with_state(num)?;
+        let mut unknown = Vec::new();
+        if let Stage::Waiting | Stage::Outlier { provisional: true, .. } = state.stage {
+            for event_id in rests_on(&self.memory.rules, &pdu) {
+                unknown.extend(txn.event_num(&event_id)?.filter(|cited| !walk.known.contains_key(cited)));
+            }
+        }
+        Ok(unknown)
     }
 
     /// Returns how an event stands, where it is known of those that it cites itself.
-    fn standing_by(
-        &self,
-        txn: &Txn<'_>,
-        num: EventNum,
-        of_cited: &mut dyn FnMut(EventNum) -> Standing,
-    ) -> Result<Standing, Error> {
+    fn standing_by(&self, txn: &Txn<'_>, num: EventNum, walk: &mut Walk) -> Result<Standing, Error> {
         let events = self.memory.events(txn);
         let (pdu, state) = events.with_state(num)?;
         match &state.stage {
             Stage::Unverified => {
                 let is_stuck = self.open.get(num).is_some_and(|event| event.is_stuck);
-                return Ok(if is_stuck { Standing::Hole } else { Standing::NotFinal });
+                return Ok(if is_stuck || walk.at_once { Standing::Hole } else { Standing::NotFinal });
             }
             stage if !stage.is_verified() => return Ok(Standing::Hole),
             stage if !may_change(stage) => {
                 return Ok(if is_rejected(stage) { Standing::Rejected } else { Standing::Accepted });
             }
+            // Its verdict may change, but it has one.
+            Stage::Placed { status, .. } if walk.at_once => {
+                return Ok(if status.is_rejected() { Standing::Rejected } else { Standing::Accepted });
+            }
             Stage::Placed { .. } => return Ok(Standing::NotFinal),
-            Stage::Waiting if !self.is_helpless(txn, num)? => return Ok(Standing::NotFinal),
+            Stage::Waiting if !walk.at_once => {
+                if !self.is_helpless(txn, num, &walk.helpless)? {
+                    return Ok(Standing::NotFinal);
+                }
+                walk.helpless.insert(num);
+            }
             Stage::Waiting | Stage::Outlier { .. } | Stage::Dropped => {}
         }
         let mut standing = Standing::Accepted;
         for event_id in rests_on(&self.memory.rules, &pdu) {
             let cited = match txn.event_num(&event_id)? {
-                Some(cited) => of_cited(cited),
+                Some(cited) => walk.known.get(&cited).copied().unwrap_or(Standing::Hole),
                 // Somebody may still have it, as long as not everybody has been asked for it in vain.
-                None if state.stage == Stage::Waiting && !self.auth_chain_is_in_vain(num) => Standing::NotFinal,
+                None if state.stage == Stage::Waiting && !walk.at_once && !self.auth_chain_is_in_vain(num) => {
+                    Standing::NotFinal
+                }
                 None => Standing::Hole,
             };
             standing = match (standing, cited) {
@@ -123,23 +154,30 @@ impl Room {
     }
 
     /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state that
-    /// nobody tells, or for another such event.
-    pub(crate) fn is_helpless(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+    /// nobody tells, for another such event, or in a ring of made-up IDs. `known` are events of which this is known.
+    fn is_helpless(&self, txn: &Txn<'_>, num: EventNum, known: &BTreeSet<EventNum>) -> Result<bool, Error> {
         let mut seen = BTreeSet::from([num]);
         let mut next = vec![num];
+        let mut is_ring = true;
         while let Some(num) = next.pop() {
             let waits = self.open.get(num).is_some_and(|event| event.kind == OpenKind::Waiting);
-            if waits && self.auth_chain_is_in_vain(num) {
+            if waits && (known.contains(&num) || self.auth_chain_is_in_vain(num)) {
                 return Ok(true);
             }
-            for event_id in self.open.awaited(num).filter(|_| waits) {
+            let mut awaited = self.open.awaited(num).filter(|_| waits).peekable();
+            // What has a question of its own, or is about to look, may get somewhere.
+            is_ring &= awaited.peek().is_some();
+            for event_id in awaited {
                 if self.resync.is_hopeless(event_id, self.rounds_before_set_aside) {
                     return Ok(true);
                 }
-                next.extend(txn.event_num(event_id)?.filter(|num| seen.insert(*num)));
+                match txn.event_num(event_id)? {
+                    Some(num) => next.extend(seen.insert(num).then_some(num)),
+                    None => is_ring = false,
+                }
             }
         }
-        Ok(false)
+        Ok(is_ring)
     }
 
     fn auth_chain_is_in_vain(&self, num: EventNum) -> bool {

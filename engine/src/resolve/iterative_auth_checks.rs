@@ -17,8 +17,9 @@ use crate::{Error, auth::check_state, lookup::AuthEvent};
 
 /// Applies the sorted events to the state.
 ///
-/// "Rejected events … handled as usual": one in the list is tried again, as the specification and ruma have it; Synapse
-/// skips it.
+/// "Events that have been rejected due to failing auth based on the state at the event (rather than based on their auth
+/// chain) are handled as usual": one in the list is tried again, as ruma has it too; Synapse skips it. Those that failed by
+/// their auth chain "should not appear"; the engine has none such in a state.
 pub(super) fn iterative_auth_checks(
     source: &impl Source,
     keys: &Keys<'_>,
@@ -72,7 +73,8 @@ fn cited(source: &impl Source, event: EventIndex, key: KeyIndex) -> Result<Optio
     Ok(None)
 }
 
-/// A rejected event never serves in a check, in the state or among the auth events.
+/// A rejected event never serves in a check. Of those among the auth events the specification says so; that one in the state,
+/// which was tried again and passed, does not serve either is ruma's reading.
 fn accepted(source: &impl Source, event: EventIndex) -> Result<Option<Arc<AuthEvent>>, Error> {
     let candidate = source.event(event)?;
     Ok((!candidate.event.is_rejected()).then(|| candidate.event.clone()))
