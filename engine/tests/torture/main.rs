@@ -229,7 +229,7 @@ impl<'a> Torture<'a> {
             return self.find(format!("after {} steps: {why}", self.acknowledged.steps_done));
         }
         match self.subject.look(&self.dir(), &self.acknowledged) {
-            Ok(standing) if standing == *unbroken => self.begin_anew(),
+            Ok(standing) if standing.is_as(unbroken) => self.begin_anew(),
             Ok(standing) => self.find(format!("the room is {standing:?}, unbroken it is {unbroken:?}")),
             Err(finding) => self.find(format!("at the end: {finding}")),
         }

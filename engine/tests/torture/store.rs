@@ -54,8 +54,20 @@ pub(crate) struct Standing {
     is_partial: bool,
     extremities: BTreeSet<String>,
     current_state: Option<StateGroupId>,
-    /// What became of each event that was handed over.
+    /// What became of each event whose receipt came through.
     pub(crate) stages: BTreeMap<String, Option<String>>,
+}
+
+impl Standing {
+    /// Tells whether a room stands as another does. A process may have died between storing an event and saying so: what
+    /// became of that one is seen by extremities and state alone.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        let is_alike = |(event_id, stage): (&String, &Option<String>)| other.stages.get(event_id) == Some(stage);
+        self.is_partial == other.is_partial
+            && self.extremities == other.extremities
+            && self.current_state == other.current_state
+            && self.stages.iter().all(is_alike)
+    }
 }
 
 impl Subject {

@@ -18,11 +18,11 @@ use crate::vectors::{self, Mismatch, Vector};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    vectors: vectors::Args,
+    files: vectors::Files,
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
-    vectors::run::<AuthVector>(&args.vectors)
+    vectors::run::<AuthVector>(&args.files)
 }
 
 impl Vector for AuthVector {

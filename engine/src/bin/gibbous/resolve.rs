@@ -16,11 +16,11 @@ use crate::vectors::{self, Mismatch, Vector};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    vectors: vectors::Args,
+    files: vectors::Files,
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
-    vectors::run::<ResolveVector>(&args.vectors)
+    vectors::run::<ResolveVector>(&args.files)
 }
 
 impl Vector for ResolveVector {

@@ -15,7 +15,7 @@ const UNUSABLE: u8 = 2;
 
 /// Files of vectors.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct Files {
     /// Vectors: `.jsonl`, plain or compressed by zstd or gzip; `-` is the standard input.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
@@ -70,7 +70,7 @@ struct Judged {
 }
 
 /// Judges every vector of every file, and says what held.
-pub(crate) fn run<V: Vector>(args: &Args) -> ExitCode {
+pub(crate) fn run<V: Vector>(args: &Files) -> ExitCode {
     match judge_files::<V>(args) {
         Ok(status) => status,
         Err(error) => {
@@ -80,7 +80,7 @@ pub(crate) fn run<V: Vector>(args: &Args) -> ExitCode {
     }
 }
 
-fn judge_files<V: Vector>(args: &Args) -> io::Result<ExitCode> {
+fn judge_files<V: Vector>(args: &Files) -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
     let (mut passed, mut failed, mut unusable) = (0, 0, false);
     for file in &args.files {
