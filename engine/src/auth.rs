@@ -13,9 +13,9 @@ mod member;
 mod other;
 mod power_levels;
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
-use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
+use gibbous_codec::{Check, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
 
 use self::{
     auth_events::create_event_of,
@@ -93,16 +93,18 @@ pub(crate) fn check_auth_events(
     event: &AuthEvent,
     source: &dyn EventSource,
 ) -> Result<Authorization, Error> {
-    let pdu = event.pdu();
-    let by_id = |event_id: &EventId| Ok::<_, Error>(source.by_id(event_id)?.map(|event| cited(&event)));
-    let cited = authorise_citations(rules, pdu, by_id)?;
+    let auth_events = RefCell::new(Vec::new());
+    let cited = authorise_citations(rules, event.pdu(), |event_id| {
+        let Some(auth_event) = source.by_id(event_id)? else { return Ok::<_, Error>(None) };
+        let cited = Cited { pdu: auth_event.pdu().clone(), rejected: auth_event.is_rejected() };
+        auth_events.borrow_mut().push(auth_event);
+        Ok(Some(cited))
+    })?;
     if !cited.is_allowed() {
         return Ok(cited);
     }
-    let mut auth_events = Vec::with_capacity(pdu.auth_events().len() + 1);
-    for event_id in rests_on(rules, pdu) {
-        auth_events.extend(source.by_id(&event_id)?);
-    }
+    // What is allowed to cite has had every one of its auth events read.
+    let auth_events = auth_events.into_inner();
     check_state(rules, event, Check::AuthEvents, |key| {
         let found = auth_events.iter().find(|auth_event| {
             auth_event.pdu().event_type() == key.event_type
@@ -110,10 +112,6 @@ pub(crate) fn check_auth_events(
         });
         Ok(found.cloned())
     })
-}
-
-fn cited(event: &AuthEvent) -> Cited {
-    Cited { pdu: event.pdu().clone(), rejected: event.is_rejected() }
 }
 
 /// Decides whether an event is allowed by a state: that of its auth events (check 4), the one before it (check 5), or
