@@ -11,6 +11,7 @@ mod iterative_auth_checks;
 mod level;
 mod mainline_ordering;
 mod power_ordering;
+mod ranked;
 pub(crate) mod set;
 pub(crate) mod source;
 mod stored;

@@ -1,9 +1,10 @@
 //! The mainline of a power levels event, and the mainline ordering.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
-    source::{Candidate, EventIndex, Source},
+    ranked::{Ranked, in_order},
+    source::{EventIndex, Source},
     v2::Keys,
 };
 use crate::Error;
@@ -22,21 +23,16 @@ pub(super) fn mainline_ordering(
     p: Option<EventIndex>,
 ) -> Result<Vec<EventIndex>, Error> {
     let mut positions = mainline(source, keys, p)?;
-    let mut ordered: Vec<(Reverse<Position>, u64, Arc<Candidate>, EventIndex)> = Vec::new();
+    let mut ranked = Vec::new();
     for event in events {
         let position = mainline_position(source, keys, &mut positions, event)?;
-        let candidate = source.event(event)?;
-        ordered.push((Reverse(position), candidate.event.pdu().origin_server_ts(), candidate, event));
+        ranked.push(Ranked { rank: Reverse(position), candidate: source.event(event)?, event });
     }
     // "x < y if (1) the mainline position of x is greater than the mainline position of y (i.e. the auth chain of x is
     // based on an earlier event in the mainline than y); or (2) the mainline positions of the events are the same, but x's
     // origin_server_ts is less than y's origin_server_ts; or (3) the mainline positions of the events are the same and the
     // events have the same origin_server_ts, but x's event_id is less than y's event_id."
-    ordered.sort_unstable_by(|x, y| {
-        let ids = || x.2.event.pdu().event_id().cmp(y.2.event.pdu().event_id());
-        x.0.cmp(&y.0).then_with(|| x.1.cmp(&y.1)).then_with(ids)
-    });
-    Ok(ordered.into_iter().map(|(.., event)| event).collect())
+    Ok(in_order(ranked))
 }
 
 /// "Let P = P0 be an m.room.power_levels event. Starting with i = 0, repeatedly fetch Pi+1, the m.room.power_levels event

@@ -1,11 +1,12 @@
 //! Power events, and the reverse topological power ordering.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use gibbous_codec::Level;
 
 use super::{
     level::sender_level,
+    ranked::{Ranked, in_order},
     set::EventSet,
     source::{Candidate, EventIndex, Source},
     v2::{Keys, create_event_of},
@@ -95,21 +96,17 @@ pub(super) fn reverse_topological_power_ordering(
 
 /// Returns the events by the comparison relation alone, smallest first.
 fn ranks(source: &impl Source, keys: &Keys<'_>, x: &EventSet) -> Result<Vec<EventIndex>, Error> {
-    let mut ranked: Vec<(Reverse<Level>, u64, Arc<Candidate>, EventIndex)> = Vec::new();
+    let mut ranked = Vec::new();
     for event in x.iter() {
         let candidate = source.event(event)?;
         let level = level_of_sender(source, keys, event, &candidate)?;
-        ranked.push((Reverse(level), candidate.event.pdu().origin_server_ts(), candidate, event));
+        ranked.push(Ranked { rank: Reverse(level), candidate, event });
     }
     // "x < y if (1) x's sender has greater power level than y's sender, when looking at their respective auth_events; or
     // (2) the senders have the same power level, but x's origin_server_ts is less than y's origin_server_ts; or (3) the
     // senders have the same power level and the events have the same origin_server_ts, but x's event_id is less than y's
     // event_id."
-    ranked.sort_unstable_by(|x, y| {
-        let ids = || x.2.event.pdu().event_id().cmp(y.2.event.pdu().event_id());
-        x.0.cmp(&y.0).then_with(|| x.1.cmp(&y.1)).then_with(ids)
-    });
-    Ok(ranked.into_iter().map(|(.., event)| event).collect())
+    Ok(in_order(ranked))
 }
 
 fn level_of_sender(
