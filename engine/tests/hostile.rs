@@ -1,8 +1,8 @@
 //! Lies and junk from other servers: each gets its answer, and the room goes on unharmed.
 
 use gibbous::{
-    Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, RequestKind, Response, RoomVersionId,
-    StateKey,
+    Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, Pdu, RequestKind, Response,
+    RoomVersionId, StateKey,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
@@ -117,18 +117,22 @@ fn a_thousand_events_of_a_server_that_is_gone_do_not_close_the_room() {
     assert_eq!(story.submit(&ours), accepted(false));
 }
 
-#[test]
-fn an_event_that_waits_in_vain_serves_those_that_cite_it_only_if_its_auth_events_allow_it() {
-    let mut story = full();
-    let levels = story.room.state_after(&story.join)[&StateKey::new("m.room.power_levels", "")].clone();
-    // Nobody has one of its prev events; and Derek may not change power levels.
+/// Power levels of Derek's, who may not change them. Nobody has one of their prev events.
+fn usurps(story: &Story) -> Pdu {
+    let levels = &story.room.state_after(&story.join)[&StateKey::new("m.room.power_levels", "")];
     let usurps = json!({
         "room_id": story.room.id(), "sender": DEREK, "type": "m.room.power_levels", "state_key": "",
         "content": {"users": {CHARLIE: 100, DEREK: 100}}, "depth": 50, "origin_server_ts": 1_700_000_100_000_u64,
         "prev_events": [story.join, "$bogusbogusbogusbogusbogusbogusbogusbogusbog"],
         "auth_events": [story.create, levels, story.derek],
     });
-    let usurps = story.room.sign(S, &usurps);
+    story.room.sign(S, &usurps)
+}
+
+#[test]
+fn an_event_that_waits_in_vain_serves_those_that_cite_it_only_if_its_auth_events_allow_it() {
+    let mut story = full();
+    let usurps = usurps(&story);
     let waits = story.receive_bytes(S, usurps.canonical_json().as_bytes());
     assert_eq!(waits, Outcome::Waiting);
     story.servers.set_all(Asked::StateIds, Reply::Status(404, "M_NOT_FOUND"));
@@ -152,15 +156,7 @@ fn an_event_that_waits_in_vain_serves_those_that_cite_it_only_if_its_auth_events
 #[test]
 fn a_join_response_does_not_bring_in_what_waits_and_fails_its_own_auth_events() {
     let mut story = full();
-    let power_levels = StateKey::new("m.room.power_levels", "");
-    let levels = story.room.state_after(&story.join)[&power_levels].clone();
-    let usurps = json!({
-        "room_id": story.room.id(), "sender": DEREK, "type": "m.room.power_levels", "state_key": "",
-        "content": {"users": {CHARLIE: 100, DEREK: 100}}, "depth": 50, "origin_server_ts": 1_700_000_100_000_u64,
-        "prev_events": [story.join, "$bogusbogusbogusbogusbogusbogusbogusbogusbog"],
-        "auth_events": [story.create, levels, story.derek],
-    });
-    let usurps = story.room.sign(S, &usurps);
+    let usurps = usurps(&story);
     assert_eq!(story.receive_bytes(S, usurps.canonical_json().as_bytes()), Outcome::Waiting);
     let leave = story.room.leave(ALICE).send();
     story.submit(&leave);
@@ -174,7 +170,7 @@ fn a_join_response_does_not_bring_in_what_waits_and_fails_its_own_auth_events() 
     let status = story.join_with(&join, S, &response, true);
     assert!(matches!(status, JoinStatus::Joined { .. }), "{status:?}");
     let current = story.view().current_state().expect("the store works");
-    assert_ne!(current.get(&power_levels).map(|id| &**id), Some(usurps.event_id()));
+    assert_ne!(current.get(&StateKey::new("m.room.power_levels", "")).map(|id| &**id), Some(usurps.event_id()));
 }
 
 #[test]

@@ -235,13 +235,8 @@ impl Room {
             return Ok(());
         }
         let origin = self.origin_of(cx, root, pdu);
-        // What was set aside holds up nothing that has its place.
         if self.open.get(num).is_some_and(|event| event.order.is_some()) {
-            for prev in pdu.prev_events().iter().filter(|prev| blocked.on_their_way.contains(prev)) {
-                if self.is_aside(txn, prev)? {
-                    self.resync.need(prev.clone(), origin.as_deref());
-                }
-            }
+            self.need_states_after_aside(txn, pdu, &blocked.on_their_way, origin.as_deref())?;
         }
         for prev in blocked.prev_events {
             self.resync.need(prev, origin.as_deref());

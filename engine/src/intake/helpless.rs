@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{EventNum, OwnedEventId, Stage};
+use gibbous_codec::{EventNum, EventState, OwnedEventId, Pdu, ServerName, Stage};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
     auth::{check_auth_events, rests_on},
-    lookup::{AuthEvent, is_rejected},
+    lookup::{AuthEvent, is_rejected, status_of},
     open_events::OpenKind,
     resync::outliers::may_change,
     room::Room,
@@ -212,8 +212,8 @@ impl Room {
         let event = txn.event(num)?;
         let is_open = matches!(event.state.stage, Stage::Waiting | Stage::Placed { partial: true, .. });
         if is_open && event.state.position.is_some() {
-            let was = crate::lookup::status_of(&event.state.stage).cloned();
-            let state = gibbous_codec::EventState { stage: Stage::Waiting, position: None, ..event.state };
+            let was = status_of(&event.state.stage).cloned();
+            let state = EventState { stage: Stage::Waiting, position: None, ..event.state };
             self.judge(txn, num, was, state)?;
             // Its waiting has been noted and goes on.
             self.open.look_again(num);
@@ -221,10 +221,22 @@ impl Room {
         Ok(())
     }
 
-    /// Tells whether a prev event of one that has its place was set aside: the state after it is to be asked for, as after
-    /// one that is missing.
-    pub(crate) fn is_aside(&self, txn: &Txn<'_>, event_id: &OwnedEventId) -> Result<bool, Error> {
-        let Some((num, Stage::Waiting)) = stage_of(txn, event_id)? else { return Ok(false) };
-        Ok(self.open.get(num).is_some_and(|event| event.order.is_none()))
+    /// Asks for the states after those prev events of an event with a place of its own that were set aside, as after prev
+    /// events that are missing: what was set aside holds up nothing. `told_by` is the server to ask first.
+    pub(crate) fn need_states_after_aside(
+        &mut self,
+        txn: &Txn<'_>,
+        pdu: &Pdu,
+        on_their_way: &[OwnedEventId],
+        told_by: Option<&ServerName>,
+    ) -> Result<(), Error> {
+        for prev in pdu.prev_events().iter().filter(|prev| on_their_way.contains(prev)) {
+            if let Some((num, Stage::Waiting)) = stage_of(txn, prev)?
+                && self.open.get(num).is_some_and(|event| event.order.is_none())
+            {
+                self.resync.need(prev.clone(), told_by);
+            }
+        }
+        Ok(())
     }
 }

@@ -19,12 +19,8 @@ impl Room {
         let verdict = match self.assess(txn, &pdu, Demand::Full, None)? {
             Assessment::Verdict(verdict) => verdict,
             Assessment::Blocked(blocked) => {
+                self.need_states_after_aside(txn, &pdu, &blocked.on_their_way, None)?;
                 for event_id in blocked.on_their_way.into_iter().chain(blocked.auth_events) {
-                    // What was set aside holds up nothing: where an event that was not follows it, the state after it is
-                    // asked for as after one that is missing.
-                    if pdu.prev_events().contains(&event_id) && self.is_aside(txn, &event_id)? {
-                        self.resync.need(event_id.clone(), None);
-                    }
                     self.open.wait(num, event_id);
                 }
                 for prev in blocked.prev_events {

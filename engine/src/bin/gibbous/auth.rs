@@ -1,6 +1,6 @@
 //! `gibbous auth`: authorisation vectors, judged by the rules of their room version.
 
-use std::{collections::BTreeMap, convert::Infallible, process::ExitCode};
+use std::{collections::BTreeMap, convert::Infallible};
 
 use gibbous::{
     authorisation::{Cited, authorise, authorise_citations},
@@ -10,20 +10,7 @@ use gibbous::{
     },
 };
 
-use crate::vectors::{self, Mismatch, Vector};
-
-/// Judges the events of authorisation vectors by their state, and compares with what they expect
-///
-/// Prints a line for each failure, then `N passed, M failed`: vectors, over all files.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    files: vectors::Files,
-}
-
-pub(crate) fn run(args: &Args) -> ExitCode {
-    vectors::run::<AuthVector>(&args.files)
-}
+use crate::vectors::{Mismatch, Vector};
 
 impl Vector for AuthVector {
     fn name(&self) -> &str {

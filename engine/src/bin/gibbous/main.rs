@@ -10,6 +10,7 @@ mod vectors;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gibbous::gibbous_codec::exchange::{AuthVector, ResolveVector};
 
 /// A room-state engine for Matrix homeservers.
 ///
@@ -24,19 +25,25 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Auth(auth::Args),
+    /// Judges the events of authorisation vectors by their state, and compares with what they expect
+    ///
+    /// Prints a line for each failure, then `N passed, M failed`: vectors, over all files.
+    Auth(vectors::Files),
     Check(check::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
-    Resolve(resolve::Args),
+    /// Resolves the states of resolution vectors, and compares with what they expect
+    ///
+    /// Prints a line for each failure, then `N passed, M failed`: vectors, over all files.
+    Resolve(vectors::Files),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Auth(args) => auth::run(&args),
+        Command::Auth(args) => vectors::run::<AuthVector>(&args),
         Command::Check(args) => check::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
-        Command::Resolve(args) => resolve::run(&args),
+        Command::Resolve(args) => vectors::run::<ResolveVector>(&args),
     }
 }

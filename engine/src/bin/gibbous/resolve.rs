@@ -1,6 +1,6 @@
 //! `gibbous resolve`: resolution vectors, resolved by the algorithm of their room version.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::collections::BTreeSet;
 
 use gibbous::{
     Error, OwnedEventId, Pdu,
@@ -8,20 +8,7 @@ use gibbous::{
     resolution::{Events, ResolutionEvent},
 };
 
-use crate::vectors::{self, Mismatch, Vector};
-
-/// Resolves the states of resolution vectors, and compares with what they expect
-///
-/// Prints a line for each failure, then `N passed, M failed`: vectors, over all files.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    files: vectors::Files,
-}
-
-pub(crate) fn run(args: &Args) -> ExitCode {
-    vectors::run::<ResolveVector>(&args.files)
-}
+use crate::vectors::{Mismatch, Vector};
 
 impl Vector for ResolveVector {
     fn name(&self) -> &str {
