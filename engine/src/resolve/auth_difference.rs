@@ -9,7 +9,7 @@
 //! size would end up with other states than everywhere else.
 
 use super::{
-    auth_chain::{walk, with_auth_chain},
+    auth_chain::with_auth_chain,
     conflicted_state::Conflict,
     set::EventSet,
     source::{EventIndex, Source},
@@ -48,10 +48,35 @@ pub(crate) fn auth_difference(
         }
     }
     if left > 0 {
-        walk(source, unconflicted()?, &mut EventSet::default(), |event| {
-            left -= usize::from(difference.remove(event));
-            left > 0
-        })?;
+        remove_reached(source, unconflicted()?, &mut difference, left)?;
     }
     Ok(difference)
+}
+
+/// Takes out of the difference, which holds `left` events, what some events reach; stops when nothing is left.
+///
+/// Whether a missing event is met before that depends on the way taken, and so it says nothing by itself: only where
+/// something is left in the end might it have led there.
+fn remove_reached(
+    source: &impl Source,
+    from: Vec<EventIndex>,
+    difference: &mut EventSet,
+    mut left: usize,
+) -> Result<(), Error> {
+    let mut missing = Ok(());
+    let mut seen = EventSet::default();
+    let mut next = from;
+    next.retain(|event| seen.insert(*event));
+    while let Some(event) = next.pop() {
+        left -= usize::from(difference.remove(event));
+        if left == 0 {
+            return Ok(());
+        }
+        match source.auth_events(event) {
+            Ok(auth_events) => next.extend(auth_events.iter().copied().filter(|auth_event| seen.insert(*auth_event))),
+            Err(error @ Error::MissingEvent(_)) => missing = Err(error),
+            Err(error) => return Err(error),
+        }
+    }
+    missing
 }

@@ -5,7 +5,7 @@
 //! endpoints) forms a subgraph of the original `auth_event` graph, called the conflicted state subgraph."
 
 use super::{
-    auth_chain::walk,
+    auth_chain::with_auth_chain,
     set::EventSet,
     source::{EventIndex, Source},
 };
@@ -16,13 +16,7 @@ pub(crate) fn conflicted_subgraph(source: &impl Source, conflicted: EventSet) ->
     let mut subgraph = conflicted;
     let ends: Vec<EventIndex> = subgraph.iter().collect();
     let mut edges: Vec<(EventIndex, EventIndex)> = Vec::new();
-    let mut chain = EventSet::default();
-    let mut reached = Vec::new();
-    walk(source, ends.iter().copied(), &mut chain, |event| {
-        reached.push(event);
-        true
-    })?;
-    for event in reached {
+    for event in with_auth_chain(source, ends.iter().copied())?.iter() {
         edges.extend(source.auth_events(event)?.iter().map(|auth_event| (*auth_event, event)));
     }
     edges.sort_unstable();
