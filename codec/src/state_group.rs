@@ -16,7 +16,7 @@ pub struct StateGroup {
 
 impl StateGroup {
     /// The state with nothing in it.
-    pub const EMPTY: Self = Self { root: NodeHash([0; 32]), count: 0 };
+    pub const EMPTY: Self = Self { root: NodeHash::ZERO, count: 0 };
 
     /// Tells whether nothing is in it.
     pub fn is_empty(&self) -> bool {

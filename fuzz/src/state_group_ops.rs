@@ -66,15 +66,16 @@ fn apply(nodes: &mut Nodes, (old, old_model): (StateGroup, Model), changes: &[Ch
 
 /// Returns a path of zeros but for one byte: other servers can choose state keys whose paths begin alike.
 fn path(at: u8, byte: u8) -> Path {
-    const PLACES: [usize; 4] = [0, 1, 30, 31];
-    let mut path = [0; 32];
+    const PLACES: [usize; 4] = [0, 1, 14, 15];
+    let mut path = [0; 16];
     path[PLACES[usize::from(at % 4)]] = byte;
     Path(path)
 }
 
 fn held(path: Path, value: u8) -> Held {
-    let hash = blake3::hash(&[&path.0[..], &[value]].concat());
-    (NodeHash(*hash.as_bytes()), EventNum(value.into()))
+    let mut hash = NodeHash::ZERO;
+    blake3::Hasher::new().update(&path.0).update(&[value]).finalize_xof().fill(&mut hash.0);
+    (hash, EventNum(value.into()))
 }
 
 fn event_at(model: &Model, path: &Path) -> Option<EventNum> {

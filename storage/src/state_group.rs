@@ -1,12 +1,12 @@
 //! Room states as persistent, content-addressed trees: same content, same tree, same hash.
 //!
-//! A state is a map from [`Path`] (the hash of event type and state key) to the number of an event. Its tree is 16 wide,
-//! the nibbles of the path picking a child at each depth, and canonical in shape: a subtree of at most [`LEAF_MAX`]
+//! A state is a map from [`Path`] (the hash of event type and state key) to the number of an event. Its tree is 8 wide,
+//! the octal digits of the path picking a child at each depth, and canonical in shape: a subtree of at most [`LEAF_MAX`]
 //! entries is one leaf, a larger one an inner node. Nodes are stored by their hash, which covers state keys and event
 //! IDs by the written rule of `gibbous_codec` and nothing that is local to a store. States share the nodes they have in
 //! common, so that a change writes O(log N) of them and two states are compared by walking only where they differ.
 //!
-//! Nothing here recurses deeper than the 64 nibbles of a path, whatever other servers choose as state keys.
+//! Nothing here recurses deeper than the digits of a path, whatever other servers choose as state keys.
 
 mod diff;
 mod entries;
@@ -77,7 +77,7 @@ pub fn lookup(nodes: &impl NodeSource, group: &StateGroup, path: &Path) -> Resul
                 let found = entries.binary_search_by(|entry| entry.path.cmp(path));
                 return Ok(found.ok().and_then(|at| entries.get(at)).map(|entry| entry.event));
             }
-            Node::Inner(inner) => next = inner.child(path.nibble(depth)),
+            Node::Inner(inner) => next = inner.child(path.digit(depth)),
         }
         depth += 1;
     }
@@ -97,7 +97,7 @@ fn read(nodes: &impl NodeSource, child: Child, depth: usize) -> Result<Arc<Node>
         return Err(damaged(format!("{} entries", child.count), format!("{}", node.count())));
     }
     // This is also what bounds every recursion over nodes.
-    if depth >= Path::NIBBLES && matches!(*node, Node::Inner(_)) {
+    if depth >= Path::DIGITS && matches!(*node, Node::Inner(_)) {
         return Err(damaged("a leaf at the end of the path".to_owned(), "an inner node".to_owned()));
     }
     Ok(node)

@@ -42,7 +42,7 @@ fn user() -> OwnedUserId {
 }
 
 fn group(byte: u8) -> StateGroup {
-    StateGroup { root: NodeHash([byte; 32]), count: u64::from(byte) }
+    StateGroup { root: NodeHash([byte; 16]), count: u64::from(byte) }
 }
 
 fn states() -> States {
@@ -211,17 +211,17 @@ fn questions(golden: &mut Golden) {
 }
 
 fn nodes(golden: &mut Golden) {
-    let entry = |byte: u8| Entry { path: Path([byte; 32]), hash: NodeHash([byte; 32]), event: EventNum(byte.into()) };
+    let entry = |byte: u8| Entry { path: Path([byte; 16]), hash: NodeHash([byte; 16]), event: EventNum(byte.into()) };
     let leaf = Node::Leaf(vec![entry(1), entry(2)]);
     golden.insert("node/leaf".to_owned(), Hex(&leaf.encode().expect("it is short")).to_string());
     // One more than a leaf holds: an inner node over two leaves.
     let mut made = BTreeMap::new();
-    let changes: Vec<_> = (0..33_u8)
+    let changes: Vec<_> = (0..17_u8)
         .map(|byte| {
-            let high = if byte < 20 { 0x10 } else { 0xf0 };
-            let mut path = [0; 32];
+            let high = if byte < 10 { 0x20 } else { 0xe0 };
+            let mut path = [0; 16];
             (path[0], path[1]) = (high, byte);
-            (Path(path), Some((NodeHash([byte; 32]), EventNum(byte.into()))))
+            (Path(path), Some((NodeHash([byte; 16]), EventNum(byte.into()))))
         })
         .collect();
     let state = update(&mut made, &StateGroup::EMPTY, &changes).expect("nothing is read");

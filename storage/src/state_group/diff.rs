@@ -57,8 +57,8 @@ fn walk(
         compare(a, b, found);
         return Ok(());
     }
-    for nibble in 0..16 {
-        walk(nodes, a.at(nibble, depth), b.at(nibble, depth), depth + 1, found)?;
+    for digit in 0..8 {
+        walk(nodes, a.at(digit, depth), b.at(digit, depth), depth + 1, found)?;
     }
     Ok(())
 }
@@ -88,19 +88,19 @@ impl<'a> Loaded<'a> {
         }
     }
 
-    /// Returns what is here at a nibble.
-    fn at(&self, nibble: u8, depth: usize) -> Side<'_> {
+    /// Returns what is here at a digit.
+    fn at(&self, digit: u8, depth: usize) -> Side<'_> {
         let entries = match self {
             Self::Entries(entries) => entries,
             Self::Node(node) => match &**node {
                 Node::Leaf(entries) => entries.as_slice(),
                 Node::Inner(inner) => {
-                    return inner.child(nibble).map_or(Side::Entries(&[]), Side::Subtree);
+                    return inner.child(digit).map_or(Side::Entries(&[]), Side::Subtree);
                 }
             },
         };
-        let start = entries.partition_point(|entry| entry.path.nibble(depth) < nibble);
-        let end = entries.partition_point(|entry| entry.path.nibble(depth) <= nibble);
+        let start = entries.partition_point(|entry| entry.path.digit(depth) < digit);
+        let end = entries.partition_point(|entry| entry.path.digit(depth) <= digit);
         Side::Entries(entries.get(start..end).unwrap_or(&[]))
     }
 }

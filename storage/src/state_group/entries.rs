@@ -45,10 +45,10 @@ impl Page<'_> {
                 self.entries.extend(entries.iter().skip(start).take(room));
             }
             Node::Inner(inner) => {
-                let first = self.after.filter(|_| edge).map_or(0, |after| after.nibble(depth));
-                for nibble in first..16 {
-                    if let Some(child) = inner.child(nibble) {
-                        self.fill(nodes, child, edge && nibble == first, depth + 1)?;
+                let first = self.after.filter(|_| edge).map_or(0, |after| after.digit(depth));
+                for digit in first..8 {
+                    if let Some(child) = inner.child(digit) {
+                        self.fill(nodes, child, edge && digit == first, depth + 1)?;
                     }
                 }
             }

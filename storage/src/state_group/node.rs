@@ -1,18 +1,22 @@
 //! One node of a state's tree and its bytes.
 //!
-//! Payload of [`Kind::Node`] version 0, numbers little-endian:
+//! Payload of [`Kind::Node`] version 0:
 //!
 //! | node | bytes |
 //! |---|---|
-//! | leaf | `00`, then for each entry, paths ascending: path (32), entry hash (32), event number (8) |
-//! | inner | `01`, bitmap of children (2), then for each child, nibbles ascending: hash (32), count of entries (8) |
+//! | leaf | `00`, then for each entry, paths ascending: path (16), entry hash (16), event number (varint) |
+//! | inner | `01`, bitmap of children (1), then for each child, digits ascending: hash (16), count of entries (varint) |
 //!
-//! The layout is written by hand rather than by bincode because it needs no lengths: the payload's own is enough.
+//! A varint is a number in groups of seven bits, the lowest first; each byte but the last has its high bit set, and the
+//! last is not zero but for zero itself.
+//!
+//! The layout is written by hand rather than by bincode because it needs no lengths, and because a change of state writes
+//! some six nodes: every byte here is written for each.
 
 use gibbous_codec::{EventNum, Kind, NodeHash, Path, WireError, decode_bytes, encode_bytes, inner_hash, leaf_hash};
 
 /// The number of entries up to which a subtree is one leaf.
-pub const LEAF_MAX: usize = 32;
+pub const LEAF_MAX: usize = 16;
 
 const VERSION: u8 = 0;
 
@@ -36,10 +40,10 @@ pub struct Entry {
     pub event: EventNum,
 }
 
-/// An inner node: its children and the nibbles at which they stand.
+/// An inner node: its children and the digits at which they stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inner {
-    bitmap: u16,
+    bitmap: u8,
     children: Vec<Child>,
 }
 
@@ -78,21 +82,18 @@ impl Node {
         let mut payload = Vec::new();
         match self {
             Self::Leaf(entries) => {
-                payload.reserve(1 + entries.len() * ENTRY_LEN);
                 payload.push(LEAF);
                 for entry in entries {
                     payload.extend_from_slice(&entry.path.0);
                     payload.extend_from_slice(&entry.hash.0);
-                    payload.extend_from_slice(&entry.event.0.to_le_bytes());
+                    push_varint(&mut payload, entry.event.0);
                 }
             }
             Self::Inner(inner) => {
-                payload.reserve(3 + inner.children.len() * CHILD_LEN);
-                payload.push(INNER);
-                payload.extend_from_slice(&inner.bitmap.to_le_bytes());
+                payload.extend_from_slice(&[INNER, inner.bitmap]);
                 for child in &inner.children {
                     payload.extend_from_slice(&child.hash.0);
-                    payload.extend_from_slice(&child.count.to_le_bytes());
+                    push_varint(&mut payload, child.count);
                 }
             }
         }
@@ -109,8 +110,8 @@ impl Node {
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let payload = decode_bytes(Kind::Node, VERSION, bytes)?;
         let node = match payload.split_first() {
-            Some((&LEAF, entries)) => decode_leaf(entries).map(Self::Leaf),
-            Some((&INNER, children)) => decode_inner(children).map(Self::Inner),
+            Some((&LEAF, entries)) => decode_leaf(Fields(entries)).map(Self::Leaf),
+            Some((&INNER, children)) => decode_inner(Fields(children)).map(Self::Inner),
             Some((tag, _)) => Err(format!("expected the tag of a leaf or inner node, found {tag}")),
             None => Err("expected a node, found nothing".to_owned()),
         };
@@ -119,9 +120,9 @@ impl Node {
 }
 
 impl Inner {
-    /// Returns the child at a nibble.
-    pub fn child(&self, nibble: u8) -> Option<Child> {
-        let bit = 1_u16.checked_shl(nibble.into())?;
+    /// Returns the child at a digit.
+    pub fn child(&self, digit: u8) -> Option<Child> {
+        let bit = 1_u8.checked_shl(digit.into())?;
         if self.bitmap & bit == 0 {
             return None;
         }
@@ -129,7 +130,7 @@ impl Inner {
         self.children.get(before.count_ones() as usize).copied()
     }
 
-    /// Returns the children by ascending nibble.
+    /// Returns the children by ascending digit.
     pub fn children(&self) -> &[Child] {
         &self.children
     }
@@ -139,50 +140,53 @@ impl Inner {
         self.children.iter().map(|child| child.count).sum()
     }
 
-    /// Adds a child behind all that are there: the caller goes by ascending nibble.
-    pub(super) fn push(&mut self, nibble: u8, child: Child) {
-        debug_assert!(
-            u32::from(nibble) >= u16::BITS - self.bitmap.leading_zeros(),
-            "children come by ascending nibble"
-        );
-        self.bitmap |= 1 << nibble;
+    /// Adds a child behind all that are there: the caller goes by ascending digit.
+    pub(super) fn push(&mut self, digit: u8, child: Child) {
+        debug_assert!(u32::from(digit) >= u8::BITS - self.bitmap.leading_zeros(), "children come by ascending digit");
+        self.bitmap |= 1 << digit;
         self.children.push(child);
     }
 }
 
 const LEAF: u8 = 0;
 const INNER: u8 = 1;
-const ENTRY_LEN: usize = 72;
-const CHILD_LEN: usize = 40;
 
-fn decode_leaf(bytes: &[u8]) -> Result<Vec<Entry>, String> {
-    let (entries, rest) = bytes.as_chunks::<ENTRY_LEN>();
-    if entries.is_empty() || !rest.is_empty() {
-        return Err(format!("expected a leaf of whole entries, found {} bytes", bytes.len()));
+fn push_varint(bytes: &mut Vec<u8>, number: u64) {
+    let mut rest = number;
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
     }
-    let mut reader = Fields(bytes);
-    let entries: Vec<_> = std::iter::from_fn(|| {
-        Some(Entry { path: Path(reader.hash()?), hash: NodeHash(reader.hash()?), event: EventNum(reader.number()?) })
-    })
-    .collect();
-    if !entries.is_sorted_by(|a, b| a.path < b.path) {
-        return Err("expected the entries of a leaf by ascending path, found another order".to_owned());
+    bytes.push(rest as u8);
+}
+
+fn decode_leaf(mut fields: Fields<'_>) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    while !fields.is_empty() {
+        let (path, hash) = (Path(fields.hash()?), NodeHash(fields.hash()?));
+        entries.push(Entry { path, hash, event: EventNum(fields.varint()?) });
+    }
+    if entries.is_empty() || !entries.is_sorted_by(|a, b| a.path < b.path) {
+        return Err(format!(
+            "expected the entries of a leaf by ascending path, found {} in another order",
+            entries.len()
+        ));
     }
     Ok(entries)
 }
 
-fn decode_inner(bytes: &[u8]) -> Result<Inner, String> {
-    let Some((bitmap, rest)) = bytes.split_first_chunk() else {
-        return Err(format!("expected the bitmap of an inner node, found {} bytes", bytes.len()));
-    };
-    let bitmap = u16::from_le_bytes(*bitmap);
-    let expected = bitmap.count_ones() as usize * CHILD_LEN;
-    if rest.len() != expected {
-        return Err(format!("expected {expected} bytes for the children of bitmap {bitmap:04x}, found {}", rest.len()));
+fn decode_inner(mut fields: Fields<'_>) -> Result<Inner, String> {
+    let [bitmap] = fields.take()?;
+    let mut children = Vec::new();
+    for _ in 0..bitmap.count_ones() {
+        children.push(Child { hash: NodeHash(fields.hash()?), count: fields.varint()? });
     }
-    let mut reader = Fields(rest);
-    let children: Vec<_> =
-        std::iter::from_fn(|| Some(Child { hash: NodeHash(reader.hash()?), count: reader.number()? })).collect();
+    if !fields.is_empty() {
+        return Err(format!(
+            "expected the end after the children of bitmap {bitmap:02x}, found {} bytes",
+            fields.0.len()
+        ));
+    }
     let count = children.iter().try_fold(0_u64, |sum, child| sum.checked_add(child.count));
     if count.is_none_or(|count| count <= LEAF_MAX as u64) || children.iter().any(|child| child.count == 0) {
         return Err(format!("expected an inner node over more than {LEAF_MAX} entries, found {count:?}"));
@@ -190,21 +194,39 @@ fn decode_inner(bytes: &[u8]) -> Result<Inner, String> {
     Ok(Inner { bitmap, children })
 }
 
-/// Takes fields of fixed length off the front.
+/// Takes fields off the front.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*field)
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    fn hash(&mut self) -> Option<[u8; 32]> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (field, rest) =
+            self.0.split_first_chunk().ok_or_else(|| format!("expected {N} bytes, found {}", self.0.len()))?;
+        self.0 = rest;
+        Ok(*field)
+    }
+
+    fn hash(&mut self) -> Result<[u8; 16], String> {
         self.take()
     }
 
-    fn number(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut number = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let [byte] = self.take()?;
+            let bits = u64::from(byte & 0x7f);
+            let is_shortest = byte != 0 || shift == 0;
+            if (bits << shift) >> shift != bits || !is_shortest {
+                break;
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err("expected a number of 64 bits in the fewest bytes, found another".to_owned())
     }
 }

@@ -105,10 +105,10 @@ fn apply_inner(
     changes: &[Change],
     depth: usize,
 ) -> Result<Tree, StoreError> {
-    let mut trees = Vec::with_capacity(16);
+    let mut trees = Vec::with_capacity(8);
     let mut changed = false;
-    for (nibble, changes) in by_nibble(changes, depth, |(path, _)| path) {
-        let former = inner.child(nibble);
+    for (digit, changes) in by_digit(changes, depth, |(path, _)| path) {
+        let former = inner.child(digit);
         let tree = apply(nodes, former.map_or(Tree::Empty, Tree::Stored), changes, depth + 1)?;
         changed |= match (&tree, former) {
             (Tree::Empty, None) => false,
@@ -116,7 +116,7 @@ fn apply_inner(
             (Tree::Stored(now), Some(former)) => now.hash != former.hash,
             _ => true,
         };
-        trees.push((nibble, tree));
+        trees.push((digit, tree));
     }
     if !changed {
         return Ok(Tree::Stored(child));
@@ -124,7 +124,7 @@ fn apply_inner(
     join(nodes, trees, depth)
 }
 
-/// Makes one subtree of those below it, given by ascending nibble: a leaf, if they fit one.
+/// Makes one subtree of those below it, given by ascending digit: a leaf, if they fit one.
 fn join(nodes: &mut impl NodeSink, trees: Vec<(u8, Tree)>, depth: usize) -> Result<Tree, StoreError> {
     let count: u64 = trees.iter().map(|(_, tree)| tree.count()).sum();
     if count == 0 {
@@ -132,9 +132,9 @@ fn join(nodes: &mut impl NodeSink, trees: Vec<(u8, Tree)>, depth: usize) -> Resu
     }
     if count > LEAF_MAX as u64 {
         let mut inner = Inner::default();
-        for (nibble, tree) in trees {
+        for (digit, tree) in trees {
             if let Some(child) = tree.put(nodes) {
-                inner.push(nibble, child);
+                inner.push(digit, child);
             }
         }
         return Ok(Tree::New(Node::Inner(inner)));
@@ -151,13 +151,13 @@ fn build(nodes: &mut impl NodeSink, entries: Vec<Entry>, depth: usize) -> Tree {
     if entries.is_empty() {
         return Tree::Empty;
     }
-    if entries.len() <= LEAF_MAX || depth == Path::NIBBLES {
+    if entries.len() <= LEAF_MAX || depth == Path::DIGITS {
         return Tree::New(Node::Leaf(entries));
     }
     let mut inner = Inner::default();
-    for (nibble, entries) in by_nibble(&entries, depth, |entry| &entry.path) {
+    for (digit, entries) in by_digit(&entries, depth, |entry| &entry.path) {
         if let Some(child) = build(nodes, entries.to_vec(), depth + 1).put(nodes) {
-            inner.push(nibble, child);
+            inner.push(digit, child);
         }
     }
     Tree::New(Node::Inner(inner))
@@ -187,16 +187,16 @@ fn merge(entries: &[Entry], changes: &[Change]) -> Option<Vec<Entry>> {
     changed.then_some(merged)
 }
 
-/// Splits a sorted slice by the nibble at a depth; all sixteen, though some may be empty.
-fn by_nibble<'a, T>(
+/// Splits a sorted slice by the digit at a depth; all eight, though some may be empty.
+fn by_digit<'a, T>(
     mut sorted: &'a [T],
     depth: usize,
     path: impl Fn(&T) -> &Path + 'a,
 ) -> impl Iterator<Item = (u8, &'a [T])> {
-    (0..16).map(move |nibble| {
-        let end = sorted.partition_point(|item| path(item).nibble(depth) <= nibble);
+    (0..8).map(move |digit| {
+        let end = sorted.partition_point(|item| path(item).digit(depth) <= digit);
         let (these, rest) = mem::take(&mut sorted).split_at(end);
         sorted = rest;
-        (nibble, these)
+        (digit, these)
     })
 }
