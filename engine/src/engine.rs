@@ -16,7 +16,7 @@ use std::{
 use gibbous_codec::{
     Failure, FailureCode, LogSeq, OwnedRoomId, OwnedServerName, Pdu, RoomId, RoomNum, RoomRules, ServerName, Severity,
 };
-use gibbous_storage::{Backend, RoomRows, Store, StoreError};
+use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
 use serde::Deserialize;
 
 use crate::{
@@ -265,6 +265,24 @@ impl Engine {
         lock(&self.inner.updates).forget(room_id);
         self.inner.store.purge(room_id)?;
         Ok(())
+    }
+
+    /// Removes what no state of a room rests on any more: what partial states leave behind when their events flip.
+    ///
+    /// It costs as much as reading the whole room, and the room takes nothing in meanwhile; a good time is after
+    /// [`Change::RoomUnPartialStated`](crate::Change::RoomUnPartialStated). A [`RoomView`] that was taken before may find
+    /// states gone.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn collect_garbage(&self, room_id: &RoomId) -> Result<Collected, Error> {
+        self.refuse_damaged(room_id)?;
+        let Some(slot) = self.known_slot(room_id) else { return Ok(Collected::default()) };
+        let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
+        let Some(room) = &mut slot.room else { return Ok(Collected::default()) };
+        room.collect_garbage(&self.inner.store)
     }
 
     /// Returns the next question to another server, to be asked by the host before its deadline.

@@ -108,7 +108,7 @@ pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, StateGroupId, StateKey, StateMap, UserId,
 };
-pub use gibbous_storage::{self, Backend, MemoryBackend, SledBackend, SledOptions};
+pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
 pub use notify::{Change, Update, UpdatePosition};

@@ -12,7 +12,7 @@ use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
     OwnedServerName, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
 };
-use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, NodeSource, RoomRows, Store, Txn};
+use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, Collected, NodeSource, RoomRows, Store, Txn};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -334,6 +334,14 @@ impl Room {
         if let Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } = &state.stage {
             self.resync.drop_need(event_id);
         }
+    }
+
+    /// Removes what no state rests on any more, and forgets every state that is only remembered.
+    pub(crate) fn collect_garbage(&mut self, store: &Store) -> Result<Collected, Error> {
+        self.memory.forget_resolved();
+        self.provisional = None;
+        self.last_adopted = StateGroup::EMPTY;
+        Ok(store.collect_garbage(self.num)?)
     }
 
     /// Returns when the room has something to do though nothing arrives.

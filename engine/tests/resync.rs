@@ -569,3 +569,24 @@ fn a_restart_after_each_answer_changes_nothing() {
         story.assert_converged();
     }
 }
+
+#[test]
+fn a_room_goes_on_after_its_garbage_was_collected() {
+    let mut story = Story::joined(&RoomVersionId::V10);
+    let name = story.room.state(CHARLIE, "m.room.name", "", json!({"name": "one"})).send();
+    story.receive(S, &[&name]);
+    story.release();
+    let before = story.state_before(&name);
+    let room = story.room.id().to_owned();
+    let collected = story.engine().collect_garbage(&room).expect("the store works");
+    assert!(collected.nodes > 0, "the partial states of the join and of the name are left");
+    assert_eq!(story.state_before(&name), before);
+
+    let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({"topic": "two"})).after(&[&name]).send();
+    let other = story.room.state(CHARLIE, "m.room.name", "", json!({"name": "three"})).after(&[&name]).send();
+    let meets = story.room.message(DEREK, "hello").after(&[&topic, &other]).send();
+    story.receive(S, &[&topic, &other, &meets]);
+    assert_eq!(story.verdict(&meets), "accepted");
+    story.restart();
+    story.assert_converged();
+}

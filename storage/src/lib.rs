@@ -40,6 +40,7 @@ mod check;
 mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
+mod garbage;
 mod keys;
 mod rebuild;
 mod recover;
@@ -57,6 +58,7 @@ pub use backend::{Fault, Faulty, Step, Survives};
 pub use batch::{BATCH_ADVISED_MAX, Batch, Expectation, KEY_MAX, VALUE_MAX};
 pub use check::{CheckReport, Finding, check};
 pub use error::{BackendError, CommitError, Damage, StoreError};
+pub use garbage::Collected;
 pub use rebuild::{RebuildReport, rebuild};
 pub use rows::{RoomRows, Rows, StoredEvent};
 pub use state_group::{Difference, Entry, NodeSink, NodeSource, StateGroup, diff, entries};

@@ -369,7 +369,7 @@ impl Store {
                 self.write(&batch)?;
             }
         }
-        self.shared.nodes.forget(|(of, _)| *of == room);
+        self.forget_nodes(|of, _| of == room);
         self.shared.events.forget(|(of, _)| *of == room);
         self.change_format(|format, _| {
             format.purging.retain(|purging| *purging != room);
@@ -412,6 +412,11 @@ impl Store {
         let node = Arc::new(node);
         self.shared.nodes.put((room, *hash), node.clone(), bytes.len());
         Ok(Some(node))
+    }
+
+    /// Drops nodes from the cache.
+    pub(crate) fn forget_nodes(&self, is_gone: impl Fn(RoomNum, &NodeHash) -> bool) {
+        self.shared.nodes.forget(|(room, hash)| is_gone(*room, hash));
     }
 
     pub(crate) fn read_event_record(

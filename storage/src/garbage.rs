@@ -1,0 +1,133 @@
+//! Garbage: nodes of state groups that no state of a room rests on any more, found by what can be reached.
+
+use std::collections::BTreeSet;
+
+use gibbous_codec::{EventNum, Kind, LogRecord, NodeHash, RoomNum, Stage, StateGroup};
+
+use crate::{
+    BATCH_ADVISED_MAX, Batch, Store, StoreError, Table,
+    keys::{after, decode_row, room_prefix, seq_of},
+    rows::{RoomRows, Rows},
+    state_group::{Node, NodeSource},
+};
+
+/// How many rows are read at a time.
+const PAGE: usize = 1_000;
+
+/// What a collection of garbage has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Nodes of state groups.
+    pub nodes: u64,
+    /// The bytes of their rows, keys and values.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Removes the nodes that neither a room's current state nor the state before or after any of its events rests on:
+    /// what partial states leave behind when their events get their full ones, and states that came to nothing. Reads
+    /// the room's log and every node that stays; remembers 16 bytes for each of these.
+    ///
+    /// It is for the room's writer: a group that is remembered elsewhere, a view among them, may have lost its nodes
+    /// afterwards. What a crash leaves undone is left for the next time.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, a row is damaged, or another writer changes the room meanwhile ([`StoreError::Conflict`]).
+    pub fn collect_garbage(&self, room: RoomNum) -> Result<Collected, StoreError> {
+        let rows = self.snapshot(room)?;
+        let (head_key, prefix) = (room_prefix(room), room_prefix(room));
+        let Some(head) = rows.row(Table::Head, &head_key)? else { return Ok(Collected::default()) };
+        let live = live_nodes(&rows)?;
+        let mut collected = Collected::default();
+        let mut from = prefix.clone();
+        loop {
+            let page = rows.rows(Table::Nodes, &prefix, &from, PAGE)?;
+            let mut batch = Batch::new();
+            for (key, value) in &page {
+                let is_live = key.get(prefix.len()..).is_some_and(|hash| live.contains(hash));
+                if !is_live {
+                    collected.nodes += 1;
+                    collected.bytes += (key.len() + value.len()) as u64;
+                    batch.delete(Table::Nodes, key.clone());
+                }
+            }
+            debug_assert!(batch.bytes() < BATCH_ADVISED_MAX, "a page of keys is no large batch");
+            if batch.rows() > 0 {
+                batch.expect_equals(Table::Head, head_key.clone(), head.clone());
+                self.write(&batch)?;
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = after(key),
+                _ => break,
+            }
+        }
+        self.forget_nodes(|of, hash| of == room && !live.contains(&hash.0[..]));
+        Ok(collected)
+    }
+}
+
+/// Hashes of nodes, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes(BTreeSet<NodeHash>);
+
+impl Nodes {
+    /// Tells whether a node of that hash, given as the bytes in its key, is among them.
+    pub(crate) fn contains(&self, hash: &[u8]) -> bool {
+        hash.try_into().is_ok_and(|hash| self.0.contains(&NodeHash(hash)))
+    }
+
+    /// Adds the nodes of a state.
+    fn add(&mut self, nodes: &impl NodeSource, group: StateGroup) -> Result<(), StoreError> {
+        if group.is_empty() || !self.0.insert(group.root) {
+            return Ok(());
+        }
+        let mut next = vec![group.root];
+        while let Some(hash) = next.pop() {
+            let node = nodes.node(&hash)?.ok_or(StoreError::MissingNode { hash })?;
+            if let Node::Inner(inner) = &*node {
+                next.extend(inner.children().iter().map(|child| child.hash).filter(|hash| self.0.insert(*hash)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the nodes that the states of a room rest on: its current one, and those before and after its events.
+pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
+    let mut live = Nodes::default();
+    let Some(head) = rows.head()? else { return Ok(live) };
+    live.add(rows, head.current)?;
+    let prefix = room_prefix(rows.room());
+    let mut from = prefix.clone();
+    loop {
+        let page = rows.rows(Table::Log, &prefix, &from, PAGE)?;
+        for (key, bytes) in &page {
+            let LogRecord::Event(record) = decode_row(Table::Log, key, Kind::LogEntry, bytes)? else { continue };
+            let num = EventNum(seq_of(Table::Log, key)?.0);
+            let state = rows.changed_state(num)?.unwrap_or(record.state);
+            if let Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. } = state.stage {
+                live.add(rows, states.before)?;
+                live.add(rows, states.after)?;
+            }
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = after(key),
+            _ => return Ok(live),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::room_bytes_key;
+
+    #[test]
+    fn what_is_no_hash_is_not_among_them() {
+        let nodes = Nodes(BTreeSet::from([NodeHash([7; 16])]));
+        assert!(nodes.contains(&[7; 16]) && !nodes.contains(&[7; 15]) && !nodes.contains(&[8; 16]));
+        let key = room_bytes_key(RoomNum(1), &[7; 16]);
+        assert!(nodes.contains(&key[room_prefix(RoomNum(1)).len()..]));
+    }
+}
