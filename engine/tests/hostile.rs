@@ -1,8 +1,10 @@
 //! Lies and junk from other servers: each gets its answer, and the room goes on unharmed.
 
 use gibbous::{
-    Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, Pdu, RequestKind, Response,
+    Backend, Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, Pdu, RequestKind, Response,
     RoomVersionId, StateKey,
+    gibbous_codec::{Kind, LogRecord, decode},
+    gibbous_storage::Table,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
@@ -175,7 +177,9 @@ fn a_join_response_does_not_bring_in_what_waits_and_fails_its_own_auth_events() 
 
 #[test]
 fn an_event_after_a_long_chain_of_rejected_ones_is_stored() {
-    let mut story = Story::new(&VERSION).join_full();
+    let backend = MemoryBackend::new();
+    let storage = Storage::Memory(backend.clone());
+    let mut story = Story::with(&VERSION, &[], |_| {}, storage, Limits::default()).join_full();
     let mut last = story.join.clone();
     let mut chain = Vec::new();
     for number in 0..400 {
@@ -190,6 +194,12 @@ fn an_event_after_a_long_chain_of_rejected_ones_is_stored() {
     let good = story.room.message(CHARLIE, "good").after(&[&last]).send();
     assert_eq!(story.receive(S, &[&good])[0].outcome, accepted(false));
     assert_eq!(story.view().forward_extremities(), [good]);
+    let log = backend.snapshot().expect("memory can be read").scan(Table::Log, &[], &[], usize::MAX);
+    for (_, row) in log.expect("memory can be read") {
+        if let LogRecord::Folded(folded) = decode(Kind::LogEntry, 0, &row).expect("the row is whole") {
+            assert!(folded.passed.len() <= 150, "{} IDs in one record", folded.passed.len());
+        }
+    }
 }
 
 #[test]
