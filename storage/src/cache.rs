@@ -5,6 +5,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// What an entry costs beside its value: both maps' parts of it, the value's own allocations, and what these round up to.
+const ENTRY_BYTES: usize = 200;
+
 /// Values that never change, so that none is ever stale. Shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
@@ -45,7 +48,9 @@ impl<K: Ord + Clone, V: Clone> Cache<K, V> {
         Some(entry.value.clone())
     }
 
+    /// Puts a value in that takes about so many bytes.
     pub(crate) fn put(&self, key: K, value: V, bytes: usize) {
+        let bytes = bytes + ENTRY_BYTES;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let Entries { by_key, by_use, clock, bytes: total } = &mut *entries;
         *clock += 1;
@@ -82,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_is_dropped_first() {
-        let cache = Cache::new(20);
+        let cache = Cache::new(2 * ENTRY_BYTES + 20);
         cache.put(1, "one", 10);
         cache.put(2, "two", 10);
         assert_eq!(cache.get(&1), Some("one"));
@@ -92,7 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_leaves_its_room_to_others() {
-        let cache = Cache::new(20);
+        let cache = Cache::new(ENTRY_BYTES + 20);
         cache.put(1, "one", 15);
         cache.forget(|key| *key == 1);
         cache.put(2, "two", 15);

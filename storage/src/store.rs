@@ -60,9 +60,9 @@ impl Default for Shared {
             damaged: Mutex::default(),
             is_poisoned: AtomicBool::new(false),
             is_read_only: false,
-            // Some 25,000 nodes: the inner nodes of every version of a dozen rooms of 100,000 members.
+            // Some 90,000 nodes: two rooms of 100,000 members, or the inner nodes of twenty and some versions of each.
             nodes: Cache::new(32 << 20),
-            // Some 50,000 events with their PDUs.
+            // Some 40,000 events with their PDUs.
             events: Cache::new(64 << 20),
             is_written: AtomicBool::new(false),
             is_ahead: Mutex::new(false),
