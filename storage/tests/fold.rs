@@ -2,10 +2,10 @@
 
 mod common;
 
-use gibbous_codec::{LogRecord, OwnedEventId};
-use gibbous_storage::{MemoryBackend, RoomRows};
+use gibbous_codec::{Edge, EventState, Judgement, LogRecord, OwnedEventId, Stage};
+use gibbous_storage::{MemoryBackend, RoomRows, Txn};
 
-use crate::common::{ROOM, STEPS, open, room};
+use crate::common::{ROOM, STEPS, event, event_id, open, outlier, room};
 
 #[test]
 fn the_holes_of_a_partial_room_are_kept_each_once() {
@@ -20,4 +20,20 @@ fn the_holes_of_a_partial_room_are_kept_each_once() {
     txn.stage(&LogRecord::Holes(vec![hole.clone(), other.clone()])).expect("it can be staged");
     txn.commit().expect("memory can be written");
     assert_eq!(holes(), [hole, other]);
+}
+
+#[test]
+fn only_a_verified_event_is_a_known_edge() {
+    let store = open(&MemoryBackend::new());
+    STEPS[..5].iter().for_each(|step| step(&store).expect("memory can be written"));
+    let mut txn = store.txn(room(&store, ROOM)).expect("memory can be read");
+    let edge_to = |txn: &Txn<'_>, id: &OwnedEventId| txn.edge_to(id).expect("memory can be read");
+    let (late, stranger) = (event_id("late"), event_id("stranger"));
+    assert_eq!(edge_to(&txn, &stranger), Edge::Unknown(stranger));
+    let num = txn.stage_event(event("late", None, Vec::new(), Stage::Unverified)).expect("it can be staged");
+    assert_eq!(edge_to(&txn, &late), Edge::Unknown(late.clone()), "another copy may take its place");
+    let state = EventState { stage: outlier(), position: None, replaced_json: None };
+    txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was: None, state }])).expect("it can be staged");
+    assert_eq!(edge_to(&txn, &late), Edge::Known(num));
+    txn.discard();
 }

@@ -88,7 +88,7 @@ fn room_id(id: &str) -> &RoomId {
     id.try_into().expect("a room ID")
 }
 
-fn event_id(name: &str) -> OwnedEventId {
+pub(crate) fn event_id(name: &str) -> OwnedEventId {
     EventId::parse(format!("${name}")).expect("an event ID")
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn records(store: &Store, id: &str) -> u64 {
     head.map_or(0, |head| head.next_seq)
 }
 
-fn event(name: &str, key: Option<StateKey>, prev_events: Vec<Edge>, stage: Stage) -> EventRecord {
+pub(crate) fn event(name: &str, key: Option<StateKey>, prev_events: Vec<Edge>, stage: Stage) -> EventRecord {
     EventRecord {
         event_id: event_id(name),
         state_key: key,
@@ -128,7 +128,7 @@ fn placed(partial: bool, before: StateGroup, after: StateGroup) -> Stage {
     Stage::Placed { status: EventStatus::Accepted, partial, states: States { before, after } }
 }
 
-fn outlier() -> Stage {
+pub(crate) fn outlier() -> Stage {
     Stage::Outlier { status: EventStatus::Accepted, provisional: false, states: None }
 }
 
