@@ -16,6 +16,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod compose;
 pub mod history;
 mod host;
 mod in_words;
@@ -27,6 +28,7 @@ pub mod ruma;
 pub mod ruma_resolution;
 mod servers;
 mod story;
+pub mod synth;
 
 pub use host::{Host, Storage};
 pub use keys::{KEY_ID, SeededKeys};
