@@ -112,7 +112,7 @@ impl Synth {
     ///
     /// [`SynthError`] if there can be no such room, or `out` cannot be written.
     pub fn write(&self, out: &mut impl Write) -> Result<Written, SynthError> {
-        let past = Past::tell(self, &self.room_version, self.check()?);
+        let past = Past::tell(self, self.check()?);
         let told = [(past.last.clone(), past.before_last.clone()), (past.early.clone(), past.before_early.clone())];
         let mut written = Written { past: past.room.len(), state_events: past.state.len(), ..Written::default() };
         let before_join = past.state.clone();
@@ -219,5 +219,47 @@ fn status(later: &Later, outcome: &Outcome, event_id: &OwnedEventId) -> Expected
         Some(_) if outcome.soft_failed.contains(event_id) => ExpectedStatus::SoftFailed,
         Some(_) => ExpectedStatus::Accepted,
         None => unreachable!("the truth knows every event"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::testing::oracle::Oracle;
+
+    #[test]
+    fn an_oracle_that_is_told_whole_states_says_the_same() {
+        for version in 1..=12 {
+            let room_version = version.to_string().as_str().try_into().unwrap();
+            let synth = Synth { room_version, members: 60, events: 60, forks: 12, seed: 7 };
+            let past = Past::tell(&synth, synth.check().unwrap());
+            let told = [(past.last.clone(), past.before_last.clone()), (past.early.clone(), past.before_early.clone())];
+            let later = Later::tell(past, &synth);
+            assert!(later.truth.common().len() > 20, "too little is in common");
+
+            let mut whole = Oracle::new(later.room.rules.clone());
+            later.room.pdus().for_each(|pdu| whole.learn(pdu.clone()));
+            told.into_iter().for_each(|(event_id, state)| whole.tell(&event_id, state));
+            let order: Vec<OwnedEventId> = [&later.join].into_iter().chain(&later.order).cloned().collect();
+            order.iter().for_each(|event_id| whole.add(later.room.pdu(event_id).clone()));
+            whole.judge();
+
+            let with_common = |state: &State| {
+                let common = later.truth.common().iter().chain(state);
+                common.map(|(key, event_id)| (key.clone(), event_id.clone())).collect::<State>()
+            };
+            for event_id in &order {
+                let (expected, found) = (whole.judged(event_id).unwrap(), later.truth.judged(event_id).unwrap());
+                assert_eq!(found.refusal, expected.refusal, "v{version} {event_id}");
+                let before = |states: &Option<(Rc<State>, Rc<State>)>| states.as_ref().unwrap().0.clone();
+                assert_eq!(with_common(&before(&found.states)), *before(&expected.states), "v{version} {event_id}");
+            }
+            let join = BTreeSet::from([later.join.clone()]);
+            let (expected, mut found) = (whole.fold(&order, &join), later.truth.fold(&order, &join));
+            found.current = with_common(&found.current);
+            assert_eq!(found, expected, "v{version}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What happens in a synthetic room from our user's join on: talk, changes of state, forks that are merged, and what is
 //! not allowed. The oracle, who has been there from the beginning, tells what is true.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use gibbous_codec::{OwnedEventId, Pdu, StateKey};
 use serde_json::{Value, json};
@@ -60,16 +60,16 @@ impl Later {
         for pdu in room.pdus() {
             truth.learn(pdu.clone());
         }
-        let at_rest: std::collections::BTreeSet<&str> =
-            cast.at_rest.iter().chain(cast.gone.iter().map(|(user, _)| user)).map(String::as_str).collect();
-        let is_at_rest = |key: &StateKey| key.event_type == "m.room.member" && at_rest.contains(key.state_key.as_str());
+        let gone = cast.gone.iter().map(|(user, _)| user);
+        let at_rest: BTreeSet<&String> = cast.at_rest.iter().chain(gone).collect();
+        let is_at_rest = |key: &StateKey| key.event_type == "m.room.member" && at_rest.contains(&key.state_key);
         let (common, state): (State, State) = state.into_iter().partition(|(key, _)| is_at_rest(key));
-        let moving = |state: &State| {
-            let moving = state.iter().filter(|(key, _)| !is_at_rest(key));
-            moving.map(|(key, id)| (key.clone(), id.clone())).collect::<State>()
+        let others = |state: &State| {
+            let others = state.iter().filter(|(key, _)| !is_at_rest(key));
+            others.map(|(key, id)| (key.clone(), id.clone())).collect::<State>()
         };
-        truth.tell(&early, moving(&before_early));
-        truth.tell(&last, moving(&before_last));
+        truth.tell(&early, others(&before_early));
+        truth.tell(&last, others(&before_last));
         truth.tell_common(common);
         let join = room.tell(&Act::member(OURS, OURS, "join"), &[last], |key| state.get(key));
         let mut later = Self {
@@ -169,9 +169,9 @@ impl Later {
                 let level = *self.dice.pick(&[0, 50, 60]);
                 self.level(&state, &somebody, level)
             }
-            91 => Act::join_rules(CREATOR, if self.is_public(&state) { "invite" } else { "public" }),
-            92 if !self.is_public(&state) => Act::join_rules(CREATOR, "public"),
-            92..=95 => return self.tell_of_one_who_is_gone(prevs, &state, number),
+            91 if self.is_public(&state) => Act::join_rules(CREATOR, "invite"),
+            91 | 92 => Act::join_rules(CREATOR, "public"),
+            93..=96 if !self.cast.gone.is_empty() => return self.tell_of_one_who_is_gone(prevs, &state),
             // Most have no level for it.
             _ => Act::topic(&somebody, number),
         };
@@ -180,27 +180,12 @@ impl Later {
     }
 
     /// One who left or was banned says something, and cites a join of old: only one who knows the state sees it.
-    fn tell_of_one_who_is_gone(
-        &mut self,
-        prevs: &[OwnedEventId],
-        state: &State,
-        number: usize,
-    ) -> Option<OwnedEventId> {
-        let act = match self.cast.gone.is_empty() {
-            true => Act::message("@nobody:s0.example", "Nobody said this"),
-            false => {
-                let (user, _) = self.dice.pick(&self.cast.gone);
-                Act::message(user, &format!("Message {number}"))
-            }
-        };
-        let join = self.cast.gone.iter().find(|(user, _)| *user == act.sender).map(|(_, join)| join);
-        let of_state =
-            ["m.room.create", "m.room.power_levels"].map(|event_type| state.get(&StateKey::new(event_type, "")));
-        // v12 on: the create event is no auth event.
-        let is_create_cited = !self.room.rules.room_id_is_create_hash();
-        let cited: Vec<&OwnedEventId> =
-            of_state.into_iter().skip(usize::from(!is_create_cited)).flatten().chain(join).collect();
-        let pdu = self.room.tell_citing(&act, prevs, &cited);
+    fn tell_of_one_who_is_gone(&mut self, prevs: &[OwnedEventId], state: &State) -> Option<OwnedEventId> {
+        let (user, join) = self.dice.pick(&self.cast.gone);
+        let member = StateKey::new("m.room.member", user);
+        let act = Act::message(user, "Words from outside");
+        let cited = |key: &StateKey| if *key == member { Some(join) } else { self.truth.at(state, key) };
+        let pdu = self.room.tell(&act, prevs, cited);
         self.take(pdu)
     }
 

@@ -1,7 +1,7 @@
 //! The past of a synthetic room, until our user joins: who came, left, was banned. Nothing forks in it, so the state is a
 //! map that each event changes.
 
-use gibbous_codec::{OwnedEventId, RoomRules, RoomVersionId, StateKey};
+use gibbous_codec::{OwnedEventId, RoomRules, StateKey};
 use serde_json::{Value, json};
 
 use super::{
@@ -62,10 +62,10 @@ struct Teller {
 }
 
 impl Past {
-    pub(super) fn tell(synth: &Synth, version: &RoomVersionId, rules: RoomRules) -> Self {
-        let mut teller = Teller::new(synth, version, rules);
+    pub(super) fn tell(synth: &Synth, rules: RoomRules) -> Self {
+        let mut teller = Teller::new(synth, rules);
         let servers = Servers::of(synth.members);
-        let moderators = (synth.members / 2).clamp(0, 2).max(synth.members / MEMBERS_A_MODERATOR).min(MODERATORS_MAX);
+        let moderators = (synth.members / 2).min(2).max(synth.members / MEMBERS_A_MODERATOR).min(MODERATORS_MAX);
         let moderators: Vec<String> =
             (0..moderators).map(|number| servers.user(&mut teller.dice, "mod", number)).collect();
         let mut cast = Cast { servers, moderators, active: Vec::new(), at_rest: Vec::new(), gone: Vec::new() };
@@ -88,8 +88,8 @@ impl Past {
 }
 
 impl Teller {
-    fn new(synth: &Synth, version: &RoomVersionId, rules: RoomRules) -> Self {
-        let room = Room::new(version, rules, CREATOR, synth.seed);
+    fn new(synth: &Synth, rules: RoomRules) -> Self {
+        let room = Room::new(&synth.room_version, rules, CREATOR, synth.seed);
         let create = room.create.clone();
         let state = State::from([(StateKey::new("m.room.create", ""), create.clone())]);
         let levels = json!({

@@ -115,16 +115,11 @@ impl Room {
                 cited.push(event_id);
             }
         }
-        self.tell_citing(act, prev_events, &cited)
-    }
-
-    /// Tells an event that cites these.
-    pub(super) fn tell_citing(&mut self, act: &Act, prev_events: &[OwnedEventId], cited: &[&OwnedEventId]) -> Pdu {
         let place = Place {
             number: self.events.len(),
             depth: prev_events.iter().map(|id| self.pdu(id).depth()).max().unwrap_or(0) + 1,
             prev_events: prev_events.iter().map(|id| self.events[id].reference.clone()).collect(),
-            auth_events: cited.iter().map(|id| self.events[*id].reference.clone()).collect(),
+            auth_events: cited.into_iter().map(|id| self.events[id].reference.clone()).collect(),
         };
         let pdu = complete(&self.rules, &self.room_id, self.keys, &act.outline(), place);
         self.put(pdu.clone());
