@@ -1,6 +1,8 @@
 //! The past of a synthetic room, until our user joins: who came, left, was banned. Nothing forks in it, so the state is a
 //! map that each event changes.
 
+use std::slice;
+
 use gibbous_codec::{OwnedEventId, RoomRules, StateKey};
 use serde_json::{Value, json};
 
@@ -100,7 +102,7 @@ impl Teller {
     }
 
     fn tell(&mut self, act: &Act) -> OwnedEventId {
-        let pdu = self.room.tell(act, &[self.last.clone()], |key| self.state.get(key));
+        let pdu = self.room.tell(act, slice::from_ref(&self.last), |key| self.state.get(key));
         self.last = pdu.event_id().to_owned();
         let state_key = act.state_key.clone().expect("the past is made of state events");
         self.state.insert(StateKey::new(act.event_type, state_key), self.last.clone());
