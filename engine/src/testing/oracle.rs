@@ -281,21 +281,21 @@ impl Oracle {
     ) -> BTreeSet<OwnedEventId> {
         let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.is_rejected());
         let is_accepted = |id: &&OwnedEventId| !is_rejected(id) && !soft_failed.contains(*id);
-        let accepted: BTreeSet<OwnedEventId> = events.iter().filter(is_accepted).cloned().collect();
-        let mut reached: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let accepted: BTreeSet<&OwnedEventId> = events.iter().filter(is_accepted).collect();
+        let mut reached: BTreeSet<&OwnedEventId> = BTreeSet::new();
         for event_id in &accepted {
-            let mut next = self.prev_events(event_id);
+            let mut next: Vec<&OwnedEventId> = self.prev_events(event_id).iter().collect();
             while let Some(prev) = next.pop() {
-                if reached.insert(prev.clone()) && done.contains(&prev) && !is_accepted(&&prev) {
-                    next.extend(self.prev_events(&prev));
+                if reached.insert(prev) && done.contains(prev) && !is_accepted(&prev) {
+                    next.extend(self.prev_events(prev));
                 }
             }
         }
-        accepted.difference(&reached).cloned().collect()
+        accepted.difference(&reached).copied().cloned().collect()
     }
 
-    fn prev_events(&self, event_id: &EventId) -> Vec<OwnedEventId> {
-        self.events.get(event_id).map(|event| event.pdu().prev_events().to_vec()).unwrap_or_default()
+    fn prev_events(&self, event_id: &EventId) -> &[OwnedEventId] {
+        self.events.get(event_id).map_or(&[], |event| event.pdu().prev_events())
     }
 
     fn is_join(&self, event_id: &EventId) -> bool {
