@@ -71,7 +71,7 @@ impl Later {
         truth.tell(&early, others(&before_early));
         truth.tell(&last, others(&before_last));
         truth.tell_common(common);
-        let join = room.tell(&Act::member(OURS, OURS, "join"), &[last], |key| state.get(key));
+        let join = room.tell(&Act::join(OURS), &[last], |key| state.get(key));
         let mut later = Self {
             room,
             truth,
@@ -126,13 +126,10 @@ impl Later {
         match (self.dice.below(6), member, moderator) {
             (0, Some(user), _) => (Act::member(CREATOR, &user, "ban"), Act::rename(&user, number)),
             (1, Some(user), _) => (Act::member(CREATOR, &user, "leave"), Act::member(&user, &user, "leave")),
-            (2, Some(user), Some(moderator)) if moderator != user => {
+            (2, Some(user), Some(moderator)) if self.level_of(&there, &user) < self.level_of(&there, &moderator) => {
                 (self.level(&here, &moderator, 0), Act::member(&moderator, &user, "ban"))
             }
-            (3, _, _) if self.is_public(&there) => {
-                let user = self.newcomer();
-                (Act::join_rules(CREATOR, "invite"), Act::member(&user, &user, "join"))
-            }
+            (3, _, _) if self.is_public(&there) => (Act::join_rules(CREATOR, "invite"), Act::join(&self.newcomer())),
             (4, Some(user), Some(moderator)) => (self.level(&here, &user, 50), self.level(&there, &moderator, 60)),
             (_, _, moderator) => {
                 let moderator = moderator.unwrap_or_else(|| CREATOR.to_owned());
@@ -146,24 +143,24 @@ impl Later {
         let state = self.state_at(prevs);
         let number = self.room.len();
         let message = |sender: &str| Act::message(sender, &format!("Message {number}"));
-        let somebody = self.one_in(&state).unwrap_or_else(|| CREATOR.to_owned());
+        let Some(somebody) = self.one_in(&state) else {
+            let act = match self.is_public(&state) {
+                true => Act::join(&self.newcomer()),
+                false => Act::join_rules(CREATOR, "public"),
+            };
+            return self.tell_at(&act, prevs, &state);
+        };
         let moderator = self.moderator_in(&state).unwrap_or_else(|| CREATOR.to_owned());
         let act = match self.dice.below(100) {
             0..=39 if !self.cast.at_rest.is_empty() => message(self.dice.pick(&self.cast.at_rest[..]).as_str()),
             0..=59 => message(&somebody),
             60..=63 => message(OURS),
-            64..=70 => {
-                let user = self.newcomer();
-                Act::member(&user, &user, "join")
-            }
+            64..=70 => Act::join(&self.newcomer()),
             71..=75 => Act::rename(&somebody, number),
             76..=78 => Act::member(&somebody, &somebody, "leave"),
             79..=81 => Act::member(&moderator, &somebody, "ban"),
             82 | 83 => Act::member(&moderator, &somebody, "leave"),
-            84 => {
-                let user = self.newcomer();
-                Act::member(&moderator, &user, "invite")
-            }
+            84 => Act::member(&moderator, &self.newcomer(), "invite"),
             85..=87 => Act::topic(&moderator, number),
             88..=90 => {
                 let level = *self.dice.pick(&[0, 50, 60]);
@@ -175,8 +172,7 @@ impl Later {
             // Most have no level for it.
             _ => Act::topic(&somebody, number),
         };
-        let pdu = self.room.tell(&act, prevs, |key| self.truth.at(&state, key));
-        self.take(pdu)
+        self.tell_at(&act, prevs, &state)
     }
 
     /// One who left or was banned says something, and cites a join of old: only one who knows the state sees it.
@@ -191,8 +187,12 @@ impl Later {
 
     fn tell_allowed(&mut self, act: &Act, prevs: &[OwnedEventId]) -> OwnedEventId {
         let state = self.state_at(prevs);
-        let pdu = self.room.tell(act, prevs, |key| self.truth.at(&state, key));
-        self.take(pdu).unwrap_or_else(|| panic!("{act:?} was to be allowed"))
+        self.tell_at(act, prevs, &state).unwrap_or_else(|| panic!("{act:?} was to be allowed"))
+    }
+
+    fn tell_at(&mut self, act: &Act, prevs: &[OwnedEventId], state: &State) -> Option<OwnedEventId> {
+        let pdu = self.room.tell(act, prevs, |key| self.truth.at(state, key));
+        self.take(pdu)
     }
 
     /// Takes an event for the next that we are told. Returns it, unless it is rejected.
@@ -238,11 +238,15 @@ impl Later {
 
     /// Returns one of the moderators who are members, and still have their level.
     fn moderator_in(&mut self, state: &State) -> Option<String> {
-        let levels = self.content(state, "m.room.power_levels")?;
-        let has_level = |user: &&String| levels["users"][user.as_str()].as_i64().is_some_and(|level| level >= 50);
+        let has_level = |user: &&String| self.level_of(state, user) >= 50;
         let joined: Vec<&String> =
             self.cast.moderators.iter().filter(has_level).filter(|user| self.is_in(state, user)).collect();
         (!joined.is_empty()).then(|| (*self.dice.pick(&joined)).clone())
+    }
+
+    fn level_of(&self, state: &State, user: &str) -> i64 {
+        let levels = self.content(state, "m.room.power_levels");
+        levels.and_then(|levels| levels["users"][user].as_i64()).unwrap_or(0)
     }
 
     /// The creator gives a user a level.

@@ -110,7 +110,7 @@ impl Teller {
     }
 
     fn begin(&mut self, cast: &Cast) {
-        self.tell(&Act::member(CREATOR, CREATOR, "join"));
+        self.tell(&Act::join(CREATOR));
         // v12 on: creators must not be among the users.
         if !self.room.rules.ruma().authorization.explicitly_privilege_room_creators {
             self.levels["users"][CREATOR] = json!(100);
@@ -123,7 +123,7 @@ impl Teller {
         self.tell(&Act::state(CREATOR, "m.room.history_visibility", json!({ "history_visibility": "shared" })));
         self.tell(&Act::state(CREATOR, "m.room.name", json!({ "name": "A big room" })));
         for moderator in &cast.moderators {
-            self.tell(&Act::member(moderator, moderator, "join"));
+            self.tell(&Act::join(moderator));
         }
     }
 
@@ -132,7 +132,7 @@ impl Teller {
         let moderator = cast.moderators.first().map_or(CREATOR, String::as_str).to_owned();
         if self.dice.percent(5) {
             let user = cast.servers.user(&mut self.dice, "gone", number);
-            let join = self.tell(&Act::member(&user, &user, "join"));
+            let join = self.tell(&Act::join(&user));
             match self.dice.below(3) {
                 0 => self.tell(&Act::member(&user, &user, "leave")),
                 1 => self.tell(&Act::member(&moderator, &user, "leave")),
@@ -141,12 +141,12 @@ impl Teller {
             cast.gone.push((user, join));
         }
         let user = cast.servers.user(&mut self.dice, "u", number);
-        self.tell(&Act::member(&user, &user, "join"));
+        self.tell(&Act::join(&user));
         match self.dice.below(100) {
             0..=9 => drop(self.tell(&Act::rename(&user, number))),
             10 | 11 => {
                 self.tell(&Act::member(&user, &user, "leave"));
-                self.tell(&Act::member(&user, &user, "join"));
+                self.tell(&Act::join(&user));
             }
             12 => drop(self.tell(&Act::topic(&moderator, number))),
             _ => {}
@@ -174,7 +174,7 @@ impl Teller {
         }
         if let Some(user) = cast.active.get(2) {
             self.tell(&Act::member(user, user, "leave"));
-            self.tell(&Act::member(user, user, "join"));
+            self.tell(&Act::join(user));
         }
         self.change_levels(&cast);
         let before_last = self.state.clone();

@@ -64,9 +64,13 @@ impl Act {
         Self { sender: sender.to_owned(), event_type: "m.room.member", state_key, content }
     }
 
+    pub(super) fn join(user: &str) -> Self {
+        Self::member(user, user, "join")
+    }
+
     /// A member says another name.
     pub(super) fn rename(user: &str, name: usize) -> Self {
-        let mut act = Self::member(user, user, "join");
+        let mut act = Self::join(user);
         act.content["displayname"] = json!(format!("Name {name}"));
         act
     }
