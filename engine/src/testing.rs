@@ -1,5 +1,5 @@
-//! What tests are made of: rooms whose history is told in the order it happened, and other servers that answer, refuse,
-//! delay and lie as told (feature `testing`).
+//! What tests are made of: rooms whose history is told in the order it happened, or made of a seed, and other servers that
+//! answer, refuse, delay and lie as told (feature `testing`).
 //!
 //! Everything here is deterministic: keys are made of a seed, time is a number, nothing is read from outside. A mistake
 //! in the use of it panics, as in any test.
@@ -16,6 +16,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod compose;
 pub mod history;
 mod host;
 mod in_words;
@@ -27,6 +28,7 @@ pub mod ruma;
 pub mod ruma_resolution;
 mod servers;
 mod story;
+pub mod synth;
 
 pub use host::{Host, Storage};
 pub use keys::{KEY_ID, SeededKeys};

@@ -346,3 +346,45 @@ fn vectors_as_json_are_an_object_a_file_and_the_sums() {
     assert_eq!(objects[0], json!({"file": "-", "passed": 0, "failed": 1, "mismatches": [mismatch]}));
     assert_eq!(objects[1], json!({"passed": 0, "failed": 1}));
 }
+
+fn synth_args<'a>(out: &'a str, changed: &[(&str, &'a str)]) -> Vec<&'a str> {
+    let mut args = vec!["synth", "--members", "9", "--events", "9", "--forks", "3", "--seed", "1"];
+    args.extend(["--room-version", "10", "--out", out]);
+    for (name, value) in changed {
+        let at = args.iter().position(|arg| arg == name).unwrap();
+        args[at + 1] = value;
+    }
+    args
+}
+
+#[test]
+fn a_synthetic_room_is_written_and_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("synth.recording.jsonl.gz").to_str().unwrap().to_owned();
+    let ran = run(&synth_args(&file, &[]), "");
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.stdout.starts_with(&format!("{file}: ")) && ran.stdout.lines().count() == 1, "{ran:?}");
+    let ran = run(&["replay", "--backend", "memory", &file], "");
+    assert_eq!((ran.status, ran.stdout.lines().last()), (Some(0), Some("1 passed, 0 failed")), "{ran:?}");
+}
+
+#[test]
+fn a_synthetic_room_that_cannot_be_is_status_2_and_no_file_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("synth.jsonl").to_str().unwrap().to_owned();
+    for (name, value, why) in [
+        ("--forks", "10", "expected at most 3 forks in 9 events, found 10"),
+        ("--members", "0", "expected from 1 to 900000 members, found 0"),
+        ("--members", "many", "--members"),
+        ("--room-version", "13", "expected a room version from 1 to 12, found 13"),
+    ] {
+        let ran = run(&synth_args(&file, &[(name, value)]), "");
+        assert_eq!(ran.status, Some(2), "{ran:?}");
+        assert!(ran.stderr.contains(why) && ran.stdout.is_empty(), "{ran:?}");
+        assert!(!Path::new(&file).exists(), "{name} {value}");
+    }
+    let nowhere = dir.path().join("nowhere").join("synth.jsonl").to_str().unwrap().to_owned();
+    let ran = run(&synth_args(&nowhere, &[]), "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.starts_with(&nowhere), "{ran:?}");
+}

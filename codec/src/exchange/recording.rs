@@ -213,6 +213,13 @@ pub enum ExpectedStatus {
 }
 
 impl ExpectedState {
+    /// Expects the state events with these IDs, in any order, and names them by their digest.
+    pub fn digest_of<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut ids: Vec<_> = ids.into_iter().collect();
+        ids.sort_unstable();
+        Self::Digest { sha256: digest(&ids), count: Some(ids.len() as u64) }
+    }
+
     /// Tells whether the state events with these IDs, in any order, are those expected.
     pub fn is<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> bool {
         let mut ids: Vec<_> = ids.into_iter().collect();
@@ -224,12 +231,15 @@ impl ExpectedState {
                 expected == ids
             }
             Self::Digest { sha256, count } => {
-                let digest = Sha256::digest(ids.join("\n"));
-                let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                hex == *sha256 && count.is_none_or(|count| count == ids.len() as u64)
+                digest(&ids) == *sha256 && count.is_none_or(|count| count == ids.len() as u64)
             }
         }
     }
+}
+
+/// Returns the digest of IDs in byte order.
+fn digest(ids: &[&str]) -> String {
+    Sha256::digest(ids.join("\n")).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Record {

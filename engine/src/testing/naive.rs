@@ -19,6 +19,14 @@ use crate::resolution::ResolutionEvent;
 
 /// A whole state.
 type State = StateMap<OwnedEventId>;
+
+/// Entries that all states of a room have alike, and their auth chain: in conflict nowhere, and in no auth difference.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Common {
+    pub(super) state: State,
+    pub(super) chain: BTreeSet<OwnedEventId>,
+}
+
 /// What a state without join rules means, of which the specification says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithoutJoinRules {
@@ -45,34 +53,33 @@ pub fn resolve(
     let events = events
         .into_iter()
         .map(|event| (event.pdu.event_id().to_owned(), Arc::new(RumaEvent::new(event.pdu, event.rejected))));
-    resolve_known(rules, states, &events.collect(), without_join_rules)
+    Room { rules, events: &events.collect(), common: &Common::default(), without_join_rules }.resolve(states)
 }
 
-/// Resolves states by the events that are known.
-pub(super) fn resolve_known(
-    rules: &RoomRules,
-    states: &[State],
-    events: &BTreeMap<OwnedEventId, Arc<RumaEvent>>,
-    without_join_rules: WithoutJoinRules,
-) -> Result<State, OwnedEventId> {
-    let room = Room { rules, events, without_join_rules };
-    for state in states {
-        state.values().try_for_each(|id| room.event(id).map(drop))?;
-    }
-    match rules.ruma().state_res.v2_rules() {
-        Some(_) => room.resolve_v2(states),
-        None => room.resolve_v1(states),
-    }
-}
-
-struct Room<'a> {
-    rules: &'a RoomRules,
-    events: &'a BTreeMap<OwnedEventId, Arc<RumaEvent>>,
-    without_join_rules: WithoutJoinRules,
+/// A room by the events that are known.
+pub(super) struct Room<'a> {
+    pub(super) rules: &'a RoomRules,
+    pub(super) events: &'a BTreeMap<OwnedEventId, Arc<RumaEvent>>,
+    /// What every state has besides what is told of it.
+    pub(super) common: &'a Common,
+    pub(super) without_join_rules: WithoutJoinRules,
 }
 
 /// What is common to all versions.
 impl Room<'_> {
+    pub(super) fn resolve(&self, states: &[State]) -> Result<State, OwnedEventId> {
+        for state in states {
+            state.values().try_for_each(|id| self.event(id).map(drop))?;
+        }
+        let mut resolved = match self.rules.ruma().state_res.v2_rules() {
+            Some(_) => self.resolve_v2(states),
+            None => self.resolve_v1(states),
+        }?;
+        // It is part of the unconflicted state map, which has the last word (step 5).
+        resolved.retain(|key, _| !self.common.state.contains_key(key));
+        Ok(resolved)
+    }
+
     fn event(&self, id: &EventId) -> Result<&Arc<RumaEvent>, OwnedEventId> {
         self.events.get(id).ok_or_else(|| id.to_owned())
     }
@@ -82,7 +89,7 @@ impl Room<'_> {
     }
 
     /// The events with "the set containing all of E's auth events, all of their auth events, and so on recursively".
-    fn with_auth_chain<'i>(
+    pub(super) fn with_auth_chain<'i>(
         &self,
         ids: impl IntoIterator<Item = &'i OwnedEventId>,
     ) -> Result<BTreeSet<OwnedEventId>, OwnedEventId> {
@@ -120,8 +127,17 @@ impl Room<'_> {
         create.map(|create| self.event(&create).map(|_| create)).transpose()
     }
 
-    fn is_allowed(&self, id: &EventId, state: &State) -> Result<bool, OwnedEventId> {
-        let by_key = |key: &StateKey| self.events.get(state.get(key)?).cloned();
+    /// The event at a key of a state that began as the unconflicted state map.
+    fn at<'s>(&'s self, state: &'s State, key: &StateKey) -> Option<&'s OwnedEventId> {
+        state.get(key).or_else(|| self.common.state.get(key))
+    }
+
+    fn is_allowed<'s>(
+        &self,
+        id: &EventId,
+        state: impl Fn(&StateKey) -> Option<&'s OwnedEventId>,
+    ) -> Result<bool, OwnedEventId> {
+        let by_key = |key: &StateKey| self.events.get(state(key)?).cloned();
         let event = self.event(id)?;
         Ok(match self.without_join_rules {
             WithoutJoinRules::ForTheInvited => by_state(self.rules, event, by_key),
@@ -179,7 +195,7 @@ impl Room<'_> {
         // 3. "Take all remaining events that weren't picked in step 1 and order them by the mainline ordering based on the
         //    power level in the partially resolved state obtained in step 2."
         let remaining = full.into_iter().filter(|id| !sorted.contains(id)).collect();
-        let power_levels = state.get(&StateKey::new("m.room.power_levels", "")).cloned();
+        let power_levels = self.at_in_v2(&state, &StateKey::new("m.room.power_levels", "")).cloned();
         let sorted = self.mainline_ordering(remaining, power_levels)?;
 
         // 4. "Apply the iterative auth checks algorithm on the partial resolved state and the list of events from the
@@ -192,11 +208,18 @@ impl Room<'_> {
         Ok(state)
     }
 
+    /// The event at a key of the partially resolved state, which began as the unconflicted state map, v12 on as an empty one.
+    fn at_in_v2<'s>(&'s self, state: &'s State, key: &StateKey) -> Option<&'s OwnedEventId> {
+        if self.rules.room_id_is_create_hash() { state.get(key) } else { self.at(state, key) }
+    }
+
     /// "∪Ci − ∩Ci", Ci being "the full auth chain of Si"; here with Si itself, as Synapse has it.
     fn auth_difference(&self, states: &[State]) -> Result<BTreeSet<OwnedEventId>, OwnedEventId> {
         let chains = states.iter().map(|state| self.with_auth_chain(state.values())).collect::<Result<Vec<_>, _>>()?;
         let in_any = chains.iter().flatten();
-        Ok(in_any.filter(|id| !chains.iter().all(|chain| chain.contains(*id))).cloned().collect())
+        let is_in_all =
+            |id: &OwnedEventId| self.common.chain.contains(id) || chains.iter().all(|chain| chain.contains(id));
+        Ok(in_any.filter(|id| !is_in_all(id)).cloned().collect())
     }
 
     /// v12 on: "the union of all such paths between any pair of events in the conflicted state set (including endpoints)".
@@ -317,7 +340,7 @@ impl Room<'_> {
             let Ok(required) = required else { continue };
             for (event_type, state_key) in required {
                 let key = StateKey::new(event_type.to_string(), state_key);
-                if let Some(id) = state.get(&key).filter(|id| !self.events[*id].is_rejected()) {
+                if let Some(id) = self.at_in_v2(state, &key).filter(|id| !self.events[*id].is_rejected()) {
                     auth_state.insert(key, id.clone());
                 }
             }
@@ -326,7 +349,7 @@ impl Room<'_> {
                 let create = self.create_event(id)?.filter(|create| !self.events[create].is_rejected());
                 auth_state.extend(create.map(|create| (StateKey::new("m.room.create", ""), create)));
             }
-            if self.is_allowed(id, &auth_state)? {
+            if self.is_allowed(id, |key| auth_state.get(key))? {
                 state.insert(StateKey::new(pdu.event_type(), state_key), id.clone());
             }
         }
@@ -367,7 +390,7 @@ impl Room<'_> {
                 // stop."
                 let mut with_event = r.clone();
                 for (place, id) in events.iter().enumerate() {
-                    if place > 0 && !self.is_allowed(id, &with_event)? {
+                    if place > 0 && !self.is_allowed(id, |key| self.at(&with_event, key))? {
                         break;
                     }
                     with_event.insert((*key).clone(), (*id).clone());
@@ -383,7 +406,7 @@ impl Room<'_> {
         for (key, events) in conflicts {
             let mut chosen = events.first();
             for id in events.iter().rev() {
-                if self.is_allowed(id, &r)? {
+                if self.is_allowed(id, |key| self.at(&r, key))? {
                     chosen = Some(id);
                     break;
                 }

@@ -14,7 +14,7 @@ use std::{
 use gibbous_codec::{Check, EventId, OwnedEventId, Pdu, RoomRules, StateKey, StateMap};
 
 use super::{
-    naive::{self, WithoutJoinRules},
+    naive::{self, Common, WithoutJoinRules},
     ruma::{self as judge, RumaEvent},
 };
 
@@ -33,7 +33,10 @@ pub struct Oracle {
     told: BTreeMap<OwnedEventId, State>,
     /// Those among them that nobody can verify.
     unverifiable: BTreeSet<OwnedEventId>,
+    /// What every state has besides.
+    common: Common,
     judged: BTreeMap<OwnedEventId, Judged>,
+    unjudged: BTreeSet<OwnedEventId>,
 }
 
 /// What checks 4 and 5 have said of an event.
@@ -84,13 +87,23 @@ impl Oracle {
             history: BTreeSet::new(),
             told: BTreeMap::new(),
             unverifiable: BTreeSet::new(),
+            common: Common::default(),
             judged: BTreeMap::new(),
+            unjudged: BTreeSet::new(),
         }
     }
 
     /// Learns of an event that other events may cite.
     pub fn learn(&mut self, pdu: Pdu) {
-        self.events.insert(pdu.event_id().to_owned(), Arc::new(RumaEvent::new(pdu, false)));
+        self.put(RumaEvent::new(pdu, false));
+    }
+
+    fn put(&mut self, event: RumaEvent) {
+        let event_id = event.pdu().event_id().to_owned();
+        if !self.judged.contains_key(&event_id) {
+            self.unjudged.insert(event_id.clone());
+        }
+        self.events.insert(event_id, Arc::new(event));
     }
 
     /// Learns of an event that belongs to the room's history.
@@ -108,8 +121,27 @@ impl Oracle {
     /// Is told the state before an event that nobody can verify: the room goes on as after a rejected one.
     pub fn tell_unverifiable(&mut self, pdu: &Pdu, before: State) {
         self.tell(pdu.event_id(), before);
-        self.events.insert(pdu.event_id().to_owned(), Arc::new(RumaEvent::new(pdu.clone(), true)));
+        self.put(RumaEvent::new(pdu.clone(), true));
         self.unverifiable.insert(pdu.event_id().to_owned());
+    }
+
+    /// Is told what every state has besides what is told of it: no event that is added may change it. From then on all
+    /// states are without it, so that what a great room costs is what happens in it.
+    ///
+    /// All that it rests on must be known.
+    pub fn tell_common(&mut self, state: State) {
+        let chain = self.room().with_auth_chain(state.values()).expect("every event that a state rests on is known");
+        self.common = Common { state, chain };
+    }
+
+    /// Returns what every state has besides.
+    pub fn common(&self) -> &State {
+        &self.common.state
+    }
+
+    /// Returns the event at a key of a state, or of what every state has besides.
+    pub fn at<'s>(&'s self, state: &'s State, key: &StateKey) -> Option<&'s OwnedEventId> {
+        state.get(key).or_else(|| self.common.state.get(key))
     }
 
     /// Returns what was said of an event, or `None` where it, or something that it rests on, is not known.
@@ -120,8 +152,7 @@ impl Oracle {
     /// Judges every event by checks 4 and 5 that was not judged yet, each after all that it rests on. What is said does
     /// not depend on any order.
     pub fn judge(&mut self) {
-        let pending = self.events.values().filter(|event| !self.judged.contains_key(event.pdu().event_id()));
-        let mut pending: Vec<Arc<RumaEvent>> = pending.cloned().collect();
+        let mut pending: Vec<Arc<RumaEvent>> = self.unjudged.iter().map(|id| self.events[id].clone()).collect();
         pending.sort_by_key(|event| (event.pdu().depth(), event.pdu().event_id().to_owned()));
         loop {
             let before = pending.len();
@@ -177,7 +208,12 @@ impl Oracle {
             };
             (before, after)
         });
+        if let (Some((_, after)), Some(key)) = (&states, key_of(event)) {
+            let is_common = after.contains_key(&key) && self.common.state.contains_key(&key);
+            assert!(!is_common, "{event_id} changes what every state has");
+        }
         self.judged.insert(event_id.to_owned(), Judged { refusal, states });
+        self.unjudged.remove(event_id);
         true
     }
 
@@ -192,11 +228,14 @@ impl Oracle {
             [only] => Some(only.clone()),
             [..] => {
                 let states: Vec<State> = states.iter().map(|state| (**state).clone()).collect();
-                let resolved =
-                    naive::resolve_known(&self.rules, &states, &self.events, WithoutJoinRules::ForTheInvited);
-                Some(Rc::new(resolved.expect("every event that resolution reads is known")))
+                Some(Rc::new(self.room().resolve(&states).expect("every event that resolution reads is known")))
             }
         }
+    }
+
+    fn room(&self) -> naive::Room<'_> {
+        let without_join_rules = WithoutJoinRules::ForTheInvited;
+        naive::Room { rules: &self.rules, events: &self.events, common: &self.common, without_join_rules }
     }
 
     /// Takes the events of the history through check 6 in canonical order. `handshakes` are those that are joins of our
@@ -242,21 +281,21 @@ impl Oracle {
     ) -> BTreeSet<OwnedEventId> {
         let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.is_rejected());
         let is_accepted = |id: &&OwnedEventId| !is_rejected(id) && !soft_failed.contains(*id);
-        let accepted: BTreeSet<OwnedEventId> = events.iter().filter(is_accepted).cloned().collect();
-        let mut reached: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let accepted: BTreeSet<&OwnedEventId> = events.iter().filter(is_accepted).collect();
+        let mut reached: BTreeSet<&OwnedEventId> = BTreeSet::new();
         for event_id in &accepted {
-            let mut next = self.prev_events(event_id);
+            let mut next: Vec<&OwnedEventId> = self.prev_events(event_id).iter().collect();
             while let Some(prev) = next.pop() {
-                if reached.insert(prev.clone()) && done.contains(&prev) && !is_accepted(&&prev) {
-                    next.extend(self.prev_events(&prev));
+                if reached.insert(prev) && done.contains(prev) && !is_accepted(&prev) {
+                    next.extend(self.prev_events(prev));
                 }
             }
         }
-        accepted.difference(&reached).cloned().collect()
+        accepted.difference(&reached).copied().cloned().collect()
     }
 
-    fn prev_events(&self, event_id: &EventId) -> Vec<OwnedEventId> {
-        self.events.get(event_id).map(|event| event.pdu().prev_events().to_vec()).unwrap_or_default()
+    fn prev_events(&self, event_id: &EventId) -> &[OwnedEventId] {
+        self.events.get(event_id).map_or(&[], |event| event.pdu().prev_events())
     }
 
     fn is_join(&self, event_id: &EventId) -> bool {
@@ -274,13 +313,22 @@ impl Oracle {
         for event_id in event.pdu().auth_events().iter().chain(&self.create_event_of(event)) {
             state.extend(self.events.get(event_id).and_then(|event| Some((key_of(event)?, event_id.clone()))));
         }
-        self.check_against(event, &state, Check::AuthEvents)
+        self.check_by(event, Check::AuthEvents, |key| state.get(key))
     }
 
     /// "5. Passes authorization rules based on the state before the event, otherwise it is rejected."
     /// "6. Passes authorization rules based on the current state of the room, otherwise it is soft-failed."
     fn check_against(&self, event: &RumaEvent, state: &State, check: Check) -> Decision {
-        let decision = judge::by_state(&self.rules, event, |key| self.events.get(state.get(key)?).cloned());
+        self.check_by(event, check, |key| self.at(state, key))
+    }
+
+    fn check_by<'s>(
+        &self,
+        event: &RumaEvent,
+        check: Check,
+        state: impl Fn(&StateKey) -> Option<&'s OwnedEventId>,
+    ) -> Decision {
+        let decision = judge::by_state(&self.rules, event, |key| self.events.get(state(key)?).cloned());
         decision.map_err(|words| Refusal { check, words })
     }
 

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomId, RoomRules, RoomVersionId, ServerName, StateKey,
-    StateMap, UserId, sign, sign_again,
+    StateMap, UserId, sign,
 };
-use ruma::{CanonicalJsonValue, signatures::reference_hash};
 use serde_json::{Value, json};
 
-use super::keys::{KEY_ID, SeededKeys};
-
-/// In milliseconds: when every story begins.
-const FIRST_TS: u64 = 1_700_000_000_000;
+use super::{
+    compose::{Outline, Place, complete, reference},
+    keys::{KEY_ID, SeededKeys},
+};
 
 /// A room as somebody who knows everything sees it: every event, and the true state before each.
 ///
@@ -317,81 +316,36 @@ impl Draft<'_> {
         event_id
     }
 
-    fn sign(&self, prev_events: &[OwnedEventId], auth_events: &[OwnedEventId]) -> Pdu {
-        let room = &*self.room;
-        let depth = prev_events.iter().map(|id| room.pdu(id).depth()).max().unwrap_or(0) + 1;
-        let place = room.order.len();
-        let mut json = json!({
-            "sender": self.sender, "type": self.event_type, "content": self.content, "depth": depth,
-            "origin_server_ts": FIRST_TS + 1_000 * place as u64,
-            "prev_events": room.references(prev_events), "auth_events": room.references(auth_events),
-        });
-        if !(room.rules.room_id_is_create_hash() && place == 0) {
-            json["room_id"] = json!(room.room_id);
-        }
-        if let Some(state_key) = &self.state_key {
-            json["state_key"] = json!(state_key);
-        }
-        let server = user(&self.sender).server_name();
-        if room.rules.explicit_event_id() {
-            json["event_id"] = json!(format!("${place}:{server}"));
-        }
-        let json = json.to_string();
-        let pdu = sign(&room.rules, json.as_bytes(), server, KEY_ID, &room.keys.key_of(server));
-        let pdu = pdu.expect("a story is made of events");
-        // v8 on: the server that authorises a restricted join signs it too.
-        let authoriser = self.content.get("join_authorised_via_users_server").and_then(Value::as_str);
-        match authoriser.map(|authoriser| user(authoriser).server_name()) {
-            Some(other) if other != server => sign_again(&room.rules, &pdu, other, KEY_ID, &room.keys.key_of(other))
-                .expect("a signature does not make an event too large"),
-            _ => pdu,
-        }
-    }
-
     /// Returns the auth events that the specification selects ("Auth events selection").
     fn auth_events_of(&self, state: &StateMap<OwnedEventId>) -> Vec<OwnedEventId> {
-        let rules = &self.room.rules;
-        let mut keys = Vec::new();
-        if self.event_type != "m.room.create" {
-            if !rules.room_id_is_create_hash() {
-                keys.push(StateKey::new("m.room.create", ""));
-            }
-            keys.push(StateKey::new("m.room.power_levels", ""));
-            keys.push(StateKey::new("m.room.member", &self.sender));
-        }
-        if let ("m.room.member", Some(target)) = (self.event_type.as_str(), &self.state_key) {
-            keys.push(StateKey::new("m.room.member", target));
-            if matches!(self.content["membership"].as_str(), Some("join" | "invite" | "knock")) {
-                keys.push(StateKey::new("m.room.join_rules", ""));
-            }
-            if let Some(authoriser) = self.content.get("join_authorised_via_users_server").and_then(Value::as_str) {
-                keys.push(StateKey::new("m.room.member", authoriser));
-            }
-        }
         let mut ids: Vec<OwnedEventId> = Vec::new();
-        for event_id in keys.iter().filter_map(|key| state.get(key)) {
+        for event_id in self.outline().auth_keys(&self.room.rules).iter().filter_map(|key| state.get(key)) {
             if !ids.contains(event_id) {
                 ids.push(event_id.clone());
             }
         }
         ids
     }
-}
 
-impl RoomBuilder {
-    /// Returns how an event names others: by ID, or before v3 by ID and reference hash.
-    fn references(&self, events: &[OwnedEventId]) -> Value {
-        if !self.rules.explicit_event_id() {
-            return json!(events);
+    fn outline(&self) -> Outline<'_> {
+        Outline {
+            sender: &self.sender,
+            event_type: &self.event_type,
+            state_key: self.state_key.as_deref(),
+            content: &self.content,
         }
-        let with_hash = |event_id: &OwnedEventId| {
-            let event: CanonicalJsonValue =
-                serde_json::from_str(self.json(event_id)).expect("an event is canonical JSON");
-            let CanonicalJsonValue::Object(event) = event else { panic!("an event is an object") };
-            let hash = reference_hash(&event, self.rules.ruma()).expect("an event can be hashed");
-            json!([event_id, { "sha256": hash }])
+    }
+
+    fn sign(&self, prev_events: &[OwnedEventId], auth_events: &[OwnedEventId]) -> Pdu {
+        let room = &*self.room;
+        let references = |ids: &[OwnedEventId]| ids.iter().map(|id| reference(&room.rules, room.pdu(id))).collect();
+        let place = Place {
+            number: room.order.len(),
+            depth: prev_events.iter().map(|id| room.pdu(id).depth()).max().unwrap_or(0) + 1,
+            prev_events: references(prev_events),
+            auth_events: references(auth_events),
         };
-        events.iter().map(with_hash).collect()
+        complete(&room.rules, &room.room_id, room.keys, &self.outline(), place)
     }
 }
 

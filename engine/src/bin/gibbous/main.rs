@@ -5,6 +5,7 @@ mod check;
 mod rebuild;
 mod replay;
 mod resolve;
+mod synth;
 mod vectors;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     ///
     /// Prints a line for each failure, then `N passed, M failed`: vectors, over all files.
     Resolve(vectors::Files),
+    Synth(synth::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,5 +47,6 @@ fn main() -> ExitCode {
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Resolve(args) => vectors::run::<ResolveVector>(&args),
+        Command::Synth(args) => synth::run(&args),
     }
 }
