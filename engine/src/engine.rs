@@ -62,6 +62,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Events that were re-pointed from partial to full state.
     pub events_flipped: u64,
+    /// Those of them for which the rules were asked again: what their verdict rested on had changed, or was forgotten.
+    pub judged_anew: u64,
     /// Events whose verdict changed by it.
     pub verdicts_changed: u64,
 }
@@ -84,6 +86,7 @@ struct Inner {
     joins: Mutex<BTreeMap<JoinTicket, JoinStatus>>,
     next_join: AtomicU64,
     flipped: AtomicU64,
+    judged_anew: AtomicU64,
     verdicts_changed: AtomicU64,
 }
 
@@ -125,6 +128,7 @@ impl Engine {
             joins: Mutex::default(),
             next_join: AtomicU64::new(0),
             flipped: AtomicU64::new(0),
+            judged_anew: AtomicU64::new(0),
             verdicts_changed: AtomicU64::new(0),
         };
         let engine = Self { inner: Arc::new(inner) };
@@ -508,6 +512,7 @@ impl Engine {
             batches: written.batches,
             syncs: written.syncs,
             events_flipped: self.inner.flipped.load(Ordering::Relaxed),
+            judged_anew: self.inner.judged_anew.load(Ordering::Relaxed),
             verdicts_changed: self.inner.verdicts_changed.load(Ordering::Relaxed),
         }
     }
@@ -524,6 +529,7 @@ impl Engine {
         lock(&self.inner.updates).add(room_id, std::mem::take(&mut room.news), &self.inner.config.limits);
         let counts = std::mem::take(&mut room.counts);
         self.inner.flipped.fetch_add(counts.flipped, Ordering::Relaxed);
+        self.inner.judged_anew.fetch_add(counts.judged_anew, Ordering::Relaxed);
         self.inner.verdicts_changed.fetch_add(counts.verdicts_changed, Ordering::Relaxed);
     }
 

@@ -1,6 +1,7 @@
 //! PDUs that are handed to the engine: checks 1 to 3, a place in the canonical order, and then as far as they go.
 
 pub(crate) mod gap;
+pub(crate) mod grounds;
 pub(crate) mod helpless;
 pub(crate) mod place;
 
@@ -257,6 +258,7 @@ impl Room {
                     if verified.was_redacted() {
                         state.replaced_json = Some(verified.pdu().canonical_json().as_bytes().to_vec());
                         self.memory.pdus.forget(num);
+                        self.memory.forget_grounds();
                     }
                     state.stage = Stage::Waiting;
                     self.judge(&mut txn, num, None, state)?;

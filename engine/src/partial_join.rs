@@ -272,7 +272,7 @@ impl Room {
         }
         let (before, partial) = self.state_before_join(txn, parsed)?;
         let event = AuthEvent::new(join.clone(), false);
-        if let Err(rejection) = self.decide(txn, &event, before, partial)?.decision {
+        if let Err(rejection) = self.decide(txn, &event, before, partial)?.authorization.decision {
             return Ok(Err(JoinError::Rejected(rejection)));
         }
         let num = self.place_join(txn, join, before, partial)?;

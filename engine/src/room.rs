@@ -18,7 +18,10 @@ use serde_json::value::RawValue;
 
 use crate::{
     Error, Limits, RequestKind, Response, RoomView,
-    intake::gap::{AuthQuestions, Gaps},
+    intake::{
+        gap::{AuthQuestions, Gaps},
+        grounds::Grounds,
+    },
     keys::KeyRing,
     lookup::{Events, PduCache, is_rejected, prev_events_of},
     open_events::{OpenEvents, OpenKind},
@@ -50,6 +53,8 @@ pub(crate) struct RoomMemory {
     resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on them.
     condemned: RefCell<BTreeSet<EventNum>>,
+    /// What the verdicts under partial state rest on, as far as they were found since the room was opened.
+    grounds: RefCell<BTreeMap<OwnedEventId, Grounds>>,
 }
 
 impl RoomMemory {
@@ -68,10 +73,30 @@ impl RoomMemory {
         }
     }
 
+    /// Tells whether an event waits in vain and fails check 4.
+    pub(crate) fn is_condemned(&self, num: EventNum) -> bool {
+        self.condemned.borrow().contains(&num)
+    }
+
     /// Forgets which events fail check 4: it is found out again where they are cited.
     pub(crate) fn forget_condemned(&self) {
         self.condemned.borrow_mut().clear();
         self.forget_resolved();
+    }
+
+    /// Remembers what an event's verdict under partial state rests on.
+    pub(crate) fn remember_grounds(&self, event_id: &EventId, grounds: Grounds) {
+        self.grounds.borrow_mut().insert(event_id.to_owned(), grounds);
+    }
+
+    /// Returns what an event's verdict under partial state rests on, and forgets it.
+    pub(crate) fn take_grounds(&self, event_id: &EventId) -> Option<Grounds> {
+        self.grounds.borrow_mut().remove(event_id)
+    }
+
+    /// An event is held in another copy, or no event is partial any more.
+    pub(crate) fn forget_grounds(&self) {
+        self.grounds.borrow_mut().clear();
     }
 
     /// Returns what states were resolved to, if they were since a verdict last changed.
@@ -155,6 +180,8 @@ pub(crate) struct Room {
 pub(crate) struct Counts {
     pub(crate) flipped: u64,
     pub(crate) verdicts_changed: u64,
+    /// Flips for which the rules were asked again.
+    pub(crate) judged_anew: u64,
 }
 
 impl Room {
@@ -170,6 +197,7 @@ impl Room {
                 last_whole: RefCell::default(),
                 resolved: RefCell::default(),
                 condemned: RefCell::default(),
+                grounds: RefCell::default(),
             },
             open: OpenEvents::default(),
             gaps: Gaps::default(),

@@ -590,3 +590,23 @@ fn a_room_goes_on_after_its_garbage_was_collected() {
     story.restart();
     story.assert_converged();
 }
+
+#[test]
+fn a_flip_asks_the_rules_only_where_what_they_read_has_changed() {
+    // Derek has left, which we do not know until the room is full.
+    let left = |room: &mut RoomBuilder| drop(room.leave(DEREK).send());
+    let story = Story::with(&RoomVersionId::V10, &[(DEREK, 50)], left, in_memory(), Limits::default());
+    let mut story = story.join_held();
+    let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
+    let bad = story.room.state(DEREK, "m.room.test", "", json!({})).auth(&[&levels, &derek]).without_effect().send();
+    story.receive(S, &[&bad]);
+    for number in 0..20 {
+        let hello = story.room.message(CHARLIE, &format!("hello {number}")).send();
+        story.receive(S, &[&hello]);
+    }
+    story.release();
+    assert_eq!(story.verdict(&bad), "rejected");
+    let stats = story.engine().stats();
+    // The join itself, and what Derek did.
+    assert_eq!((stats.events_flipped, stats.judged_anew, stats.verdicts_changed), (22, 2, 1));
+}

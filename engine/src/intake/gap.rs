@@ -253,7 +253,7 @@ impl Room {
             return Ok(());
         }
         let event = txn.event(num)?;
-        let verdict = self.verdict(txn, pdu, &blocked.known, true)?;
+        let verdict = self.verdict(txn, pdu, &blocked.known, blocked.rejected, true)?;
         self.place(txn, num, pdu, event.state, verdict)
     }
 

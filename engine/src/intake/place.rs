@@ -1,18 +1,18 @@
 //! Checks 4 and 5: a verdict for an event whose prev and auth events are at hand, and what is missing otherwise.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use gibbous_codec::{
-    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Pdu, Position, Stage, StateGroup, StateKey, States,
-    path,
+    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Path, Pdu, Position, Stage, StateGroup, StateKey,
+    States, path,
 };
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
     auth::{Authorization, check_auth_events, check_state, rests_on},
-    intake::helpless::Standing,
-    lookup::{AuthEvent, EventSource, Events, status_of},
+    intake::{grounds::Grounds, helpless::Standing},
+    lookup::{AuthEvent, EventSource, Events, is_rejected, status_of},
     resync::finish::Tips,
     room::{Context, Room},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
@@ -37,6 +37,15 @@ pub(crate) struct Verdict {
     /// Whether the states or auth events that it rests on may change.
     pub(crate) partial: bool,
     pub(crate) before: StateGroup,
+    /// Whether it is the one under partial state, which still holds: no rule was asked.
+    pub(crate) holds: bool,
+}
+
+/// What checks 4 and 5 say, and the cells of the state before the event that they have read.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) authorization: Authorization,
+    pub(crate) read: Vec<(Path, Option<EventNum>)>,
 }
 
 /// What an event lacks for a verdict.
@@ -50,6 +59,8 @@ pub(crate) struct Blocked {
     pub(crate) on_their_way: Vec<OwnedEventId>,
     /// The states after those prev events after which one is known.
     pub(crate) known: Vec<StateGroup>,
+    /// Auth events that were rejected.
+    pub(crate) rejected: Vec<OwnedEventId>,
 }
 
 impl Blocked {
@@ -239,47 +250,64 @@ impl Room {
         if !blocked.is_empty() {
             return Ok(Assessment::Blocked(blocked));
         }
-        self.verdict(txn, pdu, &blocked.known, partial).map(Assessment::Verdict)
+        self.verdict(txn, pdu, &blocked.known, blocked.rejected, partial).map(Assessment::Verdict)
     }
 
-    /// Judges an event by checks 4 and 5 against the states after its prev events.
+    /// Judges an event by checks 4 and 5 against the states after its prev events. `rejected` are its auth events that
+    /// were.
     pub(crate) fn verdict(
         &self,
         txn: &mut Txn<'_>,
         pdu: &Pdu,
         states_after_prevs: &[StateGroup],
+        rejected: Vec<OwnedEventId>,
         partial: bool,
     ) -> Result<Verdict, Error> {
         let before = resolve_groups(&self.memory, txn, states_after_prevs)?;
+        if !partial && let Some(status) = self.verdict_that_holds(txn, pdu, before, &rejected)? {
+            return Ok(Verdict { status, partial, before, holds: true });
+        }
         let event = AuthEvent::new(pdu.clone(), false);
-        let decision = self.decide(txn, &event, before, partial)?.decision;
-        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
-        Ok(Verdict { status, partial, before })
+        let Decided { authorization, read } = self.decide(txn, &event, before, partial)?;
+        let status = authorization.decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        if partial {
+            let grounds = Grounds { status: status.clone(), rejected, read };
+            self.memory.remember_grounds(pdu.event_id(), grounds);
+        }
+        Ok(Verdict { status, partial, before, holds: false })
     }
 
-    /// Checks 4 and 5. What was read is of the last check done: of the state before the event, if check 4 allows it.
+    /// Checks 4 and 5. Cells are of the state before the event; there are none if check 4 refuses it.
     pub(crate) fn decide(
         &self,
         txn: &Txn<'_>,
         event: &AuthEvent,
         before: StateGroup,
         partial: bool,
-    ) -> Result<Authorization, Error> {
+    ) -> Result<Decided, Error> {
         let rules = &self.memory.rules;
         let events = self.memory.events(txn);
         let by_auth_events = check_auth_events(rules, event, &events)?;
         if !by_auth_events.is_allowed() {
-            return Ok(by_auth_events);
-        }
-        if !partial {
-            return check_state(rules, event, Check::StateBefore, |key| find(&events, txn, before, key));
+            return Ok(Decided { authorization: by_auth_events, read: Vec::new() });
         }
         // unknown memberships are taken from the event's own auth events, by resolution, so that bans that are
         // known here still bite.
-        let resolved = self.memory.resolver(txn).resolve_with_auth_events(before, event)?;
-        check_state(rules, event, Check::StateBefore, |key| {
-            resolved.get(key).map(|num| events.by_num(*num)).transpose()
-        })
+        let resolved = match partial {
+            true => Some(self.memory.resolver(txn).resolve_with_auth_events(before, event)?),
+            false => None,
+        };
+        let read = RefCell::new(Vec::new());
+        let authorization = check_state(rules, event, Check::StateBefore, |key| {
+            let path = path(key);
+            let num = match &resolved {
+                Some(resolved) => resolved.get(key).copied(),
+                None => txn.state_event(before, &path)?,
+            };
+            read.borrow_mut().push((path, num));
+            num.map(|num| events.by_num(num)).transpose()
+        })?;
+        Ok(Decided { authorization, read: read.into_inner() })
     }
 
     /// Tells whether an auth event's verdict may still change; notes those that are missing.
@@ -292,7 +320,10 @@ impl Room {
     ) -> Result<bool, Error> {
         let mut partial = false;
         for event_id in rests_on(&self.memory.rules, pdu) {
-            let may_change = match stage_of(txn, &event_id)? {
+            let stored = stage_of(txn, &event_id)?;
+            let num = stored.as_ref().map(|(num, _)| *num);
+            let is_rejected = stored.as_ref().is_some_and(|(_, stage)| is_rejected(stage));
+            let may_change = match stored {
                 None | Some((_, Stage::Dropped)) => {
                     blocked.auth_events.push(event_id);
                     continue;
@@ -329,6 +360,10 @@ impl Room {
                 Some((_, Stage::Outlier { provisional: false, .. })) => false,
             };
             partial |= may_change;
+            // How it stands has been found out by now.
+            if is_rejected || num.is_some_and(|num| self.memory.is_condemned(num)) {
+                blocked.rejected.push(event_id.clone());
+            }
             if may_change && demand == Demand::Full {
                 blocked.on_their_way.push(event_id);
             }

@@ -327,7 +327,8 @@ impl Room {
         }
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
-                let decision = self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?.decision;
+                let decision =
+                    self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?.authorization.decision;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
                 let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
                 let states = Some(States { before, after });

@@ -302,6 +302,7 @@ impl Room {
         tracing::info!(room = %self.id, holes = holes.len(), "the room has its full state");
         let holes = that_fit(holes, |event_id| event_id.as_str().len());
         txn.stage(&LogRecord::Completed(Completed { holes }))?;
+        self.memory.forget_grounds();
         self.present = None;
         Ok(())
     }

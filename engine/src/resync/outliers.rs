@@ -103,7 +103,7 @@ impl Room {
         let auth_event = AuthEvent::new(pdu.clone(), false);
         let authorization = match states {
             None => check_auth_events(&self.memory.rules, &auth_event, &events)?,
-            Some(states) => self.decide(txn, &auth_event, states.before, false)?,
+            Some(states) => self.decide(txn, &auth_event, states.before, false)?.authorization,
         };
         let status = authorization.decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let states = match states {

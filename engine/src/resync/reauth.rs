@@ -30,9 +30,11 @@ impl Room {
                 return Ok(());
             }
         };
-        let Verdict { status, before, .. } = verdict;
+        let Verdict { status, before, holds, .. } = verdict;
         let after = with_event(txn, before, &pdu, num, status == EventStatus::Accepted)?;
         self.counts.flipped += 1;
+        self.counts.judged_anew += u64::from(!holds);
+        tracing::debug!(room = %self.id, flipped = %pdu.event_id(), is_state = pdu.state_key().is_some(), "full state");
         if was.is_rejected() != status.is_rejected() {
             self.present = None;
         }

@@ -3,6 +3,7 @@
 //! `cargo run --release -p gibbous-benches --bin figures [NAME…]` measures those named, or all. The exit status is 1
 //! where a figure is short of its target or could not be measured, and 2 where there is none of a name.
 
+mod events;
 mod groups;
 mod resolution;
 
@@ -25,10 +26,13 @@ enum Target {
 use Target::{AtLeast, AtMost};
 
 #[rustfmt::skip] // One line a figure.
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 11] = [
     Figure { name: "resolve-cold", unit: "times as fast as ruma, median", target: AtLeast(2.0), measure: resolution::cold },
     Figure { name: "resolve-warm", unit: "times as fast as ruma, median", target: AtLeast(5.0), measure: resolution::warm },
     Figure { name: "resolve-slowest", unit: "times as fast as ruma, least", target: AtLeast(1.0), measure: resolution::slowest },
+    Figure { name: "tip_state_event_100k_over_1k", unit: "times", target: AtMost(2.0), measure: events::tip },
+    Figure { name: "flip_100k_over_1k_message", unit: "times", target: AtMost(2.0), measure: events::message_flip },
+    Figure { name: "flip_100k_over_1k_state", unit: "times", target: AtMost(2.0), measure: events::state_flip },
     Figure { name: "group_bytes_per_change_100k", unit: "bytes of rows, mean", target: AtMost(1_200.0), measure: groups::bytes_per_change },
     Figure { name: "group_insert_cold_reads_100k", unit: "reads, mean", target: AtMost(8.0), measure: groups::insert_reads },
     Figure { name: "group_lookup_reads_100k", unit: "reads, most", target: AtMost(6.0), measure: groups::lookup_reads },

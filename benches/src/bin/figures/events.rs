@@ -1,0 +1,168 @@
+//! What events cost in a great room, against a small one: at the tip, and when they flip.
+
+use std::{
+    fs::File,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use gibbous::{
+    Config, Engine, EventStatus, MemoryBackend, Outcome, OwnedEventId, Pdu, RoomVersionId, StateKey,
+    gibbous_codec::{RoomRules, exchange, sign},
+    gibbous_storage::Store,
+    replay::{Host, Storage, Trouble, play},
+    testing::{KEY_ID, SeededKeys, synth::Synth},
+};
+use serde_json::json;
+use tracing::{Event, Level, Metadata, Subscriber, field, span, subscriber::with_default};
+
+const SMALL: usize = 1_000;
+const GREAT: usize = 100_000;
+const SEED: u64 = 1;
+
+/// The time of one state event at the tip, in a great room over that in a small one.
+pub(super) fn tip() -> Result<f64, String> {
+    ratio(at_the_tip)
+}
+
+/// The time in which a message flips, in a great room over that in a small one.
+pub(super) fn message_flip() -> Result<f64, String> {
+    ratio(|members| flip(members, false))
+}
+
+/// The time in which a state event flips, in a great room over that in a small one.
+pub(super) fn state_flip() -> Result<f64, String> {
+    ratio(|members| flip(members, true))
+}
+
+fn ratio(time: impl Fn(usize) -> Result<Duration, String>) -> Result<f64, String> {
+    let (small, great) = (time(SMALL)?, time(GREAT)?);
+    Ok(great.as_secs_f64() / small.as_secs_f64())
+}
+
+/// Plays the recording of a room. Returns the store that it leaves.
+fn played(members: usize, events: usize) -> Result<MemoryBackend, String> {
+    let synth = Synth { room_version: RoomVersionId::V11, members, events, forks: 0, seed: SEED };
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = dir.path().join("room.recording.jsonl.zst");
+    let mut out = exchange::create(&path).map_err(|error| error.to_string())?;
+    synth.write(&mut out).map_err(|error| error.to_string())?;
+    out.finish().map_err(|error| error.to_string())?;
+
+    let input = exchange::open(&path.display().to_string()).map_err(|error| error.to_string())?;
+    let spill = File::options().create_new(true).read(true).write(true).open(dir.path().join("spill"));
+    let backend = MemoryBackend::new();
+    let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
+    let spill = spill.map_err(|error| error.to_string())?;
+    let report = play(input, &Storage::Memory(backend.clone()), spill, &mut host).map_err(|error| error.to_string())?;
+    if !report.passed() {
+        return Err(format!("the room of {members} members ends otherwise: {} mismatches", report.mismatches.len()));
+    }
+    Ok(backend)
+}
+
+/// Returns the median time of a topic, received in a room with full state.
+fn at_the_tip(members: usize) -> Result<Duration, String> {
+    const TOPICS: u64 = 500;
+    let backend = Arc::new(played(members, 0)?);
+    let rooms = Store::open(backend.clone()).and_then(|store| store.rooms()).map_err(|error| error.to_string())?;
+    let (room_id, _) = rooms.into_iter().next().ok_or("there is no room")?;
+    let config = Config::new("us.example".try_into().expect("it is a server name"));
+    let engine = Engine::open(backend, config, 0).map_err(|error| error.to_string())?;
+    let view = engine.room(&room_id).map_err(|error| error.to_string())?.ok_or("there is no room")?;
+    let state = |event_type: &str, state_key: &str| {
+        let event = view.state_event(&StateKey::new(event_type, state_key));
+        event.map_err(|error| error.to_string())?.ok_or(format!("the state has no {event_type}"))
+    };
+    let create = state("m.room.create", "")?;
+    let creator = create.sender();
+    let member = state("m.room.member", creator.as_str())?;
+    let cites = [&create, &state("m.room.power_levels", "")?, &member].map(|event| event.event_id().to_owned());
+    let rules = RoomRules::of(view.room_version()).ok_or("the room version is not known")?;
+    let key = SeededKeys::new(SEED).key_of(creator.server_name());
+
+    let mut prev: OwnedEventId = view.forward_extremities().first().cloned().ok_or("the room has no end")?;
+    let mut times = Vec::new();
+    for number in 0..TOPICS {
+        let topic = json!({
+            "room_id": room_id, "sender": creator, "type": "m.room.topic", "state_key": "",
+            "content": { "topic": format!("topic {number}") }, "depth": 1_000_000 + number,
+            "origin_server_ts": 1_800_000_000_000 + number, "prev_events": [prev], "auth_events": cites,
+        });
+        let topic: Pdu = sign(&rules, topic.to_string().as_bytes(), creator.server_name(), KEY_ID, &key)
+            .map_err(|error| error.to_string())?;
+        let begun = Instant::now();
+        let receipts = engine.receive(creator.server_name(), &[topic.canonical_json().as_bytes()], 0);
+        times.push(begun.elapsed());
+        let receipts = receipts.map_err(|error| error.to_string())?;
+        match receipts.first().map(|receipt| &receipt.outcome) {
+            Some(Outcome::Judged { status: EventStatus::Accepted, partial: false }) => {}
+            other => return Err(format!("a topic is not accepted: {other:?}")),
+        }
+        prev = topic.event_id().to_owned();
+    }
+    Ok(median(times))
+}
+
+/// Returns the median time in which an event flips, of messages or of state events.
+fn flip(members: usize, of_state: bool) -> Result<Duration, String> {
+    const EVENTS: usize = 2_000;
+    let flips = Flips::default();
+    with_default(flips.clone(), || played(members, EVENTS))?;
+    let flips = flips.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let times = flips.windows(2).filter(|pair| pair[1].is_state == of_state).map(|pair| pair[1].at - pair[0].at);
+    let times: Vec<Duration> = times.collect();
+    if times.len() < 100 {
+        return Err(format!("only {} such events have flipped", times.len()));
+    }
+    Ok(median(times))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// When events flipped, as the engine tells at debug level.
+#[derive(Clone, Debug, Default)]
+struct Flips(Arc<Mutex<Vec<Flip>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Flip {
+    at: Instant,
+    is_state: bool,
+}
+
+impl Subscriber for Flips {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() == Level::DEBUG && metadata.fields().field("flipped").is_some()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut flip = Flip { at: Instant::now(), is_state: false };
+        event.record(&mut flip);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(flip);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+impl field::Visit for Flip {
+    fn record_bool(&mut self, field: &field::Field, value: bool) {
+        if field.name() == "is_state" {
+            self.is_state = value;
+        }
+    }
+
+    fn record_debug(&mut self, _: &field::Field, _: &dyn std::fmt::Debug) {}
+}
