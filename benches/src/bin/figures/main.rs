@@ -3,6 +3,7 @@
 //! `cargo run --release -p gibbous-benches --bin figures [NAME…]` measures those named, or all. The exit status is 1
 //! where a figure is short of its target or could not be measured, and 2 where there is none of a name.
 
+mod fork;
 mod resolution;
 
 use std::process::ExitCode;
@@ -16,10 +17,22 @@ struct Figure {
     measure: fn() -> Result<f64, String>,
 }
 
-const FIGURES: [Figure; 3] = [
+const FIGURES: [Figure; 5] = [
     Figure { name: "resolve-cold", unit: "times as fast as ruma, median", target: 2.0, measure: resolution::cold },
     Figure { name: "resolve-warm", unit: "times as fast as ruma, median", target: 5.0, measure: resolution::warm },
     Figure { name: "resolve-slowest", unit: "times as fast as ruma, least", target: 1.0, measure: resolution::slowest },
+    Figure {
+        name: "fork_1key_100k_vs_ruma",
+        unit: "times as fast as ruma, median",
+        target: 1_000.0,
+        measure: fork::one_key,
+    },
+    Figure {
+        name: "fork_100keys_100k_vs_ruma",
+        unit: "times as fast as ruma, median",
+        target: 100.0,
+        measure: fork::hundred_keys,
+    },
 ];
 
 fn main() -> ExitCode {
