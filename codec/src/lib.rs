@@ -65,7 +65,10 @@ pub use record::{
     Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement, LogRecord, Position,
     RoomOpened, Stage, States,
 };
-pub use row::{FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, UnfoldedRow};
+pub use row::{
+    CitationsRow, FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow,
+    UnfoldedRow,
+};
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;
 pub use state_group::StateGroup;

@@ -62,6 +62,13 @@ pub struct UnfoldedRow {
     pub events: Vec<EventNum>,
 }
 
+/// Which of sixty-four neighbours in the log cite an event as an auth event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CitationsRow {
+    /// Bit *n*, from the lowest on, is the *n*th of them.
+    pub citing: u64,
+}
+
 /// The number of a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomRow {

@@ -47,6 +47,8 @@ pub enum Kind {
     RoomRow = 10,
     /// What is known of a question to other servers.
     Question = 11,
+    /// Which events cite another.
+    Citations = 12,
 }
 
 /// Encodes a value as the bincode payload of a frame.

@@ -49,8 +49,11 @@ use crate::{
     resolve::{
         auth_difference::auth_difference,
         conflicted_state::{Conflict, KeyMap},
+        conflicted_subgraph::conflicted_subgraph,
         resolve_conflict,
+        set::EventSet,
         source::{Candidate, EventIndex, KeyIndex, Source},
+        v2::{full_conflicted_set, has_subgraph},
     },
 };
 
@@ -100,6 +103,8 @@ struct Entry {
     rejected: bool,
     key: Option<KeyIndex>,
     auth_events: Arc<[EventIndex]>,
+    /// One of them that is missing, if any is.
+    lacks: Option<OwnedEventId>,
     candidate: OnceLock<Arc<Candidate>>,
 }
 
@@ -128,9 +133,11 @@ impl Events {
         }
         for at in 0..numbered.events.len() {
             let Some(pdu) = numbered.events.get(at).map(|entry| entry.pdu.clone()) else { continue };
-            let auth_events = pdu.auth_events().iter().map(|event_id| numbered.index_or_missing(event_id)).collect();
+            let auth_events: Arc<_> =
+                pdu.auth_events().iter().map(|event_id| numbered.index_or_missing(event_id)).collect();
+            let lacks = auth_events.iter().find_map(|event| numbered.missing(*event)).cloned();
             if let Some(entry) = numbered.events.get_mut(at) {
-                entry.auth_events = auth_events;
+                (entry.auth_events, entry.lacks) = (auth_events, lacks);
             }
         }
         numbered
@@ -177,12 +184,18 @@ impl Events {
     pub fn resolve(&self, states: &[State]) -> Result<State, Error> {
         let (conflict, unconflicted) = Conflict::split(states.iter().map(|state| &state.0));
         let at = |key| Ok(unconflicted.get(key));
-        let difference = || {
+        let full_conflicted = || {
+            let cited = |event| Ok(&*self.entry(event)?.auth_events);
             let is_unconflicted = |event| Ok(self.key(event)?.and_then(|key| unconflicted.get(key)) == Some(event));
-            let all = || Ok(unconflicted.iter().map(|(_, event)| event).collect());
-            auth_difference(self, &conflict, is_unconflicted, all)
+            let all = || unconflicted.iter().map(|(_, event)| event).collect();
+            let difference = auth_difference(&conflict, cited, is_unconflicted, all)?;
+            let subgraph = match has_subgraph(&self.rules) {
+                true => conflicted_subgraph(self, conflict.events().collect())?,
+                false => EventSet::default(),
+            };
+            Ok(full_conflicted_set(&conflict, difference, &subgraph))
         };
-        let resolved = resolve_conflict(&self.rules, self, &conflict, difference, &at)?;
+        let resolved = resolve_conflict(&self.rules, self, &conflict, full_conflicted, &at)?;
         let mut state = unconflicted.clone();
         for (key, event) in resolved {
             state.insert(key, event);
@@ -200,7 +213,7 @@ impl Events {
             *self.key_indices.entry(StateKey::new(pdu.event_type(), state_key)).or_insert(next)
         });
         let auth_events = Arc::default();
-        self.events.push(Entry { pdu, rejected, key, auth_events, candidate: OnceLock::new() });
+        self.events.push(Entry { pdu, rejected, key, auth_events, lacks: None, candidate: OnceLock::new() });
     }
 
     fn index_or_missing(&mut self, event_id: &EventId) -> EventIndex {
@@ -214,17 +227,24 @@ impl Events {
     }
 
     fn entry(&self, event: EventIndex) -> Result<&Entry, Error> {
-        let at = event.0 as usize;
-        match (self.events.get(at), self.missing.get(at.saturating_sub(self.events.len()))) {
+        match (self.events.get(event.0 as usize), self.missing(event)) {
             (None, Some(missing)) => Err(Error::MissingEvent(missing.clone())),
             (entry, _) => Ok(entry.expect("a number is that of an event, or of one that is missing")),
         }
+    }
+
+    fn missing(&self, event: EventIndex) -> Option<&OwnedEventId> {
+        self.missing.get((event.0 as usize).checked_sub(self.events.len())?)
     }
 }
 
 impl Source for Events {
     fn auth_events(&self, event: EventIndex) -> Result<Arc<[EventIndex]>, Error> {
-        Ok(self.entry(event)?.auth_events.clone())
+        let entry = self.entry(event)?;
+        match &entry.lacks {
+            Some(missing) => Err(Error::MissingEvent(missing.clone())),
+            None => Ok(entry.auth_events.clone()),
+        }
     }
 
     fn key(&self, event: EventIndex) -> Result<Option<KeyIndex>, Error> {

@@ -15,6 +15,8 @@ mod ranked;
 pub(crate) mod set;
 pub(crate) mod source;
 mod stored;
+mod stored_conflict;
+mod upwards;
 pub(crate) mod v1;
 pub(crate) mod v2;
 mod with_auth_events;
@@ -26,12 +28,11 @@ use gibbous_storage::{AuthEdges, Difference, RoomRows, diff, entries};
 
 pub(crate) use self::with_auth_events::WholeState;
 use self::{
-    auth_difference::auth_difference,
     conflicted_state::Conflict,
-    conflicted_subgraph::conflicted_subgraph,
     set::EventSet,
     source::{EventIndex, KeyIndex, Source},
     stored::Stored,
+    stored_conflict::{auth_difference, stored_subgraph},
     v2::{Unconflicted, full_conflicted_set, has_subgraph},
 };
 use crate::{Error, lookup::Events};
@@ -47,13 +48,13 @@ pub(crate) struct Resolution {
     pub(crate) removed: Vec<StateKey>,
 }
 
-/// Resolves a conflict by the algorithm of the room version. Returns what is in the resolved state and not in the
-/// unconflicted state map.
+/// Resolves a conflict by the algorithm of the room version, which may want the full conflicted set. Returns what is in
+/// the resolved state and not in the unconflicted state map.
 pub(crate) fn resolve_conflict(
     rules: &RoomRules,
     source: &impl Source,
     conflict: &Conflict,
-    auth_difference: impl FnOnce() -> Result<EventSet, Error>,
+    full_conflicted: impl FnOnce() -> Result<EventSet, Error>,
     unconflicted: &Unconflicted<'_>,
 ) -> Result<Vec<(KeyIndex, EventIndex)>, Error> {
     if conflict.is_empty() {
@@ -62,11 +63,9 @@ pub(crate) fn resolve_conflict(
     if rules.ruma().state_res.v2_rules().is_none() {
         return v1::resolve(rules, source, conflict, unconflicted);
     }
-    let subgraph = match has_subgraph(rules) {
-        true => conflicted_subgraph(source, conflict.events().collect())?,
-        false => EventSet::default(),
-    };
-    let full_conflicted = full_conflicted_set(conflict, auth_difference()?, &subgraph);
+    let full_conflicted = full_conflicted()?;
+    // What one of them cites would be one of them too, or is common to all states: it must be there.
+    full_conflicted.iter().try_for_each(|event| source.auth_events(event).map(drop))?;
     v2::resolve(rules, source, &full_conflicted, unconflicted)
 }
 
@@ -93,18 +92,19 @@ impl<R: RoomRows> Resolver<'_, R> {
             true => Ok(None),
             false => source.in_state(key),
         };
-        let difference = || {
+        let full_conflicted = || {
             let is_unconflicted = |event| match source.key(event)? {
                 Some(key) => Ok(unconflicted(key)? == Some(event)),
                 None => Ok(false),
             };
-            auth_difference(&source, &conflict, is_unconflicted, || {
-                let of_base: EventSet = conflict.of_state(0).collect();
-                let entries = all_entries(self.events.rows, base)?.into_iter().map(|num| source.index(num));
-                Ok(entries.filter(|event| !of_base.contains(*event)).collect())
-            })
+            let difference = auth_difference(&source, &conflict, is_unconflicted)?;
+            let subgraph = match has_subgraph(self.events.rules) {
+                true => stored_subgraph(&source, conflict.events().collect())?,
+                false => EventSet::default(),
+            };
+            Ok(full_conflicted_set(&conflict, difference, &subgraph))
         };
-        let resolved = resolve_conflict(self.events.rules, &source, &conflict, difference, &unconflicted)?;
+        let resolved = resolve_conflict(self.events.rules, &source, &conflict, full_conflicted, &unconflicted)?;
 
         let resolved: BTreeMap<KeyIndex, EventIndex> = resolved.into_iter().collect();
         let mut resolution = Resolution { base, set: Vec::new(), removed: Vec::new() };

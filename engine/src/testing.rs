@@ -27,6 +27,7 @@ mod room_builder;
 pub mod ruma;
 pub mod ruma_resolution;
 mod servers;
+mod stored_room;
 mod story;
 pub mod synth;
 
@@ -34,4 +35,5 @@ pub use host::{Host, Storage};
 pub use keys::{KEY_ID, SeededKeys};
 pub use room_builder::{Draft, RoomBuilder};
 pub use servers::{Asked, FakeServers, Reply};
+pub use stored_room::StoredRoom;
 pub use story::{ALICE, BOB, CHARLIE, DEREK, ELSIE, S, S2, Story, US};

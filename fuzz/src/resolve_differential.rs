@@ -1,9 +1,13 @@
 //! State resolution: forks of any room resolve as the letter of the specification has it, and as ruma does.
 
+use std::sync::Arc;
+
 use gibbous::{
-    Error, OwnedEventId, StateMap,
+    Error, MemoryBackend, OwnedEventId, StateMap,
+    gibbous_codec::StateGroup,
     resolution::{self, ResolutionEvent},
     testing::{
+        StoredRoom,
         naive::{self, WithoutJoinRules},
         ruma_resolution::{RumaStates, from_ruma},
     },
@@ -11,13 +15,16 @@ use gibbous::{
 
 use crate::rooms::Room;
 
-/// Resolves the forks of a room made of the bytes: the product, in two orders; the naive resolver; ruma.
+/// Resolves the forks of a room made of the bytes: the product, in two orders and stored; the naive resolver; ruma.
 pub fn resolve_differential(bytes: &[u8]) {
     let Some(room) = Room::of(bytes) else { return };
     let found = resolution::resolve(&room.rules, &room.states, room.events.iter().cloned());
     let reversed: Vec<StateMap<OwnedEventId>> = room.states.iter().rev().cloned().collect();
     let again = resolution::resolve(&room.rules, &reversed, room.events.iter().rev().cloned());
     assert_eq!(found.as_ref().ok(), again.as_ref().ok(), "no order of input decides");
+
+    let in_store = in_store(&room);
+    assert_eq!(found.as_ref().ok(), in_store.as_ref().ok(), "stored states resolve alike: {found:?}, {in_store:?}");
 
     let by_the_letter = naively(&room, WithoutJoinRules::ForTheInvited);
     match (found, by_the_letter) {
@@ -63,4 +70,15 @@ fn compare_with_ruma(room: &Room) {
 
 fn naively(room: &Room, without_join_rules: WithoutJoinRules) -> Result<StateMap<OwnedEventId>, OwnedEventId> {
     naive::resolve(&room.rules, &room.states, room.events.iter().cloned(), without_join_rules)
+}
+
+fn in_store(room: &Room) -> Result<StateMap<OwnedEventId>, Error> {
+    let mut stored = StoredRoom::open(Arc::new(MemoryBackend::new()), room.rules.version())?;
+    stored.add(room.events.iter().cloned())?;
+    let mut groups = Vec::new();
+    for state in &room.states {
+        let event_ids: Vec<OwnedEventId> = state.values().cloned().collect();
+        groups.push(stored.state(StateGroup::EMPTY, &event_ids)?);
+    }
+    stored.state_map(stored.resolve(&groups)?)
 }

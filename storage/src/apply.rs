@@ -8,6 +8,7 @@ use gibbous_codec::{
 
 use crate::{
     StoreError, Table,
+    citations::{set_citations, take_citations},
     keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
     rows::RoomRows,
     state_group::{self, Change, NodeSink},
@@ -109,6 +110,8 @@ fn apply_event<W: RoomRowsMut>(
 ) -> Result<(), StoreError> {
     let before = rows.id_row(&event.event_id)?;
     put_id_row(rows, event.event_id.as_str(), IdRow { event: Some(num), passed: before.passed })?;
+    take_citations(rows, before.event, num, event)?;
+    set_citations(rows, num, event, !is_dropped(&event.state.stage))?;
     ensure_state_after(rows, num, event, &event.state.stage)?;
     match &event.folded {
         Some(folded) => apply_folded(rows, head, folded)?,
@@ -135,6 +138,10 @@ fn apply_judgement<W: RoomRowsMut>(rows: &mut W, judgement: &Judgement) -> Resul
     let num = judgement.event;
     let record = rows.event_record(num)?;
     ensure_state_after(rows, num, &record, &judgement.state.stage)?;
+    let was_dropped = is_dropped(&rows.stage_of(num)?);
+    if was_dropped != is_dropped(&judgement.state.stage) {
+        set_citations(rows, num, &record, was_dropped)?;
+    }
     let key = room_seq_key(rows.room(), LogSeq(num.0));
     let value = encode_row(Table::Events, &key, Kind::EventState, &judgement.state)?;
     rows.write(Table::Events, key, Some(value));
@@ -174,6 +181,10 @@ fn is_settled(stage: &Stage) -> bool {
         Stage::Outlier { provisional, .. } => !provisional,
         Stage::Dropped => true,
     }
+}
+
+fn is_dropped(stage: &Stage) -> bool {
+    matches!(stage, Stage::Dropped)
 }
 
 fn put_id_row<W: RoomRowsMut>(rows: &mut W, event_id: &str, row: IdRow) -> Result<(), StoreError> {
@@ -243,11 +254,7 @@ fn expect_group<W: RoomRowsMut>(
 }
 
 fn is_verified<R: RoomRows + ?Sized>(rows: &R, num: EventNum) -> Result<bool, StoreError> {
-    let stage = match rows.changed_state(num)? {
-        Some(state) => state.stage,
-        None => rows.event_record(num)?.state.stage.clone(),
-    };
-    Ok(stage.is_verified())
+    Ok(rows.stage_of(num)?.is_verified())
 }
 
 /// Returns the edge to an event of that ID, as it is stored.

@@ -69,6 +69,12 @@ impl Batch {
         self.writes.get(&(table, key.to_vec())).map(Option::as_deref)
     }
 
+    /// Returns what the batch writes to a table from a key on, by key; no value is a removal.
+    pub(crate) fn staged_from(&self, table: Table, from: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let writes = self.writes.range((table, from.to_vec())..).take_while(move |((staged, _), _)| *staged == table);
+        writes.map(|((_, key), value)| (key.as_slice(), value.as_deref()))
+    }
+
     /// Returns all writes by table and key, but those of head rows last; no value is a removal.
     ///
     /// A backend writes in this order. Should it ever tear a batch, a room's head row still counts the records that stood

@@ -1,6 +1,6 @@
 //! The keys of every table that is kept by room: the room's number first, then what orders the rows within it.
 
-use gibbous_codec::{Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomNum, WireError, decode, encode};
+use gibbous_codec::{Edge, Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomNum, WireError, decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{StoreError, Table};
@@ -21,6 +21,17 @@ pub(crate) fn room_seq_key(room: RoomNum, seq: LogSeq) -> Vec<u8> {
 /// Returns the key of a room's row that is found by bytes.
 pub(crate) fn room_bytes_key(room: RoomNum, bytes: &[u8]) -> Vec<u8> {
     KeyBuf::new().u64(room.0).rest(bytes)
+}
+
+/// Returns what the keys of the rows begin with that tell who cites an event, stored or not.
+///
+/// The one cannot be taken for the other: an ID begins with `$`, which no number does that a log reaches.
+pub(crate) fn citations_prefix(room: RoomNum, cited: &Edge) -> Vec<u8> {
+    let key = KeyBuf::new().u64(room.0);
+    match cited {
+        Edge::Known(num) => key.u64(num.0).into_vec(),
+        Edge::Unknown(event_id) => key.bytes_terminated(event_id.as_bytes()).into_vec(),
+    }
 }
 
 /// Returns the place in the log that a key made by [`room_seq_key`] names.

@@ -37,6 +37,7 @@ mod backend;
 mod batch;
 mod cache;
 mod check;
+mod citations;
 mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
@@ -57,6 +58,7 @@ pub use backend::{Backend, MemoryBackend, Row, SledBackend, SledOptions, Snapsho
 pub use backend::{Fault, Faulty, Step, Survives};
 pub use batch::{BATCH_ADVISED_MAX, Batch, Expectation, KEY_MAX, VALUE_MAX};
 pub use check::{CheckReport, Finding, check};
+pub use citations::{Citing, cited_and_missing};
 pub use error::{BackendError, CommitError, Damage, StoreError};
 pub use garbage::Collected;
 pub use rebuild::{RebuildReport, rebuild};

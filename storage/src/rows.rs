@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq, NamedIds, OwnedEventId,
-    OwnedServerName, Path, QuestionKey, QuestionRow, RoomHead, RoomNum, ServersRow, StateGroup, UnfoldedRow,
+    OwnedServerName, Path, QuestionKey, QuestionRow, RoomHead, RoomNum, ServersRow, Stage, StateGroup, UnfoldedRow,
 };
 
 use crate::{
@@ -149,6 +149,18 @@ pub trait RoomRows: Rows + NodeSource {
         let record = self.event_record(num)?;
         let state = self.changed_state(num)?.unwrap_or_else(|| record.state.clone());
         Ok(StoredEvent { num, record, state })
+    }
+
+    /// Returns how far a stored event has come.
+    ///
+    /// # Errors
+    ///
+    /// As [`RoomRows::event`].
+    fn stage_of(&self, num: EventNum) -> Result<Stage, StoreError> {
+        match self.changed_state(num)? {
+            Some(state) => Ok(state.stage),
+            None => Ok(self.event_record(num)?.state.stage.clone()),
+        }
     }
 
     /// Returns the event of a state at a path, or `None` where the state has none.

@@ -30,11 +30,13 @@ pub enum Table {
     ServerKeys = 9,
     /// What is known of each room's questions to other servers: beside the log, and nothing rests on it.
     Questions = 10,
+    /// From an event to the state events that cite it as an auth event.
+    Citations = 11,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -46,6 +48,7 @@ impl Table {
         Self::Servers,
         Self::ServerKeys,
         Self::Questions,
+        Self::Citations,
     ];
 
     /// Returns the number of the table.
@@ -77,6 +80,7 @@ impl Table {
             Self::Servers => "servers",
             Self::ServerKeys => "server_keys",
             Self::Questions => "questions",
+            Self::Citations => "citations",
         }
     }
 }

@@ -246,14 +246,11 @@ impl Rows for Txn<'_> {
 
     fn rows(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         // What is staged may hide rows, so as many more are read as there are staged ones under the prefix.
-        let staged: Vec<_> = self
-            .batch
-            .writes()
-            .filter(|(staged, key, _)| *staged == table && key.starts_with(prefix) && *key >= from)
-            .collect();
+        let staged = self.batch.staged_from(table, from.max(prefix));
+        let staged: Vec<_> = staged.take_while(|(key, _)| key.starts_with(prefix)).collect();
         let stored = self.snapshot.scan(table, from, prefix, limit.saturating_add(staged.len()))?;
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
-        for (_, key, value) in staged {
+        for (key, value) in staged {
             match value {
                 Some(value) => drop(rows.insert(key.to_vec(), value.to_vec())),
                 None => drop(rows.remove(key)),

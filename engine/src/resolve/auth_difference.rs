@@ -7,30 +7,29 @@
 //! Synapse has it and as gomatrixserverlib, which drops unconflicted events from the full conflicted set, comes out at:
 //! by the letter, an unconflicted event that some states cite and others do not would be tried again, and rooms of real
 //! size would end up with other states than everywhere else.
+//!
+//! This is for states at hand; `stored_conflict.rs` finds the same of stored states, and says when a missing event is an
+//! error.
 
-use super::{
-    auth_chain::with_auth_chain,
-    conflicted_state::Conflict,
-    set::EventSet,
-    source::{EventIndex, Source},
-};
+use super::{conflicted_state::Conflict, set::EventSet, source::EventIndex};
 use crate::Error;
 
-/// Returns the auth difference. `unconflicted` are the events that all states share; they are not asked for where
-/// nothing could come of it.
+/// Returns the auth difference, but for conflicted events. `unconflicted` are the events that all states share; they are
+/// not asked for where nothing could come of it. `cited` fails for an event that is missing, and only so.
 ///
 /// Only the chains of conflicted events are walked for candidates. Whatever the unconflicted part, common to all states,
 /// reaches as well is in every chain.
-pub(crate) fn auth_difference(
-    source: &impl Source,
+pub(crate) fn auth_difference<'e>(
     conflict: &Conflict,
+    cited: impl Fn(EventIndex) -> Result<&'e [EventIndex], Error>,
     is_unconflicted: impl Fn(EventIndex) -> Result<bool, Error>,
-    unconflicted: impl FnOnce() -> Result<Vec<EventIndex>, Error>,
+    unconflicted: impl FnOnce() -> Vec<EventIndex>,
 ) -> Result<EventSet, Error> {
     let mut in_some = EventSet::default();
     let mut in_all: Option<EventSet> = None;
     for state in 0..conflict.states() {
-        let chain = with_auth_chain(source, conflict.of_state(state))?;
+        let mut chain = EventSet::default();
+        walk(&cited, conflict.of_state(state).collect(), &mut chain, |_| false);
         in_some.extend(chain.iter());
         in_all = Some(match in_all {
             None => chain,
@@ -38,45 +37,45 @@ pub(crate) fn auth_difference(
         });
     }
     let in_all = in_all.unwrap_or_default();
+    let conflicted: EventSet = conflict.events().collect();
     let mut left = 0_usize;
     let mut difference = EventSet::default();
-    for event in in_some.iter().filter(|event| !in_all.contains(*event)) {
-        // Most are state events of the unconflicted part themselves.
-        if !is_unconflicted(event)? {
+    for event in in_some.iter().filter(|event| !in_all.contains(*event) && !conflicted.contains(*event)) {
+        // Most are state events of the unconflicted part themselves; one that is missing is not.
+        if cited(event).is_err() || !is_unconflicted(event)? {
             difference.insert(event);
             left += 1;
         }
     }
+    let mut reached = EventSet::default();
     if left > 0 {
-        remove_reached(source, unconflicted()?, &mut difference, left)?;
+        walk(&cited, unconflicted(), &mut reached, |event| {
+            left -= usize::from(difference.remove(event));
+            left == 0
+        });
+    }
+    if left > 0 {
+        // Had it been there, one that is missing might have led to an event that is left.
+        in_all.iter().chain(reached.iter()).try_for_each(|event| cited(event).map(drop))?;
     }
     Ok(difference)
 }
 
-/// Takes out of the difference, which holds `left` events, what some events reach; stops when nothing is left.
-///
-/// Whether a missing event is met before that depends on the way taken, and so it says nothing by itself: only where
-/// something is left in the end might it have led there.
-fn remove_reached(
-    source: &impl Source,
+/// Walks down from some events until told to stop. A ring, which made-up IDs allow in room versions 1 and 2, is walked once;
+/// a missing event leads nowhere.
+fn walk<'e>(
+    cited: impl Fn(EventIndex) -> Result<&'e [EventIndex], Error>,
     from: Vec<EventIndex>,
-    difference: &mut EventSet,
-    mut left: usize,
-) -> Result<(), Error> {
-    let mut missing = Ok(());
-    let mut seen = EventSet::default();
+    seen: &mut EventSet,
+    mut is_enough: impl FnMut(EventIndex) -> bool,
+) {
     let mut next = from;
     next.retain(|event| seen.insert(*event));
     while let Some(event) = next.pop() {
-        left -= usize::from(difference.remove(event));
-        if left == 0 {
-            return Ok(());
+        if is_enough(event) {
+            return;
         }
-        match source.auth_events(event) {
-            Ok(auth_events) => next.extend(auth_events.iter().copied().filter(|auth_event| seen.insert(*auth_event))),
-            Err(error @ Error::MissingEvent(_)) => missing = Err(error),
-            Err(error) => return Err(error),
-        }
+        let auth_events = cited(event).unwrap_or_default();
+        next.extend(auth_events.iter().copied().filter(|auth_event| seen.insert(*auth_event)));
     }
-    missing
 }

@@ -1,6 +1,9 @@
 //! The mainline of a power levels event, and the mainline ordering.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     ranked::{Ranked, in_order},
@@ -22,10 +25,15 @@ pub(super) fn mainline_ordering(
     events: impl Iterator<Item = EventIndex>,
     p: Option<EventIndex>,
 ) -> Result<Vec<EventIndex>, Error> {
-    let mut positions = mainline(source, keys, p)?;
+    let mut mainline = Mainline { next: p, length: 0, positions: BTreeMap::new() };
+    if keys.rules.explicit_event_id() {
+        // Made-up IDs allow rings (room versions 1 and 2): an event may then meet the mainline at several places, and which
+        // comes first shows when all of it is known.
+        while mainline.extend(source, keys)?.is_some() {}
+    }
     let mut ranked = Vec::new();
     for event in events {
-        let position = mainline_position(source, keys, &mut positions, event)?;
+        let position = if p.is_some() { mainline.position(source, keys, event)? } else { INFINITY };
         ranked.push(Ranked { rank: Reverse(position), candidate: source.event(event)?, event });
     }
     // "x < y if (1) the mainline position of x is greater than the mainline position of y (i.e. the auth chain of x is
@@ -35,48 +43,59 @@ pub(super) fn mainline_ordering(
     Ok(in_order(ranked))
 }
 
-/// "Let P = P0 be an m.room.power_levels event. Starting with i = 0, repeatedly fetch Pi+1, the m.room.power_levels event
-/// in the auth_events of Pi. Increment i and repeat until Pi has no m.room.power_levels event in its auth_events."
-fn mainline(
-    source: &impl Source,
-    keys: &Keys<'_>,
-    p: Option<EventIndex>,
-) -> Result<BTreeMap<EventIndex, Position>, Error> {
-    let mut mainline = BTreeMap::new();
-    let mut next = p;
-    for i in 0.. {
-        // A ring (made-up IDs) ends where it began.
-        let Some(p_i) = next.filter(|p_i| !mainline.contains_key(p_i)) else { break };
-        mainline.insert(p_i, i);
-        next = keys.cited_power_levels(source, p_i)?;
-    }
-    Ok(mainline)
+/// The mainline of P, as far as it has been followed: a room's power levels may have changed thousands of times, and most
+/// events cite late ones.
+struct Mainline {
+    next: Option<EventIndex>,
+    length: Position,
+    /// Those of the mainline, and of every power levels event that was passed on the way to it.
+    positions: BTreeMap<EventIndex, Position>,
 }
 
-/// "Let e = e0 be another event. We can compute a similar list of events [e1, …, em], where ej+1 is the
-/// m.room.power_levels event in the auth_events of ej and where em has no m.room.power_levels event in its auth_events.
-/// Find the smallest index j ≥ 1 for which ej belongs to the mainline of P. If such a j exists, then ej = Pi for some
-/// unique index i ≥ 0. Otherwise set i = ∞. In both cases, the mainline position of e is i."
-///
-/// `positions` holds the mainline, and after that every power levels event that was passed on the way to it.
-fn mainline_position(
-    source: &impl Source,
-    keys: &Keys<'_>,
-    positions: &mut BTreeMap<EventIndex, Position>,
-    e: EventIndex,
-) -> Result<Position, Error> {
-    let mut passed = Vec::new();
-    let mut next = keys.cited_power_levels(source, e)?;
-    let position = loop {
-        let Some(e_j) = next else { break INFINITY };
-        // Until it is known to lead to the mainline it does not, so that a ring (made-up IDs) ends where it began.
-        match positions.get(&e_j) {
-            Some(position) => break *position,
-            None => drop(positions.insert(e_j, INFINITY)),
-        }
-        passed.push(e_j);
-        next = keys.cited_power_levels(source, e_j)?;
-    };
-    positions.extend(passed.into_iter().map(|e_j| (e_j, position)));
-    Ok(position)
+impl Mainline {
+    /// "Let P = P0 be an m.room.power_levels event. Starting with i = 0, repeatedly fetch Pi+1, the m.room.power_levels
+    /// event in the auth_events of Pi. Increment i and repeat until Pi has no m.room.power_levels event in its
+    /// auth_events." Returns one more of them.
+    fn extend(&mut self, source: &impl Source, keys: &Keys<'_>) -> Result<Option<(EventIndex, Position)>, Error> {
+        // A ring (made-up IDs) ends where it began.
+        let Some(p_i) = self.next.take().filter(|p_i| !self.positions.contains_key(p_i)) else { return Ok(None) };
+        let i = self.length;
+        self.positions.insert(p_i, i);
+        self.next = keys.cited_power_levels(source, p_i)?;
+        self.length += 1;
+        Ok(Some((p_i, i)))
+    }
+
+    /// "Let e = e0 be another event. We can compute a similar list of events [e1, …, em], where ej+1 is the
+    /// m.room.power_levels event in the auth_events of ej and where em has no m.room.power_levels event in its
+    /// auth_events. Find the smallest index j ≥ 1 for which ej belongs to the mainline of P. If such a j exists, then
+    /// ej = Pi for some unique index i ≥ 0. Otherwise set i = ∞. In both cases, the mainline position of e is i."
+    ///
+    /// Both lists are followed in turn until they meet.
+    fn position(&mut self, source: &impl Source, keys: &Keys<'_>, e: EventIndex) -> Result<Position, Error> {
+        let mut passed = Vec::new();
+        let mut are_passed = BTreeSet::new();
+        let mut next = keys.cited_power_levels(source, e)?;
+        let position = loop {
+            if let Some(position) = next.and_then(|e_j| self.positions.get(&e_j)) {
+                break *position;
+            }
+            // A ring (made-up IDs) that does not lead to the mainline ends where it began.
+            if let Some(e_j) = next.take().filter(|e_j| are_passed.insert(*e_j)) {
+                passed.push(e_j);
+                next = keys.cited_power_levels(source, e_j)?;
+            }
+            match self.extend(source, keys)? {
+                Some((p_i, i)) if are_passed.contains(&p_i) => {
+                    // What was passed behind it is of the mainline itself.
+                    passed.truncate(passed.iter().position(|e_j| *e_j == p_i).unwrap_or_default());
+                    break i;
+                }
+                None if next.is_none() => break INFINITY,
+                Some(_) | None => {}
+            }
+        };
+        self.positions.extend(passed.into_iter().map(|e_j| (e_j, position)));
+        Ok(position)
+    }
 }

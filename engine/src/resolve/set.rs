@@ -39,6 +39,10 @@ impl EventSet {
         self.words.get(word).is_some_and(|word| word & bit != 0)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
     /// Returns the events, by ascending number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = EventIndex> + '_ {
         self.words

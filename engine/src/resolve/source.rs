@@ -20,7 +20,7 @@ pub(crate) struct KeyIndex(pub(crate) u32);
 /// Numbers are the source's own and decide nothing: every ordering is by what the events say. An event that is named
 /// but not there is [`Error::MissingEvent`], wherever it is asked for.
 pub(crate) trait Source {
-    /// Returns the events that an event cites as its auth events, in its order.
+    /// Returns the events that an event cites as its auth events, in its order; an error, if one of them is not there.
     fn auth_events(&self, event: EventIndex) -> Result<Arc<[EventIndex]>, Error>;
 
     /// Returns the key of a state event, or `None` where the event is none.

@@ -2,8 +2,8 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{EventId, EventNum, RoomRules, StateGroup, StateKey, path};
-use gibbous_storage::{AuthEdges, AuthEvents, RoomRows};
+use gibbous_codec::{Edge, EventId, EventNum, OwnedEventId, RoomRules, StateGroup, StateKey, path};
+use gibbous_storage::{AuthEdges, AuthEvents, Citing, RoomRows, cited_and_missing};
 
 use super::source::{Candidate, EventIndex, KeyIndex, Source};
 use crate::{
@@ -66,6 +66,27 @@ impl<'a, R: RoomRows> Stored<'a, R> {
         let event = num.map(|num| self.index(num));
         self.read.borrow_mut().in_state.insert(key, event);
         Ok(event)
+    }
+
+    /// Begins to read which state events cite an event.
+    pub(crate) fn citing(&self, event: EventIndex) -> Citing {
+        Citing::of(self.events.rows.room(), &Edge::Known(self.num(event)))
+    }
+
+    /// Begins to read which state events cite an event that is not stored.
+    pub(crate) fn citing_missing(&self, event_id: &EventId) -> Citing {
+        Citing::of(self.events.rows.room(), &Edge::Unknown(event_id.to_owned()))
+    }
+
+    /// Returns some more of the events that cite an event, or `None` behind the last.
+    pub(crate) fn next_page(&self, citing: &mut Citing) -> Result<Option<Vec<EventIndex>>, Error> {
+        let page = citing.next_page(self.events.rows)?;
+        Ok(page.map(|page| page.into_iter().map(|num| self.index(num)).collect()))
+    }
+
+    /// Returns the events that are cited and not stored.
+    pub(crate) fn cited_and_missing(&self) -> Result<Vec<OwnedEventId>, Error> {
+        Ok(cited_and_missing(self.events.rows)?)
     }
 
     /// Returns the key of a number.

@@ -41,11 +41,17 @@ impl RumaStates {
             chains: Vec::new(),
             subgraph: EventIdSet::new(),
         };
-        this.chains = states.iter().map(|state| this.with_auth_chain(state.values()).into_iter().collect()).collect();
+        this.find_chains(states);
         let in_every = |key, id| states.iter().all(|state| state.get(key) == Some(id));
         let conflicted = states.iter().flatten().filter(|(key, id)| !in_every(key, id)).map(|(_, id)| id.clone());
         this.subgraph = this.subgraph_of(conflicted.collect()).into_iter().collect();
         this
+    }
+
+    /// Finds the auth chains of the states, as who asks ruma has to.
+    pub fn find_chains(&mut self, states: &[StateMap<OwnedEventId>]) {
+        let chains = states.iter().map(|state| self.with_auth_chain(state.values()).into_iter().collect());
+        self.chains = chains.collect();
     }
 
     /// Returns the auth chains anew: a resolution uses them up.

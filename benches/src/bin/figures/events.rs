@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -106,16 +106,28 @@ fn at_the_tip(members: usize) -> Result<Duration, String> {
 
 /// Returns the median time in which an event flips, of messages or of state events.
 fn flip(members: usize, of_state: bool) -> Result<Duration, String> {
-    const EVENTS: usize = 2_000;
-    let flips = Flips::default();
-    with_default(flips.clone(), || played(members, EVENTS))?;
-    let flips = flips.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let times = flips.windows(2).filter(|pair| pair[1].is_state == of_state).map(|pair| pair[1].at - pair[0].at);
-    let times: Vec<Duration> = times.collect();
+    let flips = match members {
+        SMALL => SMALL_FLIPS.get_or_init(|| flips(SMALL)),
+        _ => GREAT_FLIPS.get_or_init(|| flips(members)),
+    };
+    let pairs = flips.as_ref().map_err(Clone::clone)?.windows(2).filter(|pair| pair[1].is_state == of_state);
+    let times: Vec<Duration> = pairs.map(|pair| pair[1].at - pair[0].at).collect();
     if times.len() < 100 {
         return Err(format!("only {} such events have flipped", times.len()));
     }
     Ok(median(times))
+}
+
+static SMALL_FLIPS: OnceLock<Result<Vec<Flip>, String>> = OnceLock::new();
+static GREAT_FLIPS: OnceLock<Result<Vec<Flip>, String>> = OnceLock::new();
+
+/// Plays a room and notes when its events flip.
+fn flips(members: usize) -> Result<Vec<Flip>, String> {
+    const EVENTS: usize = 2_000;
+    let flips = Flips::default();
+    with_default(flips.clone(), || played(members, EVENTS))?;
+    let flips = flips.0.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(flips.clone())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

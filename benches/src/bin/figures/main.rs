@@ -4,6 +4,7 @@
 //! where a figure is short of its target or could not be measured, and 2 where there is none of a name.
 
 mod events;
+mod fork;
 mod groups;
 mod resolution;
 
@@ -14,7 +15,7 @@ struct Figure {
     name: &'static str,
     unit: &'static str,
     target: Target,
-    measure: fn() -> Result<f64, String>,
+    measure: Measure,
 }
 
 /// What a value must reach, or not exceed.
@@ -25,20 +26,29 @@ enum Target {
 
 use Target::{AtLeast, AtMost};
 
-#[rustfmt::skip] // One line a figure.
-const FIGURES: [Figure; 11] = [
-    Figure { name: "resolve-cold", unit: "times as fast as ruma, median", target: AtLeast(2.0), measure: resolution::cold },
-    Figure { name: "resolve-warm", unit: "times as fast as ruma, median", target: AtLeast(5.0), measure: resolution::warm },
-    Figure { name: "resolve-slowest", unit: "times as fast as ruma, least", target: AtLeast(1.0), measure: resolution::slowest },
-    Figure { name: "tip_state_event_100k_over_1k", unit: "times", target: AtMost(2.0), measure: events::tip },
-    Figure { name: "flip_100k_over_1k_message", unit: "times", target: AtMost(2.0), measure: events::message_flip },
-    Figure { name: "flip_100k_over_1k_state", unit: "times", target: AtMost(2.0), measure: events::state_flip },
-    Figure { name: "group_bytes_per_change_100k", unit: "bytes of rows, mean", target: AtMost(1_200.0), measure: groups::bytes_per_change },
-    Figure { name: "group_insert_cold_reads_100k", unit: "reads, mean", target: AtMost(8.0), measure: groups::insert_reads },
-    Figure { name: "group_lookup_reads_100k", unit: "reads, most", target: AtMost(6.0), measure: groups::lookup_reads },
-    Figure { name: "group_diff_reads", unit: "reads, most", target: AtMost(200.0), measure: groups::diff_reads },
-    Figure { name: "same_state_two_paths", unit: "IDs of one state", target: AtMost(1.0), measure: groups::same_state },
+const AS_FAST: &str = "times as fast as ruma, median";
+
+const FIGURES: [Figure; 13] = [
+    figure("resolve-cold", AS_FAST, AtLeast(2.0), resolution::cold),
+    figure("resolve-warm", AS_FAST, AtLeast(5.0), resolution::warm),
+    figure("resolve-slowest", "times as fast as ruma, least", AtLeast(1.0), resolution::slowest),
+    figure("fork_1key_100k_vs_ruma", AS_FAST, AtLeast(1_000.0), fork::one_key),
+    figure("fork_100keys_100k_vs_ruma", AS_FAST, AtLeast(100.0), fork::hundred_keys),
+    figure("tip_state_event_100k_over_1k", "times the time, median", AtMost(2.0), events::tip),
+    figure("flip_100k_over_1k_message", "times the time, median", AtMost(2.0), events::message_flip),
+    figure("flip_100k_over_1k_state", "times the time, median", AtMost(2.0), events::state_flip),
+    figure("group_bytes_per_change_100k", "bytes of rows, mean", AtMost(1_200.0), groups::bytes_per_change),
+    figure("group_insert_cold_reads_100k", "reads, mean", AtMost(8.0), groups::insert_reads),
+    figure("group_lookup_reads_100k", "reads, most", AtMost(6.0), groups::lookup_reads),
+    figure("group_diff_reads", "reads, most", AtMost(200.0), groups::diff_reads),
+    figure("same_state_two_paths", "IDs of one state", AtMost(1.0), groups::same_state),
 ];
+
+type Measure = fn() -> Result<f64, String>;
+
+const fn figure(name: &'static str, unit: &'static str, target: Target, measure: Measure) -> Figure {
+    Figure { name, unit, target, measure }
+}
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();

@@ -134,7 +134,7 @@ fn compare(vector: &ResolveVector, who: &str, found: &StateMap<OwnedEventId>) ->
 }
 
 #[expect(clippy::disallowed_types, reason = "what is measured here is time")]
-fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let start = std::time::Instant::now();
     let done = work();
     (start.elapsed(), done)
