@@ -5,7 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{StoreError, Table};
 
-/// The version of every record and row of format version 0.
+/// The version of the payload of every record and row of format version 1.
 const ROW_VERSION: u8 = 0;
 
 /// Returns what the keys of a room's rows begin with.

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
 const MAGIC: [u8; 8] = *b"gibbous\0";
 /// The version of the format on disk that this crate reads and writes.
-pub const FORMAT_VERSION: u32 = 0;
+pub const FORMAT_VERSION: u32 = 1;
 
 /// Facts on disk, behind any [`Backend`]. Cheap to clone; every clone is the same store.
 #[derive(Clone, Debug)]

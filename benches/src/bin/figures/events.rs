@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use gibbous::{
@@ -15,6 +15,8 @@ use gibbous::{
 };
 use serde_json::json;
 use tracing::{Event, Level, Metadata, Subscriber, field, span, subscriber::with_default};
+
+use super::clock::{Clock, median, timed};
 
 const SMALL: usize = 1_000;
 const GREAT: usize = 100_000;
@@ -91,9 +93,9 @@ fn at_the_tip(members: usize) -> Result<Duration, String> {
         });
         let topic: Pdu = sign(&rules, topic.to_string().as_bytes(), creator.server_name(), KEY_ID, &key)
             .map_err(|error| error.to_string())?;
-        let begun = Instant::now();
-        let receipts = engine.receive(creator.server_name(), &[topic.canonical_json().as_bytes()], 0);
-        times.push(begun.elapsed());
+        let pdus = [topic.canonical_json().as_bytes()];
+        let (time, receipts) = timed(|| engine.receive(creator.server_name(), &pdus, 0));
+        times.push(time);
         let receipts = receipts.map_err(|error| error.to_string())?;
         match receipts.first().map(|receipt| &receipt.outcome) {
             Some(Outcome::Judged { status: EventStatus::Accepted, partial: false }) => {}
@@ -124,24 +126,22 @@ static GREAT_FLIPS: OnceLock<Result<Vec<Flip>, String>> = OnceLock::new();
 /// Plays a room and notes when its events flip.
 fn flips(members: usize) -> Result<Vec<Flip>, String> {
     const EVENTS: usize = 2_000;
-    let flips = Flips::default();
+    let flips = Arc::new(Flips { clock: Clock::start(), flips: Mutex::default() });
     with_default(flips.clone(), || played(members, EVENTS))?;
-    let flips = flips.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let flips = flips.flips.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(flips.clone())
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
 /// When events flipped, as the engine tells at debug level.
-#[derive(Clone, Debug, Default)]
-struct Flips(Arc<Mutex<Vec<Flip>>>);
+#[derive(Debug)]
+struct Flips {
+    clock: Clock,
+    flips: Mutex<Vec<Flip>>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Flip {
-    at: Instant,
+    at: Duration,
     is_state: bool,
 }
 
@@ -151,9 +151,9 @@ impl Subscriber for Flips {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut flip = Flip { at: Instant::now(), is_state: false };
+        let mut flip = Flip { at: self.clock.time(), is_state: false };
         event.record(&mut flip);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(flip);
+        self.flips.lock().unwrap_or_else(PoisonError::into_inner).push(flip);
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -9,7 +9,7 @@
 //! - *gibbous* starts from two groups in a store (in memory, its caches warm): their difference, the resolution, and the
 //!   result as a new group. What was resolved before is not remembered.
 
-use std::{sync::Arc, sync::OnceLock, time::Duration};
+use std::sync::{Arc, OnceLock};
 
 use gibbous::{
     EventId, OwnedEventId, Pdu, RoomVersionId, StateKey, StateMap,
@@ -23,7 +23,7 @@ use gibbous::{
 };
 use serde_json::{Value, json};
 
-use super::resolution::timed;
+use super::clock::{median, timed};
 
 const MEMBERS: usize = 100_000;
 /// How often ruma resolves each fork.
@@ -79,11 +79,6 @@ fn measure(keys: usize) -> Result<f64, String> {
     let [ms_of_ruma, ms] = [ruma, gibbous].map(|time| time.as_secs_f64() * 1e3);
     eprintln!("fork with {keys} keys in conflict, {MEMBERS} members: ruma {ms_of_ruma:.1} ms, gibbous {ms:.3} ms");
     Ok(ruma.as_secs_f64() / gibbous.as_secs_f64())
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 /// The room, in memory and stored.

@@ -44,7 +44,7 @@ impl NodeSink for Nodes {
 }
 
 /// A room of members, and the numbers that its next events take.
-struct Room {
+pub(super) struct Room {
     nodes: Nodes,
     state: StateGroup,
     dice: Dice,
@@ -52,7 +52,7 @@ struct Room {
 }
 
 impl Room {
-    fn new() -> Result<Self, StoreError> {
+    pub(super) fn new() -> Result<Self, StoreError> {
         let joins: Vec<_> = (0..MEMBERS).map(|number| change(member(number), number)).collect();
         let mut nodes = Nodes::default();
         let state = update(&mut nodes, &StateGroup::EMPTY, &joins)?;
@@ -70,12 +70,18 @@ impl Room {
         change(key, self.next)
     }
 
+    /// Makes a version of the state that differs in one change.
+    pub(super) fn make_version(&mut self) -> Result<(), StoreError> {
+        let change = self.change();
+        self.state = update(&mut self.nodes, &self.state, &[change])?;
+        Ok(())
+    }
+
     /// Makes changes one at a time. Returns what was counted, a change.
     fn change_often(&mut self, count: impl Fn(&Nodes) -> u64) -> Result<f64, StoreError> {
         let before = count(&self.nodes);
         for _ in 0..TIMES {
-            let change = self.change();
-            self.state = update(&mut self.nodes, &self.state, &[change])?;
+            self.make_version()?;
         }
         Ok((count(&self.nodes) - before) as f64 / TIMES as f64)
     }

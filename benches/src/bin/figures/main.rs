@@ -3,9 +3,11 @@
 //! `cargo run --release -p gibbous-benches --bin figures [NAME…]` measures those named, or all. The exit status is 1
 //! where a figure is short of its target or could not be measured, and 2 where there is none of a name.
 
+mod clock;
 mod events;
 mod fork;
 mod groups;
+mod memory;
 mod resolution;
 
 use std::process::ExitCode;
@@ -28,7 +30,7 @@ use Target::{AtLeast, AtMost};
 
 const AS_FAST: &str = "times as fast as ruma, median";
 
-const FIGURES: [Figure; 13] = [
+const FIGURES: [Figure; 14] = [
     figure("resolve-cold", AS_FAST, AtLeast(2.0), resolution::cold),
     figure("resolve-warm", AS_FAST, AtLeast(5.0), resolution::warm),
     figure("resolve-slowest", "times as fast as ruma, least", AtLeast(1.0), resolution::slowest),
@@ -41,6 +43,7 @@ const FIGURES: [Figure; 13] = [
     figure("group_insert_cold_reads_100k", "reads, mean", AtMost(8.0), groups::insert_reads),
     figure("group_lookup_reads_100k", "reads, most", AtMost(6.0), groups::lookup_reads),
     figure("group_diff_reads", "reads, most", AtMost(200.0), groups::diff_reads),
+    figure("memory_per_version_100k", "bytes, mean", AtMost(4_096.0), memory::per_version),
     figure("same_state_two_paths", "IDs of one state", AtMost(1.0), groups::same_state),
 ];
 

@@ -20,6 +20,8 @@ use gibbous::{
     testing::ruma_resolution::{RumaStates, from_ruma},
 };
 
+use super::clock::timed;
+
 /// How often each is resolved by each.
 const RUNS: usize = 9;
 /// Where ruma takes less, it may be faster.
@@ -131,13 +133,6 @@ fn compare(vector: &ResolveVector, who: &str, found: &StateMap<OwnedEventId>) ->
     let expected: BTreeSet<&OwnedEventId> = vector.expected.iter().collect();
     let holds = found.values().collect::<BTreeSet<_>>() == expected;
     if holds { Ok(()) } else { Err(format!("{}: {who} finds another state than expected", vector.name)) }
-}
-
-#[expect(clippy::disallowed_types, reason = "what is measured here is time")]
-pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    let start = std::time::Instant::now();
-    let done = work();
-    (start.elapsed(), done)
 }
 
 fn ratio(ruma: Duration, ours: Duration) -> f64 {

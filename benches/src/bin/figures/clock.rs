@@ -1,0 +1,31 @@
+//! Time, which figures measure.
+#![expect(clippy::disallowed_types, reason = "what is measured here is time")]
+
+use std::time::{Duration, Instant};
+
+/// Time since a moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn time(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Does work, and tells how long it took.
+pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let clock = Clock::start();
+    let done = work();
+    (clock.time(), done)
+}
+
+/// Returns the middle one of some times, or none where there are none.
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
