@@ -1,1 +1,3 @@
-//! benches
+//! What the figures and the benches share.
+
+pub mod states;

@@ -2,7 +2,9 @@
 
 use std::{env, fs, process::Command};
 
-use super::groups::Room;
+use gibbous_benches::states::States;
+
+use super::groups::MEMBERS;
 
 /// Set where the process is the child that measures.
 const CHILD: &str = "GIBBOUS_FIGURES_CHILD";
@@ -22,10 +24,10 @@ pub(super) fn per_version() -> Result<f64, String> {
 
 fn measure() -> Result<f64, String> {
     const VERSIONS: u64 = 20_000;
-    let mut room = Room::new().map_err(|error| error.to_string())?;
+    let mut states = States::new(MEMBERS).map_err(|error| error.to_string())?;
     let before = resident_bytes()?;
     for _ in 0..VERSIONS {
-        room.make_version().map_err(|error| error.to_string())?;
+        states.make_version().map_err(|error| error.to_string())?;
     }
     Ok((resident_bytes()? - before) / VERSIONS as f64)
 }
