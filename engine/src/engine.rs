@@ -275,7 +275,8 @@ impl Engine {
     ///
     /// It costs as much as reading the whole room, and the room takes nothing in meanwhile; a good time is after
     /// [`Change::RoomUnPartialStated`](crate::Change::RoomUnPartialStated). A [`RoomView`] that was taken before may find
-    /// states gone.
+    /// states gone: it answers with an error that names a missing node. No other engine may have the room open over the
+    /// same database, since it remembers states by name.
     ///
     /// # Errors
     ///

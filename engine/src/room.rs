@@ -5,14 +5,14 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
     OwnedServerName, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
 };
-use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, Collected, NodeSource, RoomRows, Store, Txn};
+use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -86,7 +86,13 @@ impl RoomMemory {
 
     /// Remembers what an event's verdict under partial state rests on.
     pub(crate) fn remember_grounds(&self, event_id: &EventId, grounds: Grounds) {
-        self.grounds.borrow_mut().insert(event_id.to_owned(), grounds);
+        /// At half a KiB each, 10 MiB. An event whose grounds are not remembered is judged anew.
+        const GROUNDS_MAX: usize = 20_000;
+        let mut remembered = self.grounds.borrow_mut();
+        if remembered.len() >= GROUNDS_MAX {
+            remembered.pop_first();
+        }
+        remembered.insert(event_id.to_owned(), grounds);
     }
 
     /// Returns what an event's verdict under partial state rests on, and forgets it.
@@ -369,6 +375,7 @@ impl Room {
         self.memory.forget_resolved();
         self.provisional = None;
         self.last_adopted = StateGroup::EMPTY;
+        *self.last_ids.lock().unwrap_or_else(PoisonError::into_inner) = (StateGroup::EMPTY, BTreeSet::new());
         Ok(store.collect_garbage(self.num)?)
     }
 
@@ -407,7 +414,7 @@ impl Room {
                 present
             }
         };
-        self.commit_looked_up(cx, txn)?;
+        self.commit(txn)?;
         self.present = Some(present);
         Ok(present)
     }
@@ -491,23 +498,6 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Ends a transaction in which the room was only looked at: the provisional state that was resolved for it is stored,
-    /// unless it was before.
-    fn commit_looked_up(&mut self, cx: Context<'_>, txn: Txn<'_>) -> Result<(), Error> {
-        let state = self.provisional.as_ref().map(|(_, current)| current.root);
-        match state {
-            Some(root) if cx.store.snapshot(self.num)?.node(&root)?.is_none() => self.commit(txn),
-            _ => {
-                if !txn.is_empty() {
-                    // What was resolved on the way is remembered by the name of a group that is not stored.
-                    self.memory.forget_resolved();
-                }
-                txn.discard();
-                Ok(())
-            }
-        }
-    }
-
     /// Tells whether an event waits for a server's keys.
     pub(crate) fn has_unverified(&self) -> bool {
         self.open.iter().any(|(_, event)| event.kind == OpenKind::Unverified)
@@ -522,7 +512,7 @@ impl Room {
         for num in extremities {
             extremity_ids.push(txn.event_record(num)?.event_id.clone());
         }
-        self.commit_looked_up(cx, txn)?;
+        self.commit(txn)?;
         Ok(Some(RoomView {
             store: cx.store.clone(),
             num: self.num,

@@ -143,8 +143,9 @@ impl RoomView {
         let rows = self.store.snapshot(self.num)?;
         let Some((_, Stage::Placed { states, .. })) = stage_of(&rows, event_id)? else { return Ok(None) };
         let mut last = self.last_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let differences = diff(&rows, &last.0, &states.before)?;
-        let (_, mut ids) = std::mem::replace(&mut *last, (StateGroup::EMPTY, BTreeSet::new()));
+        // Should it not be read to its end, or no longer be stored, the next one begins with nothing.
+        let (base, mut ids) = std::mem::replace(&mut *last, (StateGroup::EMPTY, BTreeSet::new()));
+        let differences = diff(&rows, &base, &states.before)?;
         for Difference { a, b, .. } in differences {
             if let Some(num) = a {
                 ids.remove(&rows.event_record(num)?.event_id);
