@@ -376,6 +376,7 @@ fn a_synthetic_room_that_cannot_be_is_status_2_and_no_file_is_made() {
         ("--forks", "10", "expected at most 3 forks in 9 events, found 10"),
         ("--members", "0", "expected from 1 to 900000 members, found 0"),
         ("--members", "many", "--members"),
+        ("--events", "20001", "expected at most 20000 events, found 20001"),
         ("--room-version", "13", "expected a room version from 1 to 12, found 13"),
     ] {
         let ran = run(&synth_args(&file, &[(name, value)]), "");

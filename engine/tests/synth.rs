@@ -105,6 +105,7 @@ fn a_room_that_cannot_be_is_refused_before_anything_is_written() {
         write(Synth { forks: 21, ..synth(10, 1) }).unwrap_err(),
         "expected at most 20 forks in 60 events, found 21: each takes 3"
     );
+    assert!(write(Synth { events: 20_001, ..synth(10, 1) }).unwrap_err().contains("found 20001"));
     assert!(write(Synth { members: 0, ..synth(10, 1) }).unwrap_err().contains("found 0"));
     assert!(out.is_empty());
 }

@@ -69,6 +69,15 @@ impl Blocked {
     }
 }
 
+/// What is held of an auth event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Citation {
+    Missing,
+    OnItsWay,
+    MayChange,
+    Final,
+}
+
 /// Which states are good enough for a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
@@ -323,49 +332,36 @@ impl Room {
             let stored = stage_of(txn, &event_id)?;
             let num = stored.as_ref().map(|(num, _)| *num);
             let is_rejected = stored.as_ref().is_some_and(|(_, stage)| is_rejected(stage));
-            let may_change = match stored {
-                None | Some((_, Stage::Dropped)) => {
-                    blocked.auth_events.push(event_id);
-                    continue;
-                }
+            let citation = match stored {
+                None | Some((_, Stage::Dropped)) => Citation::Missing,
                 // A state was told at it, but nobody knows what it says.
-                Some((_, stage @ Stage::Outlier { .. })) if !stage.is_verified() => {
-                    blocked.auth_events.push(event_id);
-                    continue;
-                }
-                Some((num, Stage::Unverified)) if self.is_stuck(num) => {
-                    blocked.auth_events.push(event_id);
-                    continue;
-                }
-                Some((_, Stage::Unverified)) => {
-                    blocked.on_their_way.push(event_id);
-                    continue;
-                }
+                Some((_, stage @ Stage::Outlier { .. })) if !stage.is_verified() => Citation::Missing,
+                Some((num, Stage::Unverified)) if self.is_stuck(num) => Citation::Missing,
+                Some((_, Stage::Unverified)) => Citation::OnItsWay,
                 Some((num, stage @ (Stage::Waiting | Stage::Outlier { provisional: true, .. }))) => {
                     match self.standing(txn, num)? {
-                        Standing::Hole => {
-                            blocked.auth_events.push(event_id);
-                            continue;
-                        }
+                        Standing::Hole => Citation::Missing,
                         Standing::NotFinal if stage == Stage::Waiting || !self.has_auth_chain(txn, num)? => {
-                            blocked.on_their_way.push(event_id);
-                            continue;
+                            Citation::OnItsWay
                         }
                         // That it waits in vain holds up nothing that cites it.
-                        Standing::Accepted | Standing::Rejected => stage != Stage::Waiting,
-                        Standing::NotFinal => true,
+                        Standing::Accepted | Standing::Rejected if stage == Stage::Waiting => Citation::Final,
+                        Standing::Accepted | Standing::Rejected | Standing::NotFinal => Citation::MayChange,
                     }
                 }
-                Some((_, Stage::Placed { partial, .. })) => partial,
-                Some((_, Stage::Outlier { provisional: false, .. })) => false,
+                Some((_, Stage::Placed { partial: true, .. })) => Citation::MayChange,
+                Some((_, Stage::Placed { .. } | Stage::Outlier { .. })) => Citation::Final,
             };
-            partial |= may_change;
             // How it stands has been found out by now.
             if is_rejected || num.is_some_and(|num| self.memory.is_condemned(num)) {
                 blocked.rejected.push(event_id.clone());
             }
-            if may_change && demand == Demand::Full {
-                blocked.on_their_way.push(event_id);
+            partial |= citation == Citation::MayChange;
+            match citation {
+                Citation::Missing => blocked.auth_events.push(event_id),
+                Citation::OnItsWay => blocked.on_their_way.push(event_id),
+                Citation::MayChange if demand == Demand::Full => blocked.on_their_way.push(event_id),
+                Citation::MayChange | Citation::Final => {}
             }
         }
         Ok(partial)

@@ -29,6 +29,9 @@ use super::oracle::{Outcome, State};
 /// The members of a room at most: with all who have gone they stay below the million events that a state may name.
 pub const MEMBERS_MAX: usize = 900_000;
 
+/// The events after the join at most: the oracle takes some ten minutes for them.
+pub const EVENTS_MAX: usize = 20_000;
+
 /// So many of the merges have the state before them compared; in a great room each is a walk over all members.
 const MERGES_COMPARED_MAX: usize = 10;
 
@@ -75,6 +78,9 @@ pub enum SynthError {
     /// There are no members, or too many.
     #[error("expected from 1 to {MEMBERS_MAX} members, found {0}")]
     Members(usize),
+    /// There are too many events: what the oracle does grows with their square.
+    #[error("expected at most {EVENTS_MAX} events, found {0}")]
+    Events(usize),
     /// There are more forks than events make.
     #[error("expected at most {} forks in {events} events, found {forks}: each takes {EVENTS_A_FORK_MIN}", events / EVENTS_A_FORK_MIN)]
     Forks {
@@ -99,6 +105,9 @@ impl Synth {
         let rules = rules.ok_or_else(|| SynthError::UnknownVersion(self.room_version.clone()))?;
         if !(1..=MEMBERS_MAX).contains(&self.members) {
             return Err(SynthError::Members(self.members));
+        }
+        if self.events > EVENTS_MAX {
+            return Err(SynthError::Events(self.events));
         }
         if self.forks > self.events / EVENTS_A_FORK_MIN {
             return Err(SynthError::Forks { forks: self.forks, events: self.events });

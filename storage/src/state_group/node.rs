@@ -23,7 +23,7 @@ const VERSION: u8 = 0;
 /// A node: immutable, known by its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// Entries by ascending path. At least one; at most [`LEAF_MAX`] of them, but at the end of the path any number.
+    /// Entries by ascending path. At least one, at most [`LEAF_MAX`]: at the end of the path no more than four can part.
     Leaf(Vec<Entry>),
     /// A subtree of more than [`LEAF_MAX`] entries.
     Inner(Inner),
@@ -166,11 +166,11 @@ fn decode_leaf(mut fields: Fields<'_>) -> Result<Vec<Entry>, String> {
         let (path, hash) = (Path(fields.hash()?), NodeHash(fields.hash()?));
         entries.push(Entry { path, hash, event: EventNum(fields.varint()?) });
     }
-    if entries.is_empty() || !entries.is_sorted_by(|a, b| a.path < b.path) {
-        return Err(format!(
-            "expected the entries of a leaf by ascending path, found {} in another order",
-            entries.len()
-        ));
+    if entries.is_empty() || entries.len() > LEAF_MAX {
+        return Err(format!("expected a leaf of 1 to {LEAF_MAX} entries, found {}", entries.len()));
+    }
+    if !entries.is_sorted_by(|a, b| a.path < b.path) {
+        return Err("expected the entries of a leaf by ascending path, found another order".to_owned());
     }
     Ok(entries)
 }

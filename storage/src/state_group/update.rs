@@ -151,7 +151,7 @@ fn build(nodes: &mut impl NodeSink, entries: Vec<Entry>, depth: usize) -> Tree {
     if entries.is_empty() {
         return Tree::Empty;
     }
-    if entries.len() <= LEAF_MAX || depth == Path::DIGITS {
+    if entries.len() <= LEAF_MAX {
         return Tree::New(Node::Leaf(entries));
     }
     let mut inner = Inner::default();

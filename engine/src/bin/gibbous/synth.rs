@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// How many members the room has when our user joins it partially
     #[arg(long, value_name = "N")]
     members: usize,
-    /// How many events are pushed to us after that, before the resync
+    /// How many events are pushed to us after that, before the resync; at most 20,000
     #[arg(long, value_name = "E")]
     events: usize,
     /// How many forks are among them: two heads that are merged; each takes at least 3 events
@@ -43,6 +43,12 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         forks: args.forks,
         seed: args.seed,
     };
+    if args.out.as_os_str() == "-" {
+        eprintln!(
+            "error: expected the name of a file for --out, found -: a recording does not go to the standard output"
+        );
+        return ExitCode::from(2);
+    }
     let written = match synth.check().and_then(|_| write(&synth, args)) {
         Ok(written) => written,
         Err(SynthError::Io(error)) => {
