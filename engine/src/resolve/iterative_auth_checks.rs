@@ -45,12 +45,12 @@ fn is_allowed(
 ) -> Result<bool, Error> {
     let reads = candidate.reads(keys.rules, source);
     let at = |key: &StateKey| -> Result<Option<Arc<AuthEvent>>, Error> {
-        let Some((_, index)) = reads.iter().find(|(read, _)| read == key) else { return Ok(None) };
         // v12 on: the create event is that of the room's ID, whatever a state says.
-        if keys.rules.room_id_is_create_hash() && Some(*index) == keys.create {
+        if keys.rules.room_id_is_create_hash() && key.event_type == "m.room.create" {
             let create = create_event_of(source, keys, event, candidate)?;
             return Ok(create.map(|create| accepted(source, create)).transpose()?.flatten());
         }
+        let Some((_, index)) = reads.iter().find(|(read, _)| read == key) else { return Ok(None) };
         // "If a (event_type, state_key) key that is required for checking the authorization rules is not present in the
         // state, then the appropriate state event from the event's auth_events is used if the auth event is not rejected."
         if let Some(found) = state.get(*index)?.map(|found| accepted(source, found)).transpose()?.flatten() {
