@@ -276,10 +276,9 @@ impl Room {
         if folded.is_empty() {
             return Ok(false);
         }
+        // What soft-fails may have taken one of our users out, as far as was known.
         self.provisional = None;
-        if !soft_failed.is_empty() {
-            self.present = None;
-        }
+        self.present = None;
         let mut record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
         // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
         while record.passed.len() > PASSED_A_RECORD_MAX {
