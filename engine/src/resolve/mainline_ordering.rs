@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
+use gibbous_codec::OwnedEventId;
+
 use super::{
     ranked::{Ranked, in_order},
     source::{EventIndex, Source},
@@ -25,7 +27,7 @@ pub(super) fn mainline_ordering(
     events: impl Iterator<Item = EventIndex>,
     p: Option<EventIndex>,
 ) -> Result<Vec<EventIndex>, Error> {
-    let mut mainline = Mainline { next: p, length: 0, positions: BTreeMap::new() };
+    let mut mainline = Mainline { next: p, missing: None, length: 0, positions: BTreeMap::new() };
     if keys.rules.explicit_event_id() {
         // Made-up IDs allow rings (room versions 1 and 2): an event may then meet the mainline at several places, and which
         // comes first shows when all of it is known.
@@ -47,6 +49,9 @@ pub(super) fn mainline_ordering(
 /// events cite late ones.
 struct Mainline {
     next: Option<EventIndex>,
+    /// What is missing, where that ends the mainline. How far it is followed depends on which event is asked about first, so
+    /// that this says nothing by itself.
+    missing: Option<OwnedEventId>,
     length: Position,
     /// Those of the mainline, and of every power levels event that was passed on the way to it.
     positions: BTreeMap<EventIndex, Position>,
@@ -61,7 +66,7 @@ impl Mainline {
         let Some(p_i) = self.next.take().filter(|p_i| !self.positions.contains_key(p_i)) else { return Ok(None) };
         let i = self.length;
         self.positions.insert(p_i, i);
-        self.next = keys.cited_power_levels(source, p_i)?;
+        self.next = follow(source, keys, p_i, &mut self.missing)?;
         self.length += 1;
         Ok(Some((p_i, i)))
     }
@@ -71,11 +76,12 @@ impl Mainline {
     /// auth_events. Find the smallest index j ≥ 1 for which ej belongs to the mainline of P. If such a j exists, then
     /// ej = Pi for some unique index i ≥ 0. Otherwise set i = ∞. In both cases, the mainline position of e is i."
     ///
-    /// Both lists are followed in turn until they meet.
+    /// Both lists are followed in turn until they meet. If they do not, and a missing event has ended one, it is not known.
     fn position(&mut self, source: &impl Source, keys: &Keys<'_>, e: EventIndex) -> Result<Position, Error> {
         let mut passed = Vec::new();
         let mut are_passed = BTreeSet::new();
-        let mut next = keys.cited_power_levels(source, e)?;
+        let mut missing = None;
+        let mut next = follow(source, keys, e, &mut missing)?;
         let position = loop {
             if let Some(position) = next.and_then(|e_j| self.positions.get(&e_j)) {
                 break *position;
@@ -83,7 +89,7 @@ impl Mainline {
             // A ring (made-up IDs) that does not lead to the mainline ends where it began.
             if let Some(e_j) = next.take().filter(|e_j| are_passed.insert(*e_j)) {
                 passed.push(e_j);
-                next = keys.cited_power_levels(source, e_j)?;
+                next = follow(source, keys, e_j, &mut missing)?;
             }
             match self.extend(source, keys)? {
                 Some((p_i, i)) if are_passed.contains(&p_i) => {
@@ -91,11 +97,30 @@ impl Mainline {
                     passed.truncate(passed.iter().position(|e_j| *e_j == p_i).unwrap_or_default());
                     break i;
                 }
-                None if next.is_none() => break INFINITY,
+                None if next.is_none() => match missing.or_else(|| self.missing.clone()) {
+                    Some(event_id) => return Err(Error::MissingEvent(event_id)),
+                    None => break INFINITY,
+                },
                 Some(_) | None => {}
             }
         };
         self.positions.extend(passed.into_iter().map(|e_j| (e_j, position)));
         Ok(position)
+    }
+}
+
+/// Returns the power levels event that an event cites; `missing` is the event for want of which that is not known.
+fn follow(
+    source: &impl Source,
+    keys: &Keys<'_>,
+    event: EventIndex,
+    missing: &mut Option<OwnedEventId>,
+) -> Result<Option<EventIndex>, Error> {
+    match keys.cited_power_levels(source, event) {
+        Err(Error::MissingEvent(event_id)) => {
+            *missing = Some(event_id);
+            Ok(None)
+        }
+        next => next,
     }
 }
