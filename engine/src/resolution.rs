@@ -51,9 +51,7 @@ use crate::{
         conflicted_state::{Conflict, KeyMap},
         conflicted_subgraph::conflicted_subgraph,
         resolve_conflict,
-        set::EventSet,
         source::{Candidate, EventIndex, KeyIndex, Source},
-        v2::{full_conflicted_set, has_subgraph},
     },
 };
 
@@ -184,18 +182,14 @@ impl Events {
     pub fn resolve(&self, states: &[State]) -> Result<State, Error> {
         let (conflict, unconflicted) = Conflict::split(states.iter().map(|state| &state.0));
         let at = |key| Ok(unconflicted.get(key));
-        let full_conflicted = || {
+        let difference = || {
             let cited = |event| Ok(&*self.entry(event)?.auth_events);
             let is_unconflicted = |event| Ok(self.key(event)?.and_then(|key| unconflicted.get(key)) == Some(event));
             let all = || unconflicted.iter().map(|(_, event)| event).collect();
-            let difference = auth_difference(&conflict, cited, is_unconflicted, all)?;
-            let subgraph = match has_subgraph(&self.rules) {
-                true => conflicted_subgraph(self, conflict.events().collect())?,
-                false => EventSet::default(),
-            };
-            Ok(full_conflicted_set(&conflict, difference, &subgraph))
+            auth_difference(&conflict, cited, is_unconflicted, all)
         };
-        let resolved = resolve_conflict(&self.rules, self, &conflict, full_conflicted, &at)?;
+        let subgraph = || conflicted_subgraph(self, conflict.events().collect());
+        let resolved = resolve_conflict(&self.rules, self, &conflict, difference, subgraph, &at)?;
         let mut state = unconflicted.clone();
         for (key, event) in resolved {
             state.insert(key, event);

@@ -48,13 +48,14 @@ pub(crate) struct Resolution {
     pub(crate) removed: Vec<StateKey>,
 }
 
-/// Resolves a conflict by the algorithm of the room version, which may want the full conflicted set. Returns what is in
-/// the resolved state and not in the unconflicted state map.
+/// Resolves a conflict by the algorithm of the room version, which may want the auth difference and the conflicted state
+/// subgraph. Returns what is in the resolved state and not in the unconflicted state map.
 pub(crate) fn resolve_conflict(
     rules: &RoomRules,
     source: &impl Source,
     conflict: &Conflict,
-    full_conflicted: impl FnOnce() -> Result<EventSet, Error>,
+    auth_difference: impl FnOnce() -> Result<EventSet, Error>,
+    subgraph: impl FnOnce() -> Result<EventSet, Error>,
     unconflicted: &Unconflicted<'_>,
 ) -> Result<Vec<(KeyIndex, EventIndex)>, Error> {
     if conflict.is_empty() {
@@ -63,7 +64,9 @@ pub(crate) fn resolve_conflict(
     if rules.ruma().state_res.v2_rules().is_none() {
         return v1::resolve(rules, source, conflict, unconflicted);
     }
-    let full_conflicted = full_conflicted()?;
+    let auth_difference = auth_difference()?;
+    let subgraph = if has_subgraph(rules) { subgraph()? } else { EventSet::default() };
+    let full_conflicted = full_conflicted_set(conflict, auth_difference, &subgraph);
     // What one of them cites would be one of them too, or is common to all states: it must be there.
     full_conflicted.iter().try_for_each(|event| source.auth_events(event).map(drop))?;
     v2::resolve(rules, source, &full_conflicted, unconflicted)
@@ -92,19 +95,13 @@ impl<R: RoomRows> Resolver<'_, R> {
             true => Ok(None),
             false => source.in_state(key),
         };
-        let full_conflicted = || {
-            let is_unconflicted = |event| match source.key(event)? {
-                Some(key) => Ok(unconflicted(key)? == Some(event)),
-                None => Ok(false),
-            };
-            let difference = auth_difference(&source, &conflict, is_unconflicted)?;
-            let subgraph = match has_subgraph(self.events.rules) {
-                true => stored_subgraph(&source, conflict.events().collect())?,
-                false => EventSet::default(),
-            };
-            Ok(full_conflicted_set(&conflict, difference, &subgraph))
+        let is_unconflicted = |event| match source.key(event)? {
+            Some(key) => Ok(unconflicted(key)? == Some(event)),
+            None => Ok(false),
         };
-        let resolved = resolve_conflict(self.events.rules, &source, &conflict, full_conflicted, &unconflicted)?;
+        let difference = || auth_difference(&source, &conflict, is_unconflicted);
+        let subgraph = || stored_subgraph(&source, conflict.events().collect());
+        let resolved = resolve_conflict(self.events.rules, &source, &conflict, difference, subgraph, &unconflicted)?;
 
         let resolved: BTreeMap<KeyIndex, EventIndex> = resolved.into_iter().collect();
         let mut resolution = Resolution { base, set: Vec::new(), removed: Vec::new() };
