@@ -66,8 +66,7 @@ pub use record::{
     RoomOpened, Stage, States,
 };
 pub use row::{
-    CitationsRow, FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow,
-    UnfoldedRow,
+    FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,
 };
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;

@@ -62,11 +62,11 @@ pub struct UnfoldedRow {
     pub events: Vec<EventNum>,
 }
 
-/// Which of sixty-four neighbours in the log cite an event as an auth event.
+/// Which of sixty-four neighbours in the log are in a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CitationsRow {
+pub struct SpanRow {
     /// Bit *n*, from the lowest on, is the *n*th of them.
-    pub citing: u64,
+    pub events: u64,
 }
 
 /// The number of a room.

@@ -47,8 +47,8 @@ pub enum Kind {
     RoomRow = 10,
     /// What is known of a question to other servers.
     Question = 11,
-    /// Which events cite another.
-    Citations = 12,
+    /// Which of sixty-four neighbours in the log are in a set.
+    Span = 12,
 }
 
 /// Encodes a value as the bincode payload of a frame.

@@ -21,14 +21,14 @@ pub(crate) mod v1;
 pub(crate) mod v2;
 mod with_auth_events;
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use gibbous_codec::{EventNum, Path, RoomRules, StateGroup, StateKey};
 use gibbous_storage::{AuthEdges, Difference, RoomRows, diff, entries};
 
-pub(crate) use self::with_auth_events::WholeState;
 use self::{
     conflicted_state::Conflict,
+    power_ordering::power_events,
     set::EventSet,
     source::{EventIndex, KeyIndex, Source},
     stored::Stored,
@@ -69,14 +69,14 @@ pub(crate) fn resolve_conflict(
     let full_conflicted = full_conflicted_set(conflict, auth_difference, &subgraph);
     // What one of them cites would be one of them too, or is common to all states: it must be there.
     full_conflicted.iter().try_for_each(|event| source.auth_events(event).map(drop))?;
-    v2::resolve(rules, source, &full_conflicted, unconflicted)
+    let x = power_events(source, &full_conflicted)?;
+    v2::resolve(rules, source, &full_conflicted, &x, unconflicted)
 }
 
 /// Everything that resolution reads of a room.
 pub(crate) struct Resolver<'a, R: RoomRows> {
     pub(crate) events: Events<'a, R>,
     pub(crate) edges: &'a AuthEdges,
-    pub(crate) last_whole: &'a RefCell<Option<Arc<WholeState>>>,
 }
 
 impl<R: RoomRows> Resolver<'_, R> {

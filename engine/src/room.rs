@@ -26,7 +26,7 @@ use crate::{
     lookup::{Events, PduCache, is_rejected, prev_events_of},
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
-    resolve::{Resolver, WholeState},
+    resolve::Resolver,
     resync::{Resync, finish::Tips, outliers::Loose},
     verify_pool::map,
     view::LastIds,
@@ -48,7 +48,6 @@ pub(crate) struct RoomMemory {
     pub(crate) rules: RoomRules,
     pub(crate) pdus: PduCache,
     pub(crate) edges: AuthEdges,
-    last_whole: RefCell<Option<Arc<WholeState>>>,
     /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
     resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on them.
@@ -59,7 +58,7 @@ pub(crate) struct RoomMemory {
 
 impl RoomMemory {
     pub(crate) fn resolver<'a, R: RoomRows>(&'a self, rows: &'a R) -> Resolver<'a, R> {
-        Resolver { events: self.events(rows), edges: &self.edges, last_whole: &self.last_whole }
+        Resolver { events: self.events(rows), edges: &self.edges }
     }
 
     pub(crate) fn events<'a, R: RoomRows>(&'a self, rows: &'a R) -> Events<'a, R> {
@@ -200,7 +199,6 @@ impl Room {
                 rules,
                 pdus: PduCache::new(limits.cached_pdus_max),
                 edges: AuthEdges::default(),
-                last_whole: RefCell::default(),
                 resolved: RefCell::default(),
                 condemned: RefCell::default(),
                 grounds: RefCell::default(),

@@ -8,10 +8,10 @@ use gibbous_codec::{
 
 use crate::{
     StoreError, Table,
-    citations::{set_citations, take_citations},
     keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
     rows::RoomRows,
     state_group::{self, Change, NodeSink},
+    state_index::{index_state_event, take_citations},
 };
 
 /// A place where rows can be read and written.
@@ -111,7 +111,7 @@ fn apply_event<W: RoomRowsMut>(
     let before = rows.id_row(&event.event_id)?;
     put_id_row(rows, event.event_id.as_str(), IdRow { event: Some(num), passed: before.passed })?;
     take_citations(rows, before.event, num, event)?;
-    set_citations(rows, num, event, !is_dropped(&event.state.stage))?;
+    index_state_event(rows, num, event, !is_dropped(&event.state.stage))?;
     ensure_state_after(rows, num, event, &event.state.stage)?;
     match &event.folded {
         Some(folded) => apply_folded(rows, head, folded)?,
@@ -140,7 +140,7 @@ fn apply_judgement<W: RoomRowsMut>(rows: &mut W, judgement: &Judgement) -> Resul
     ensure_state_after(rows, num, &record, &judgement.state.stage)?;
     let was_dropped = is_dropped(&rows.stage_of(num)?);
     if was_dropped != is_dropped(&judgement.state.stage) {
-        set_citations(rows, num, &record, was_dropped)?;
+        index_state_event(rows, num, &record, was_dropped)?;
     }
     let key = room_seq_key(rows.room(), LogSeq(num.0));
     let value = encode_row(Table::Events, &key, Kind::EventState, &judgement.state)?;

@@ -37,7 +37,6 @@ mod backend;
 mod batch;
 mod cache;
 mod check;
-mod citations;
 mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
@@ -47,7 +46,9 @@ mod rebuild;
 mod recover;
 mod refold;
 mod rows;
+mod spans;
 pub mod state_group;
+mod state_index;
 mod store;
 mod tables;
 mod txn;
@@ -58,12 +59,13 @@ pub use backend::{Backend, MemoryBackend, Row, SledBackend, SledOptions, Snapsho
 pub use backend::{Fault, Faulty, Step, Survives};
 pub use batch::{BATCH_ADVISED_MAX, Batch, Expectation, KEY_MAX, VALUE_MAX};
 pub use check::{CheckReport, Finding, check};
-pub use citations::{Citing, cited_and_missing};
 pub use error::{BackendError, CommitError, Damage, StoreError};
 pub use garbage::Collected;
 pub use rebuild::{RebuildReport, rebuild};
 pub use rows::{RoomRows, Rows, StoredEvent};
+pub use spans::StateEvents;
 pub use state_group::{Difference, Entry, NodeSink, NodeSource, StateGroup, diff, entries};
+pub use state_index::cited_and_missing;
 pub use store::{FORMAT_VERSION, RoomSnapshot, Store, WriteCounts};
 pub use tables::Table;
 pub use txn::{Committed, Txn};

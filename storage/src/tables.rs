@@ -32,11 +32,13 @@ pub enum Table {
     Questions = 10,
     /// From an event to the state events that cite it as an auth event.
     Citations = 11,
+    /// From a key of state to the state events that are at it, whichever state they are in, or none.
+    StateEvents = 12,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -49,6 +51,7 @@ impl Table {
         Self::ServerKeys,
         Self::Questions,
         Self::Citations,
+        Self::StateEvents,
     ];
 
     /// Returns the number of the table.
@@ -81,6 +84,7 @@ impl Table {
             Self::ServerKeys => "server_keys",
             Self::Questions => "questions",
             Self::Citations => "citations",
+            Self::StateEvents => "state_events",
         }
     }
 }

@@ -9,11 +9,11 @@ mod common;
 use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 
 use gibbous_codec::{
-    AuthChainQuestion, Backoff, Check, CitationsRow, Completed, Edge, EventId, EventNum, EventRecord, EventState,
-    EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord,
-    LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position,
-    QuestionKey, QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow,
-    ServerKeysRow, ServersRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
+    AuthChainQuestion, Backoff, Check, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus,
+    Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
+    NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
+    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
+    ServersRow, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -165,7 +165,7 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/id", Kind::IdRow, &IdRow { event: Some(EventNum(7)), passed: false });
     put(golden, "row/id_passed", Kind::IdRow, &IdRow { event: None, passed: true });
     put(golden, "row/unfolded", Kind::Unfolded, &UnfoldedRow { events: vec![EventNum(64), EventNum(127)] });
-    put(golden, "row/citations", Kind::Citations, &CitationsRow { citing: 1 << 63 | 1 });
+    put(golden, "row/span", Kind::Span, &SpanRow { events: 1 << 63 | 1 });
     put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
     put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });

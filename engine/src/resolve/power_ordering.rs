@@ -35,7 +35,7 @@ pub(super) fn power_events(source: &impl Source, full_conflicted: &EventSet) -> 
 
 /// "A power event is a state event with type m.room.power_levels or m.room.join_rules, or a state event with type
 /// m.room.member where the membership is leave or ban and the sender does not match the state_key."
-fn is_power_event(candidate: &Candidate) -> bool {
+pub(super) fn is_power_event(candidate: &Candidate) -> bool {
     let pdu = candidate.event.pdu();
     match pdu.event_type() {
         // The state key that counts for authorisation. The create event is not in the specification's list; Synapse and

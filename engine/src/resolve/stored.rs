@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{Edge, EventId, EventNum, OwnedEventId, RoomRules, StateGroup, StateKey, path};
-use gibbous_storage::{AuthEdges, AuthEvents, Citing, RoomRows, cited_and_missing};
+use gibbous_storage::{AuthEdges, AuthEvents, RoomRows, StateEvents, cited_and_missing};
 
 use super::source::{Candidate, EventIndex, KeyIndex, Source};
 use crate::{
@@ -69,18 +69,23 @@ impl<'a, R: RoomRows> Stored<'a, R> {
     }
 
     /// Begins to read which state events cite an event.
-    pub(crate) fn citing(&self, event: EventIndex) -> Citing {
-        Citing::of(self.events.rows.room(), &Edge::Known(self.num(event)))
+    pub(crate) fn citing(&self, event: EventIndex) -> StateEvents {
+        StateEvents::citing(self.events.rows.room(), &Edge::Known(self.num(event)))
     }
 
     /// Begins to read which state events cite an event that is not stored.
-    pub(crate) fn citing_missing(&self, event_id: &EventId) -> Citing {
-        Citing::of(self.events.rows.room(), &Edge::Unknown(event_id.to_owned()))
+    pub(crate) fn citing_missing(&self, event_id: &EventId) -> StateEvents {
+        StateEvents::citing(self.events.rows.room(), &Edge::Unknown(event_id.to_owned()))
     }
 
-    /// Returns some more of the events that cite an event, or `None` behind the last.
-    pub(crate) fn next_page(&self, citing: &mut Citing) -> Result<Option<Vec<EventIndex>>, Error> {
-        let page = citing.next_page(self.events.rows)?;
+    /// Begins to read which state events are at a key.
+    pub(crate) fn at(&self, key: KeyIndex) -> StateEvents {
+        StateEvents::at(self.events.rows.room(), &path(&self.key_at(key)))
+    }
+
+    /// Returns some more of the events, or `None` behind the last.
+    pub(crate) fn next_page(&self, events: &mut StateEvents) -> Result<Option<Vec<EventIndex>>, Error> {
+        let page = events.next_page(self.events.rows)?;
         Ok(page.map(|page| page.into_iter().map(|num| self.index(num)).collect()))
     }
 

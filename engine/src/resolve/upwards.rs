@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use gibbous_codec::OwnedEventId;
-use gibbous_storage::{Citing, RoomRows};
+use gibbous_storage::{RoomRows, StateEvents};
 
 use super::{set::EventSet, source::EventIndex, stored::Stored};
 use crate::Error;
@@ -12,7 +12,7 @@ use crate::Error;
 /// asked about are below it, and from a goal nothing goes on. So the cost is that of the part between them and the goals.
 pub(super) struct Upwards<'a, R: RoomRows> {
     source: &'a Stored<'a, R>,
-    next: VecDeque<(EventIndex, Citing)>,
+    next: VecDeque<(EventIndex, StateEvents)>,
     seen: EventSet,
     /// The goals that were met, and what they rest on.
     reached: EventSet,

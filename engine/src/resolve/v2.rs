@@ -6,7 +6,7 @@ use super::{
     conflicted_state::{Conflict, KeyMap},
     iterative_auth_checks::iterative_auth_checks,
     mainline_ordering::mainline_ordering,
-    power_ordering::{power_events, reverse_topological_power_ordering},
+    power_ordering::reverse_topological_power_ordering,
     set::EventSet,
     source::{Candidate, EventIndex, KeyIndex, Source},
 };
@@ -17,18 +17,20 @@ pub(crate) type Unconflicted<'a> = dyn Fn(KeyIndex) -> Result<Option<EventIndex>
 
 /// Resolves the full conflicted set: "the union of the conflicted state set and the auth difference" and, v12 on, the
 /// conflicted state subgraph. Returns what is in the resolved state and not in the unconflicted state map.
+///
+/// `x` is the set X of step 1, by [`power_events`](super::power_ordering::power_events).
 pub(crate) fn resolve(
     rules: &RoomRules,
     source: &impl Source,
     full_conflicted: &EventSet,
+    x: &EventSet,
     unconflicted: &Unconflicted<'_>,
 ) -> Result<Vec<(KeyIndex, EventIndex)>, Error> {
     let keys = Keys::new(rules, source);
     // 1. "Select the set X of all power events that appear in the full conflicted set. For each such power event P,
     //    enlarge X by adding the events in the auth chain of P which also belong to the full conflicted set. Sort X into a
     //    list using the reverse topological power ordering."
-    let x = power_events(source, full_conflicted)?;
-    let sorted = reverse_topological_power_ordering(source, &keys, &x)?;
+    let sorted = reverse_topological_power_ordering(source, &keys, x)?;
 
     // 2. "Apply the iterative auth checks algorithm, starting from the unconflicted state map, to the list of events from
     //    the previous step to get a partially resolved state." v12 on: "starting from an empty state map".

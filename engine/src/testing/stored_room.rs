@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use gibbous_codec::{
-    Check, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Rejection, RoomId, RoomNum,
+    Check, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, RoomId, RoomNum,
     RoomOpened, RoomRules, RoomVersionId, Rule, Stage, StateGroup, StateKey, StateMap,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Backend, RoomRows, Store, Txn};
 
 use crate::{
     Error, Limits,
+    lookup::AuthEvent,
     resolution::ResolutionEvent,
     resolve::all_entries,
     room::{Room, RoomMemory},
@@ -96,6 +97,18 @@ impl StoredRoom {
         let resolved = resolve_groups(&self.memory, &mut txn, states)?;
         txn.commit()?;
         Ok(resolved)
+    }
+
+    /// Resolves a state with an event's own auth events, at the keys that can decide about the event.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or an event that the algorithm needs is missing.
+    pub fn resolve_with_auth_events(&self, before: StateGroup, event: &Pdu) -> Result<StateMap<OwnedEventId>, Error> {
+        let rows = self.store.snapshot(self.room)?;
+        let event = AuthEvent::new(event.clone(), false);
+        let resolved = self.memory.resolver(&rows).resolve_with_auth_events(before, &event)?;
+        resolved.into_iter().map(|(key, num)| Ok((key, rows.event_record(num)?.event_id.clone()))).collect()
     }
 
     /// Returns a state whole.

@@ -1,13 +1,13 @@
-//! Who cites whom, the other way round: of events that come before or after those that cite them, come again, or are
-//! dropped.
+//! State events by their key, and by what they cite: of events that come before or after those that cite them, come again,
+//! or are dropped.
 
 mod common;
 
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Judgement, LogRecord, OwnedEventId, RoomId,
-    RoomOpened, RoomVersionId, Stage, StateKey,
+    RoomOpened, RoomVersionId, Stage, StateKey, path,
 };
-use gibbous_storage::{Citing, MemoryBackend, RoomRows, Store, check, cited_and_missing};
+use gibbous_storage::{MemoryBackend, StateEvents, Store, check, cited_and_missing};
 
 fn id(name: &str) -> OwnedEventId {
     EventId::parse(format!("${name}")).expect("an event ID")
@@ -55,12 +55,20 @@ impl Room {
         txn.commit().expect("memory can be written");
     }
 
-    /// Tells who cites an event, and that every row is what the log says.
     fn citing(&self, cited: &Edge) -> Vec<EventNum> {
+        self.all(StateEvents::citing(common::room(&self.store, common::ROOM), cited))
+    }
+
+    fn at(&self, state_key: &str) -> Vec<EventNum> {
+        let path = path(&StateKey::new("m.room.topic", state_key));
+        self.all(StateEvents::at(common::room(&self.store, common::ROOM), &path))
+    }
+
+    /// Reads every page, and sees that every row is what the log says.
+    fn all(&self, mut pages: StateEvents) -> Vec<EventNum> {
         let rows = self.store.snapshot(common::room(&self.store, common::ROOM)).expect("memory can be read");
-        let mut citing = Citing::of(rows.room(), cited);
         let mut all = Vec::new();
-        while let Some(page) = citing.next_page(&rows).expect("memory can be read") {
+        while let Some(page) = pages.next_page(&rows).expect("memory can be read") {
             all.extend(page);
         }
         assert_eq!(check(&self.store).expect("memory can be read").findings, []);
@@ -93,6 +101,21 @@ fn many_are_read_page_by_page_in_order() {
     let create = room.event("create", true, outlier(), &[]);
     let citing: Vec<_> = (0..1_000).map(|n| room.event(&format!("e{n}"), true, outlier(), &["create"])).collect();
     assert_eq!(room.citing(&Edge::Known(create)), citing);
+}
+
+#[test]
+fn a_state_event_is_found_by_its_key_for_as_long_as_it_counts() {
+    let room = Room::new();
+    room.event("message", false, outlier(), &[]);
+    let copy = room.event("topic", true, Stage::Unverified, &[]);
+    room.event("other", true, outlier(), &[]);
+    assert_eq!((room.at("topic"), room.at("nobody")), (vec![copy], vec![]));
+    let topic = room.event("topic", true, Stage::Waiting, &[]);
+    assert_eq!(room.at("topic"), [topic]);
+    room.judge(topic, Stage::Dropped);
+    assert_eq!(room.at("topic"), []);
+    room.judge(topic, outlier());
+    assert_eq!(room.at("topic"), [topic]);
 }
 
 #[test]
