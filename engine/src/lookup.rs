@@ -6,9 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventState, EventStatus, OwnedEventId, Pdu, RoomRules, Stage,
-};
+use gibbous_codec::{Edge, EventId, EventNum, EventRecord, EventStatus, OwnedEventId, Pdu, RoomRules, Stage};
 use gibbous_storage::{RoomRows, StoredEvent};
 
 use crate::Error;
@@ -121,19 +119,15 @@ impl<R: RoomRows> Events<'_, R> {
         parse_stored(self.rules, event)
     }
 
-    /// Returns the PDU and what is held of the event of a number.
-    pub(crate) fn with_state(&self, num: EventNum) -> Result<(Pdu, EventState), Error> {
+    /// Returns the PDU of the event of a number, and how far the event has come.
+    pub(crate) fn with_stage(&self, num: EventNum) -> Result<(Pdu, Stage), Error> {
         if let Some(pdu) = self.cache.get(num) {
-            let state = match self.rows.changed_state(num)? {
-                Some(state) => state,
-                None => self.rows.event_record(num)?.state.clone(),
-            };
-            return Ok((pdu, state));
+            return Ok((pdu, self.rows.stage_of(num)?));
         }
         let event = self.rows.event(num)?;
         let pdu = parse_stored(self.rules, &event)?;
         self.cache.put(num, pdu.clone());
-        Ok((pdu, event.state))
+        Ok((pdu, event.state.stage))
     }
 }
 
@@ -146,8 +140,8 @@ impl<R: RoomRows> EventSource for Events<'_, R> {
     }
 
     fn by_num(&self, num: EventNum) -> Result<Arc<AuthEvent>, Error> {
-        let (pdu, state) = self.with_state(num)?;
-        let is_rejected = is_rejected(&state.stage) || self.condemned.borrow().contains(&num);
+        let (pdu, stage) = self.with_stage(num)?;
+        let is_rejected = is_rejected(&stage) || self.condemned.borrow().contains(&num);
         Ok(Arc::new(AuthEvent::new(pdu, is_rejected)))
     }
 }

@@ -406,7 +406,7 @@ impl Room {
                 for user in &head.our_users {
                     let path = path(&StateKey::new("m.room.member", user.as_str()));
                     if let Some(num) = txn.state_event(current, &path)? {
-                        present |= events.with_state(num)?.0.membership() == Some("join");
+                        present |= events.with_stage(num)?.0.membership() == Some("join");
                     }
                 }
                 present

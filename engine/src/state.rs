@@ -76,11 +76,7 @@ pub(crate) fn stage_of<R: RoomRows>(
     event_id: &gibbous_codec::EventId,
 ) -> Result<Option<(EventNum, Stage)>, Error> {
     let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
-    let state = match rows.changed_state(num)? {
-        Some(state) => state,
-        None => rows.event_record(num)?.state.clone(),
-    };
-    Ok(Some((num, state.stage)))
+    Ok(Some((num, rows.stage_of(num)?)))
 }
 
 /// Tells whether an event is stored and verified.

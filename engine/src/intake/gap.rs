@@ -408,7 +408,7 @@ impl Room {
 
     /// Only we can have signed such an event, and only a join by handshake has prev events that we do not know.
     pub(crate) fn is_join_of_ours(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
-        let (pdu, _) = self.memory.events(txn).with_state(num)?;
+        let (pdu, _) = self.memory.events(txn).with_stage(num)?;
         let is_ours = self.our_users.contains(pdu.sender().as_str());
         Ok(is_ours && pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str()))
     }

@@ -71,9 +71,9 @@ impl Room {
 
     /// Returns those events that an open one cites of which it is to be found out first how they stand.
     fn unknown_cited(&self, txn: &Txn<'_>, num: EventNum, walk: &Walk) -> Result<Vec<EventNum>, Error> {
-        let (pdu, state) = self.memory.events(txn).with_state(num)?;
+        let (pdu, stage) = self.memory.events(txn).with_stage(num)?;
         let mut unknown = Vec::new();
-        if let Stage::Waiting | Stage::Outlier { provisional: true, .. } = state.stage {
+        if let Stage::Waiting | Stage::Outlier { provisional: true, .. } = stage {
             for event_id in rests_on(&self.memory.rules, &pdu) {
                 unknown.extend(txn.event_num(&event_id)?.filter(|cited| !walk.known.contains_key(cited)));
             }
@@ -84,8 +84,8 @@ impl Room {
     /// Returns how an event stands, where it is known of those that it cites itself.
     fn standing_by(&self, txn: &Txn<'_>, num: EventNum, walk: &mut Walk) -> Result<Standing, Error> {
         let events = self.memory.events(txn);
-        let (pdu, state) = events.with_state(num)?;
-        match &state.stage {
+        let (pdu, stage) = events.with_stage(num)?;
+        match &stage {
             Stage::Unverified => {
                 let is_stuck = self.open.get(num).is_some_and(|event| event.is_stuck);
                 return Ok(if is_stuck || walk.at_once { Standing::Hole } else { Standing::NotFinal });
@@ -112,7 +112,7 @@ impl Room {
             let cited = match txn.event_num(&event_id)? {
                 Some(cited) => walk.known.get(&cited).copied().unwrap_or(Standing::Hole),
                 // Somebody may still have it, as long as not everybody has been asked for it in vain.
-                None if state.stage == Stage::Waiting && !walk.at_once && !self.auth_chain_is_in_vain(num) => {
+                None if stage == Stage::Waiting && !walk.at_once && !self.auth_chain_is_in_vain(num) => {
                     Standing::NotFinal
                 }
                 None => Standing::Hole,
@@ -138,8 +138,8 @@ impl Room {
         let mut seen = BTreeSet::from([num]);
         let mut next = vec![num];
         while let Some(num) = next.pop() {
-            let (pdu, state) = self.memory.events(txn).with_state(num)?;
-            match state.stage {
+            let (pdu, stage) = self.memory.events(txn).with_stage(num)?;
+            match stage {
                 stage if !stage.is_verified() => return Ok(false),
                 Stage::Waiting | Stage::Outlier { provisional: true, .. } => {}
                 // It has got its verdict by them.

@@ -238,7 +238,7 @@ impl Room {
     ) -> Result<Standing, Error> {
         let events = self.memory.events(txn);
         let is_open = matches!(stage, Stage::Waiting | Stage::Outlier { provisional: true, .. });
-        if is_open && self.waits_for_hole(txn, &events.with_state(num)?.0, holes)? {
+        if is_open && self.waits_for_hole(txn, &events.with_stage(num)?.0, holes)? {
             return Ok(Standing::Hole);
         }
         // Our join is in every state that is told after it, and its own state may be the last to come.
@@ -259,7 +259,7 @@ impl Room {
             }
             match stage_of(txn, &event_id)? {
                 Some((num, Stage::Waiting | Stage::Outlier { provisional: true, .. })) => {
-                    next.extend(rests_on(&self.memory.rules, &self.memory.events(txn).with_state(num)?.0));
+                    next.extend(rests_on(&self.memory.rules, &self.memory.events(txn).with_stage(num)?.0));
                 }
                 Some((_, stage)) if stage.is_verified() => {}
                 None | Some(_) => {

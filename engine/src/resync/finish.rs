@@ -68,7 +68,7 @@ impl Tips {
         for user in our_users {
             let member = txn.state_event(current, &path(&StateKey::new("m.room.member", user.as_str())))?;
             if let Some(member) = member
-                && memory.events(txn).with_state(member)?.0.membership() == Some("join")
+                && memory.events(txn).with_stage(member)?.0.membership() == Some("join")
             {
                 return Ok(false);
             }
