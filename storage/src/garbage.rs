@@ -6,7 +6,8 @@ use gibbous_codec::{EventNum, Kind, LogRecord, NodeHash, RoomNum, Stage, StateGr
 
 use crate::{
     BATCH_ADVISED_MAX, Batch, Store, StoreError, Table,
-    keys::{after, decode_row, room_prefix, seq_of},
+    keys::{decode_row, room_prefix, seq_of},
+    pages::pages,
     rows::{RoomRows, Rows},
     state_group::{Node, NodeSource},
 };
@@ -36,30 +37,24 @@ impl Store {
     /// If the backend fails, a row is damaged, or another writer changes the room meanwhile ([`StoreError::Conflict`]).
     pub fn collect_garbage(&self, room: RoomNum) -> Result<Collected, StoreError> {
         let rows = self.snapshot(room)?;
-        let (head_key, prefix) = (room_prefix(room), room_prefix(room));
-        let Some(head) = rows.row(Table::Head, &head_key)? else { return Ok(Collected::default()) };
+        let prefix = room_prefix(room);
+        let Some(head) = rows.row(Table::Head, &prefix)? else { return Ok(Collected::default()) };
         let live = live_nodes(&rows)?;
         let mut collected = Collected::default();
-        let mut from = prefix.clone();
-        loop {
-            let page = rows.rows(Table::Nodes, &prefix, &from, PAGE)?;
+        for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Nodes, &prefix, from, size)) {
             let mut batch = Batch::new();
-            for (key, value) in &page {
+            for (key, value) in page? {
                 let is_live = key.get(prefix.len()..).is_some_and(|hash| live.contains(hash));
                 if !is_live {
                     collected.nodes += 1;
                     collected.bytes += (key.len() + value.len()) as u64;
-                    batch.delete(Table::Nodes, key.clone());
+                    batch.delete(Table::Nodes, key);
                 }
             }
             debug_assert!(batch.bytes() < BATCH_ADVISED_MAX, "a page of keys is no large batch");
             if batch.rows() > 0 {
-                batch.expect_equals(Table::Head, head_key.clone(), head.clone());
+                batch.expect_equals(Table::Head, prefix.clone(), head.clone());
                 self.write(&batch)?;
-            }
-            match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = after(key),
-                _ => break,
             }
         }
         self.forget_nodes(|of, hash| of == room && !live.contains(&hash.0[..]));
@@ -99,23 +94,18 @@ pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
     let Some(head) = rows.head()? else { return Ok(live) };
     live.add(rows, head.current)?;
     let prefix = room_prefix(rows.room());
-    let mut from = prefix.clone();
-    loop {
-        let page = rows.rows(Table::Log, &prefix, &from, PAGE)?;
-        for (key, bytes) in &page {
-            let LogRecord::Event(record) = decode_row(Table::Log, key, Kind::LogEntry, bytes)? else { continue };
-            let num = EventNum(seq_of(Table::Log, key)?.0);
+    for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Log, &prefix, from, size)) {
+        for (key, bytes) in page? {
+            let LogRecord::Event(record) = decode_row(Table::Log, &key, Kind::LogEntry, &bytes)? else { continue };
+            let num = EventNum(seq_of(Table::Log, &key)?.0);
             let state = rows.changed_state(num)?.unwrap_or(record.state);
             if let Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. } = state.stage {
                 live.add(rows, states.before)?;
                 live.add(rows, states.after)?;
             }
         }
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE => from = after(key),
-            _ => return Ok(live),
-        }
     }
+    Ok(live)
 }
 
 #[cfg(test)]

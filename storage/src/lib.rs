@@ -42,6 +42,7 @@ mod error;
 pub mod format {}
 mod garbage;
 mod keys;
+mod pages;
 mod rebuild;
 mod recover;
 mod refold;

@@ -8,7 +8,8 @@ use gibbous_codec::{
 
 use crate::{
     BATCH_ADVISED_MAX, Backend, Batch, Finding, Snapshot, Store, StoreError, Table,
-    keys::{after, decode_row, encode_row, log_end, room_prefix, room_seq_key},
+    keys::{decode_row, encode_row, log_end, room_prefix, room_seq_key},
+    pages::pages,
     refold::{logs, refold},
     store::FORMAT_KEY,
 };
@@ -187,20 +188,19 @@ impl Rebuild<'_> {
 
     fn server_keys(&mut self) -> Result<(), StoreError> {
         const PAGE: usize = 256;
-        let mut from = Vec::new();
-        loop {
-            let page = self.from.scan(Table::ServerKeys, &from, &[], PAGE)?;
+        let from = self.from;
+        for page in pages(Vec::new(), PAGE, |key, size| from.scan(Table::ServerKeys, key, &[], size)) {
             let mut batch = Batch::new();
-            for (key, bytes) in &page {
-                let row = decode_row::<ServerKeysRow>(Table::ServerKeys, key, Kind::ServerKeys, bytes);
-                match (row, is_server(key)) {
+            for (key, bytes) in page? {
+                let row = decode_row::<ServerKeysRow>(Table::ServerKeys, &key, Kind::ServerKeys, &bytes);
+                match (row, is_server(&key)) {
                     (Ok(_), true) => {
-                        batch.put(Table::ServerKeys, key.clone(), bytes.clone());
+                        batch.put(Table::ServerKeys, key, bytes);
                         self.report.servers += 1;
                     }
-                    (Err(error), _) => self.report.left_out.push(Finding::of(Table::ServerKeys, key, &error)),
+                    (Err(error), _) => self.report.left_out.push(Finding::of(Table::ServerKeys, &key, &error)),
                     (Ok(_), false) => {
-                        self.leave_out(Table::ServerKeys, key.clone(), "names no server".to_owned());
+                        self.leave_out(Table::ServerKeys, key, "names no server".to_owned());
                     }
                 }
                 if batch.bytes() >= BATCH_ADVISED_MAX / 2 {
@@ -210,11 +210,8 @@ impl Rebuild<'_> {
             if !batch.is_empty() {
                 self.into.write(&batch)?;
             }
-            match page.last() {
-                Some((key, _)) if page.len() == PAGE => from = after(key),
-                _ => return Ok(()),
-            }
         }
+        Ok(())
     }
 }
 

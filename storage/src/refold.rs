@@ -7,6 +7,7 @@ use gibbous_codec::{Kind, LogRecord, LogSeq, OwnedRoomId, RoomNum};
 use crate::{
     BATCH_ADVISED_MAX, Finding, Row, Snapshot, Store, StoreError, Table,
     keys::{after, decode_row, room_of, room_prefix, room_seq_key, seq_of},
+    pages::pages,
 };
 
 /// How many rows are read at a time.
@@ -77,16 +78,15 @@ pub(crate) fn refold(
 ) -> Result<Refolded, StoreError> {
     let prefix = room_prefix(room);
     let mut txn = into.txn(room)?;
-    let mut from = room_seq_key(room, txn.next_seq());
-    loop {
-        let page = snapshot.scan(Table::Log, &from, &prefix, PAGE)?;
-        for (key, bytes) in &page {
+    let from = room_seq_key(room, txn.next_seq());
+    for page in pages(from, PAGE, |from, size| snapshot.scan(Table::Log, from, &prefix, size)) {
+        for (key, bytes) in page? {
             let next = txn.next_seq();
             if next == until {
                 txn.commit()?;
                 return Ok(Refolded { next, stopped: None });
             }
-            let record = match record_at(room, next, key, bytes) {
+            let record = match record_at(room, next, &key, &bytes) {
                 Ok(record) => record,
                 Err(finding) => {
                     txn.commit()?;
@@ -100,7 +100,7 @@ pub(crate) fn refold(
                     txn.discard();
                     let before = refold(snapshot, room, next, into)?;
                     let what = format!("cannot be folded: {error}");
-                    let finding = Finding { table: Table::Log, key: key.clone(), what };
+                    let finding = Finding { table: Table::Log, key, what };
                     return Ok(Refolded { stopped: before.stopped.or(Some(finding)), ..before });
                 }
                 Err(error) => return Err(error),
@@ -110,15 +110,10 @@ pub(crate) fn refold(
                 txn = into.txn(room)?;
             }
         }
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE => from = after(key),
-            _ => {
-                let next = txn.next_seq();
-                txn.commit()?;
-                return Ok(Refolded { next, stopped: None });
-            }
-        }
     }
+    let next = txn.next_seq();
+    txn.commit()?;
+    Ok(Refolded { next, stopped: None })
 }
 
 fn record_at(room: RoomNum, next: LogSeq, key: &[u8], bytes: &[u8]) -> Result<LogRecord, Finding> {

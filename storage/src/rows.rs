@@ -10,6 +10,7 @@ use gibbous_codec::{
 use crate::{
     Row, StoreError, Table,
     keys::{decode_row, room_bytes_key, room_prefix, room_seq_key, seq_of},
+    pages::pages,
     state_group::{self, NodeSource},
 };
 
@@ -183,22 +184,14 @@ pub trait RoomRows: Rows + NodeSource {
     fn unfolded(&self) -> Result<Vec<EventNum>, StoreError> {
         const PAGE: usize = 256;
         let prefix = room_prefix(self.room());
-        let mut from = prefix.clone();
         let mut events = Vec::new();
-        loop {
-            let page = self.rows(Table::Unfolded, &prefix, &from, PAGE)?;
-            for (key, bytes) in &page {
-                let row: UnfoldedRow = decode_row(Table::Unfolded, key, Kind::Unfolded, bytes)?;
+        for page in pages(prefix.clone(), PAGE, |from, size| self.rows(Table::Unfolded, &prefix, from, size)) {
+            for (key, bytes) in page? {
+                let row: UnfoldedRow = decode_row(Table::Unfolded, &key, Kind::Unfolded, &bytes)?;
                 events.extend(row.events);
             }
-            match page.last() {
-                Some((key, _)) if page.len() == PAGE => {
-                    from = key.clone();
-                    from.push(0);
-                }
-                _ => return Ok(events),
-            }
         }
+        Ok(events)
     }
 
     /// Returns the servers that `send_join` responses named, in the order in which they did, each once.
