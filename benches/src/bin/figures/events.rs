@@ -1,7 +1,6 @@
 //! What events cost in a great room, against a small one: at the tip, and when they flip.
 
 use std::{
-    fs::File,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -52,10 +51,9 @@ fn played(members: usize, events: usize) -> Result<MemoryBackend, String> {
     out.finish().map_err(|error| error.to_string())?;
 
     let input = exchange::open(&path.display().to_string()).map_err(|error| error.to_string())?;
-    let spill = File::options().create_new(true).read(true).write(true).open(dir.path().join("spill"));
+    let spill = tempfile::tempfile().map_err(|error| error.to_string())?;
     let backend = MemoryBackend::new();
     let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
-    let spill = spill.map_err(|error| error.to_string())?;
     let report = play(input, &Storage::Memory(backend.clone()), spill, &mut host).map_err(|error| error.to_string())?;
     if !report.passed() {
         return Err(format!("the room of {members} members ends otherwise: {} mismatches", report.mismatches.len()));

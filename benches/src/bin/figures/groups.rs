@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use gibbous::gibbous_storage::{
-    StoreError,
-    state_group::{StateGroup, diff, lookup, update},
+use gibbous::{
+    gibbous_storage::{
+        StoreError,
+        state_group::{StateGroup, diff, lookup, update},
+    },
+    testing::history::Dice,
 };
-use gibbous::testing::history::Dice;
 use gibbous_benches::states::{Nodes, States, change, member};
 
 pub(super) const MEMBERS: u64 = 100_000;
