@@ -2,8 +2,10 @@
 //!
 //! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with another.
 
+mod answers;
 mod damaged;
 mod joins;
+mod receive;
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +15,15 @@ use std::{
     },
 };
 
-use gibbous_codec::{
-    Failure, FailureCode, LogSeq, OwnedRoomId, OwnedServerName, Pdu, RoomId, RoomNum, RoomRules, ServerName, Severity,
-};
+use gibbous_codec::{LogSeq, OwnedRoomId, OwnedServerName, RoomId, RoomNum, RoomRules};
 use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
-use serde::Deserialize;
 
 use crate::{
-    Error, Limits, Outcome, Receipt, Request, RequestError, RequestId, Response, RoomView, Update, intake,
+    Error, Limits, RoomView, Update,
     keys::KeyRing,
     notify::{UpdatePosition, UpdateQueue, updates_of},
-    requests::{InFlight, Requests},
-    room::{Context, Question, Room},
+    requests::Requests,
+    room::{Context, Room},
 };
 
 use self::joins::Joining;
@@ -99,12 +98,6 @@ struct Slot {
     joining: Option<Joining>,
 }
 
-/// What tells the room of a PDU.
-#[derive(Deserialize)]
-struct RoomOfPdu {
-    room_id: Option<OwnedRoomId>,
-}
-
 impl Engine {
     /// Opens an engine on a backend. Resyncs that were cut short go on where they stood: ask [`Engine::poll_request`].
     ///
@@ -152,104 +145,6 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each; it
-    /// is durable by then.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub fn receive(&self, origin: &ServerName, pdus: &[&[u8]], now_ms: u64) -> Result<Vec<Receipt>, Error> {
-        let mut by_room: BTreeMap<OwnedRoomId, Vec<(usize, &[u8])>> = BTreeMap::new();
-        let mut receipts: Vec<Option<Receipt>> = vec![None; pdus.len()];
-        for (index, (json, receipt)) in pdus.iter().zip(&mut receipts).enumerate() {
-            match serde_json::from_slice(json) {
-                Ok(RoomOfPdu { room_id: Some(room_id) }) => by_room.entry(room_id).or_default().push((index, json)),
-                Ok(RoomOfPdu { room_id: None }) => *receipt = Some(refused(bad_format("it names no room"))),
-                Err(error) => *receipt = Some(refused(bad_format(&error.to_string()))),
-            }
-        }
-        for (room_id, of_room) in by_room {
-            let json: Vec<&[u8]> = of_room.iter().map(|(_, json)| *json).collect();
-            let answers = self.receive_in_room(origin, &room_id, &json, now_ms)?;
-            for ((index, _), answer) in of_room.into_iter().zip(answers) {
-                if let Some(receipt) = receipts.get_mut(index) {
-                    *receipt = Some(answer);
-                }
-            }
-        }
-        // Every PDU has its receipt by now, from its room or for naming none.
-        Ok(receipts.into_iter().flatten().collect())
-    }
-
-    fn receive_in_room(
-        &self,
-        origin: &ServerName,
-        room_id: &RoomId,
-        pdus: &[&[u8]],
-        now_ms: u64,
-    ) -> Result<Vec<Receipt>, Error> {
-        let Some(slot) = self.known_slot(room_id) else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
-        let mut slot = lock(&slot);
-        if let Some(joining) = &mut slot.joining {
-            let queued = pdus.iter().map(|pdu| pdu.to_vec()).collect();
-            joining.queued.push((origin.to_owned(), queued));
-            return Ok(pdus.iter().map(|_| Receipt { event_id: None, outcome: Outcome::Waiting }).collect());
-        }
-        self.read_lost(&mut slot)?;
-        let Some(room) = &mut slot.room else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
-        let cx = self.context(now_ms);
-        let rules = &room.memory.rules;
-        let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
-        let receipts = room.receive(cx, origin, parsed);
-        self.settle(cx, room_id, &mut slot, receipts)
-    }
-
-    /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state is
-    /// partial.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails, the room is not known, or the bytes are no event.
-    pub fn submit(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
-        let peek: RoomOfPdu = serde_json::from_slice(pdu).map_err(|error| Error::BadLocalEvent(error.to_string()))?;
-        let room_id = peek.room_id.ok_or_else(|| Error::BadLocalEvent("it names no room".to_owned()))?;
-        let our_server = self.inner.config.our_server.clone();
-        let receipts = self.receive_in_room(&our_server, &room_id, &[pdu], now_ms)?;
-        match receipts.into_iter().next() {
-            Some(Receipt { outcome: Outcome::Refused(failure), .. }) if failure.code == FailureCode::UnknownRoom => {
-                Err(Error::UnknownRoom(room_id))
-            }
-            Some(Receipt { outcome: Outcome::Refused(failure), .. }) if failure.code == FailureCode::BadFormat => {
-                Err(Error::BadLocalEvent(failure.reason))
-            }
-            Some(receipt) => Ok(receipt),
-            None => Err(Error::UnknownRoom(room_id)),
-        }
-    }
-
-    /// Takes in an event by which one of our users leaves, complete and signed.
-    ///
-    /// # Errors
-    ///
-    /// As [`Engine::submit`], and if the event is no such event.
-    pub fn leave(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
-        #[derive(Deserialize)]
-        struct Leave {
-            #[serde(rename = "type")]
-            event_type: String,
-            content: Content,
-        }
-        #[derive(Deserialize)]
-        struct Content {
-            membership: String,
-        }
-        match serde_json::from_slice::<Leave>(pdu) {
-            Ok(leave) if leave.event_type == "m.room.member" && leave.content.membership == "leave" => {}
-            _ => return Err(Error::BadLocalEvent("it is no membership `leave`".to_owned())),
-        }
-        self.submit(pdu, now_ms)
-    }
-
     /// Forgets a room and everything that is stored of it. Answers that are still on their way find nothing.
     ///
     /// # Errors
@@ -288,149 +183,6 @@ impl Engine {
         self.read_lost(&mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(Collected::default()) };
         room.collect_garbage(&self.inner.store)
-    }
-
-    /// Returns the next question to another server, to be asked by the host before its deadline.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub fn poll_request(&self, now_ms: u64) -> Result<Option<Request>, Error> {
-        Ok(lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms))
-    }
-
-    /// Takes the answer to a question. Late and repeated answers are harmless.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub fn handle_response(&self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
-        let in_flight = lock(&self.inner.requests).answered(id);
-        match in_flight {
-            Some(in_flight) => self.answer(in_flight, response, now_ms),
-            None => Ok(()),
-        }
-    }
-
-    fn answer(&self, in_flight: InFlight, response: Response, now_ms: u64) -> Result<(), Error> {
-        let cx = self.context(now_ms);
-        let InFlight { room_id, destination, kind, question, .. } = in_flight;
-        if let Question::Keys { server } = &question {
-            return self.answer_keys(cx, server, response);
-        }
-        let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
-        let mut slot = lock(&slot);
-        self.read_lost(&mut slot)?;
-        if question == Question::JoinAuthChain {
-            let answered = self.join_auth_chain_answered(cx, &room_id, &mut slot, &destination, response);
-            return self.settle(cx, &room_id, &mut slot, answered);
-        }
-        let Some(room) = &mut slot.room else { return Ok(()) };
-        let answered = room.handle_answer(cx, question, &destination, kind, response);
-        self.settle(cx, &room_id, &mut slot, answered)
-    }
-
-    /// Makes durable what a room's writer has done, and hands on what it wants to have asked and told. Where the writer
-    /// failed midway its memory may be ahead of the store: it is dropped, and the room read anew.
-    fn settle<T>(
-        &self,
-        cx: Context<'_>,
-        room_id: &RoomId,
-        slot: &mut Slot,
-        done: Result<T, Error>,
-    ) -> Result<T, Error> {
-        if done.is_err()
-            && let Some(failed) = slot.room.take()
-        {
-            slot.lost = Some((failed.num, cx.now_ms));
-            self.read_lost(slot)?;
-        }
-        self.inner.store.sync()?;
-        self.publish(room_id, slot);
-        done
-    }
-
-    fn answer_keys(&self, cx: Context<'_>, server: &ServerName, response: Response) -> Result<(), Error> {
-        let taken = match response {
-            Response::Body(body) => cx.keys.handle_answer(server, &body, cx.limits, cx.now_ms)?,
-            Response::Failed(error) => Err(error.to_string()),
-            Response::Events(_) => Err("an answer to another question".to_owned()),
-        };
-        if let Err(reason) = taken {
-            tracing::warn!(%server, reason, "the keys of this server cannot be had: its events cannot be verified");
-            cx.keys.failed(server, cx.limits, cx.now_ms)?;
-        }
-        let rooms = lock(&self.inner.requests).keys_answered(server);
-        // A room in trouble does not keep the others from the keys.
-        let mut done = Ok(());
-        for room_id in rooms {
-            let Some(slot) = self.known_slot(&room_id) else { continue };
-            let mut slot = lock(&slot);
-            let in_room = self.keys_answered(cx, server, &room_id, &mut slot);
-            done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
-        }
-        done
-    }
-
-    fn keys_answered(
-        &self,
-        cx: Context<'_>,
-        server: &ServerName,
-        room_id: &RoomId,
-        slot: &mut Slot,
-    ) -> Result<(), Error> {
-        if let Slot { room: Some(room), joining: Some(joining), .. } = slot {
-            joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
-            for server in joining.batch.awaited() {
-                room.ask_keys(server.clone());
-            }
-        }
-        self.finish_join(cx, room_id, slot)?;
-        match &mut slot.room {
-            Some(room) => room.keys_answered(cx, server),
-            None => Ok(()),
-        }
-    }
-
-    /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
-    /// before.
-    pub fn poll_timeout(&self) -> Option<u64> {
-        let mut next = lock(&self.inner.requests).next_deadline();
-        let mut is_unverified = false;
-        for (_, slot) in self.slots() {
-            if let Some(room) = &lock(&slot).room {
-                next = [next, room.next_timeout()].into_iter().flatten().min();
-                is_unverified |= room.has_unverified();
-            }
-        }
-        if is_unverified {
-            next = [next, self.inner.keys.next_try()].into_iter().flatten().min();
-        }
-        next
-    }
-
-    /// Does what is due: questions that took too long have failed, pauses are over.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
-        let cx = self.context(now_ms);
-        cx.keys.handle_timeout(now_ms);
-        let overdue = lock(&self.inner.requests).overdue(now_ms);
-        // A room in trouble does not keep the others from what is due.
-        let mut done = Ok(());
-        for in_flight in overdue {
-            done = done.and(self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms));
-        }
-        for (room_id, slot) in self.slots() {
-            let mut slot = lock(&slot);
-            if let Some(room) = &mut slot.room {
-                let in_room = room.handle_timeout(cx);
-                done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
-            }
-        }
-        done
     }
 
     /// Returns the next change in any room since the engine was opened. It is durable.
@@ -523,6 +275,26 @@ impl Engine {
         Context { store, keys, limits: &config.limits, our_server: &config.our_server, now_ms }
     }
 
+    /// Makes durable what a room's writer has done, and hands on what it wants to have asked and told. Where the writer
+    /// failed midway its memory may be ahead of the store: it is dropped, and the room read anew.
+    fn settle<T>(
+        &self,
+        cx: Context<'_>,
+        room_id: &RoomId,
+        slot: &mut Slot,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if done.is_err()
+            && let Some(failed) = slot.room.take()
+        {
+            slot.lost = Some((failed.num, cx.now_ms));
+            self.read_lost(slot)?;
+        }
+        self.inner.store.sync()?;
+        self.publish(room_id, slot);
+        done
+    }
+
     /// Hands on what a room wants to have asked and told.
     fn publish(&self, room_id: &RoomId, slot: &mut Slot) {
         let Some(room) = &mut slot.room else { return };
@@ -550,32 +322,6 @@ impl Engine {
 /// A panic while a lock was held left nothing half done that the store does not know better.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn refused(failure: Failure) -> Receipt {
-    Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
-}
-
-fn bad_format(reason: &str) -> Failure {
-    Failure {
-        severity: Severity::Fatal,
-        code: FailureCode::BadFormat,
-        rule: None,
-        reason: reason.to_owned(),
-        affected: None,
-        source: None,
-    }
-}
-
-fn unknown_room() -> Receipt {
-    refused(Failure {
-        severity: Severity::Error,
-        code: FailureCode::UnknownRoom,
-        rule: None,
-        reason: "the room is not known here".to_owned(),
-        affected: None,
-        source: None,
-    })
 }
 
 /// Tells whether the engine knows the rules of a room version.

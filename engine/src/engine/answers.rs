@@ -1,0 +1,135 @@
+//! Questions that go out to other servers, and what comes of them: an answer, a failure, or nothing in time.
+
+use gibbous_codec::{RoomId, ServerName};
+
+use super::{Engine, Slot, lock};
+use crate::{
+    Error, Request, RequestError, RequestId, Response,
+    requests::InFlight,
+    room::{Context, Question},
+};
+
+impl Engine {
+    /// Returns the next question to another server, to be asked by the host before its deadline.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn poll_request(&self, now_ms: u64) -> Result<Option<Request>, Error> {
+        Ok(lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms))
+    }
+
+    /// Takes the answer to a question. Late and repeated answers are harmless.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn handle_response(&self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
+        let in_flight = lock(&self.inner.requests).answered(id);
+        match in_flight {
+            Some(in_flight) => self.answer(in_flight, response, now_ms),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
+    /// before.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let mut next = lock(&self.inner.requests).next_deadline();
+        let mut is_unverified = false;
+        for (_, slot) in self.slots() {
+            if let Some(room) = &lock(&slot).room {
+                next = [next, room.next_timeout()].into_iter().flatten().min();
+                is_unverified |= room.has_unverified();
+            }
+        }
+        if is_unverified {
+            next = [next, self.inner.keys.next_try()].into_iter().flatten().min();
+        }
+        next
+    }
+
+    /// Does what is due: questions that took too long have failed, pauses are over.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
+        let cx = self.context(now_ms);
+        cx.keys.handle_timeout(now_ms);
+        let overdue = lock(&self.inner.requests).overdue(now_ms);
+        // A room in trouble does not keep the others from what is due.
+        let mut done = Ok(());
+        for in_flight in overdue {
+            done = done.and(self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms));
+        }
+        for (room_id, slot) in self.slots() {
+            let mut slot = lock(&slot);
+            if let Some(room) = &mut slot.room {
+                let in_room = room.handle_timeout(cx);
+                done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
+            }
+        }
+        done
+    }
+
+    fn answer(&self, in_flight: InFlight, response: Response, now_ms: u64) -> Result<(), Error> {
+        let cx = self.context(now_ms);
+        let InFlight { room_id, destination, kind, question, .. } = in_flight;
+        if let Question::Keys { server } = &question {
+            return self.answer_keys(cx, server, response);
+        }
+        let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
+        let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
+        if question == Question::JoinAuthChain {
+            let answered = self.join_auth_chain_answered(cx, &room_id, &mut slot, &destination, response);
+            return self.settle(cx, &room_id, &mut slot, answered);
+        }
+        let Some(room) = &mut slot.room else { return Ok(()) };
+        let answered = room.handle_answer(cx, question, &destination, kind, response);
+        self.settle(cx, &room_id, &mut slot, answered)
+    }
+
+    fn answer_keys(&self, cx: Context<'_>, server: &ServerName, response: Response) -> Result<(), Error> {
+        let taken = match response {
+            Response::Body(body) => cx.keys.handle_answer(server, &body, cx.limits, cx.now_ms)?,
+            Response::Failed(error) => Err(error.to_string()),
+            Response::Events(_) => Err("an answer to another question".to_owned()),
+        };
+        if let Err(reason) = taken {
+            tracing::warn!(%server, reason, "the keys of this server cannot be had: its events cannot be verified");
+            cx.keys.failed(server, cx.limits, cx.now_ms)?;
+        }
+        let rooms = lock(&self.inner.requests).keys_answered(server);
+        // A room in trouble does not keep the others from the keys.
+        let mut done = Ok(());
+        for room_id in rooms {
+            let Some(slot) = self.known_slot(&room_id) else { continue };
+            let mut slot = lock(&slot);
+            let in_room = self.keys_answered(cx, server, &room_id, &mut slot);
+            done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
+        }
+        done
+    }
+
+    fn keys_answered(
+        &self,
+        cx: Context<'_>,
+        server: &ServerName,
+        room_id: &RoomId,
+        slot: &mut Slot,
+    ) -> Result<(), Error> {
+        if let Slot { room: Some(room), joining: Some(joining), .. } = slot {
+            joining.batch.keys_answered(cx, &joining.parsed.rules, server)?;
+            for server in joining.batch.awaited() {
+                room.ask_keys(server.clone());
+            }
+        }
+        self.finish_join(cx, room_id, slot)?;
+        match &mut slot.room {
+            Some(room) => room.keys_answered(cx, server),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! PDUs that are handed in, by other servers or as our own: each goes to its room, or is refused where there is none.
+
+use std::collections::BTreeMap;
+
+use gibbous_codec::{Failure, FailureCode, OwnedRoomId, Pdu, RoomId, ServerName, Severity};
+use serde::Deserialize;
+
+use super::{Engine, lock};
+use crate::{Error, Outcome, Receipt, intake};
+
+impl Engine {
+    /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each; it
+    /// is durable by then.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn receive(&self, origin: &ServerName, pdus: &[&[u8]], now_ms: u64) -> Result<Vec<Receipt>, Error> {
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<(usize, &[u8])>> = BTreeMap::new();
+        let mut receipts: Vec<Option<Receipt>> = vec![None; pdus.len()];
+        for (index, (json, receipt)) in pdus.iter().zip(&mut receipts).enumerate() {
+            match serde_json::from_slice(json) {
+                Ok(RoomOfPdu { room_id: Some(room_id) }) => by_room.entry(room_id).or_default().push((index, json)),
+                Ok(RoomOfPdu { room_id: None }) => *receipt = Some(refused(bad_format("it names no room"))),
+                Err(error) => *receipt = Some(refused(bad_format(&error.to_string()))),
+            }
+        }
+        for (room_id, of_room) in by_room {
+            let json: Vec<&[u8]> = of_room.iter().map(|(_, json)| *json).collect();
+            let answers = self.receive_in_room(origin, &room_id, &json, now_ms)?;
+            for ((index, _), answer) in of_room.into_iter().zip(answers) {
+                if let Some(receipt) = receipts.get_mut(index) {
+                    *receipt = Some(answer);
+                }
+            }
+        }
+        // Every PDU has its receipt by now, from its room or for naming none.
+        Ok(receipts.into_iter().flatten().collect())
+    }
+
+    fn receive_in_room(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdus: &[&[u8]],
+        now_ms: u64,
+    ) -> Result<Vec<Receipt>, Error> {
+        let Some(slot) = self.known_slot(room_id) else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
+        let mut slot = lock(&slot);
+        if let Some(joining) = &mut slot.joining {
+            let queued = pdus.iter().map(|pdu| pdu.to_vec()).collect();
+            joining.queued.push((origin.to_owned(), queued));
+            return Ok(pdus.iter().map(|_| Receipt { event_id: None, outcome: Outcome::Waiting }).collect());
+        }
+        self.read_lost(&mut slot)?;
+        let Some(room) = &mut slot.room else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
+        let cx = self.context(now_ms);
+        let rules = &room.memory.rules;
+        let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
+        let receipts = room.receive(cx, origin, parsed);
+        self.settle(cx, room_id, &mut slot, receipts)
+    }
+
+    /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state is
+    /// partial.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, the room is not known, or the bytes are no event.
+    pub fn submit(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
+        let peek: RoomOfPdu = serde_json::from_slice(pdu).map_err(|error| Error::BadLocalEvent(error.to_string()))?;
+        let room_id = peek.room_id.ok_or_else(|| Error::BadLocalEvent("it names no room".to_owned()))?;
+        let our_server = self.inner.config.our_server.clone();
+        let receipts = self.receive_in_room(&our_server, &room_id, &[pdu], now_ms)?;
+        match receipts.into_iter().next() {
+            Some(Receipt { outcome: Outcome::Refused(failure), .. }) if failure.code == FailureCode::UnknownRoom => {
+                Err(Error::UnknownRoom(room_id))
+            }
+            Some(Receipt { outcome: Outcome::Refused(failure), .. }) if failure.code == FailureCode::BadFormat => {
+                Err(Error::BadLocalEvent(failure.reason))
+            }
+            Some(receipt) => Ok(receipt),
+            None => Err(Error::UnknownRoom(room_id)),
+        }
+    }
+
+    /// Takes in an event by which one of our users leaves, complete and signed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::submit`], and if the event is no such event.
+    pub fn leave(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
+        #[derive(Deserialize)]
+        struct Leave {
+            #[serde(rename = "type")]
+            event_type: String,
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            membership: String,
+        }
+        match serde_json::from_slice::<Leave>(pdu) {
+            Ok(leave) if leave.event_type == "m.room.member" && leave.content.membership == "leave" => {}
+            _ => return Err(Error::BadLocalEvent("it is no membership `leave`".to_owned())),
+        }
+        self.submit(pdu, now_ms)
+    }
+}
+
+/// What tells the room of a PDU.
+#[derive(Deserialize)]
+struct RoomOfPdu {
+    room_id: Option<OwnedRoomId>,
+}
+
+fn refused(failure: Failure) -> Receipt {
+    Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
+}
+
+fn bad_format(reason: &str) -> Failure {
+    Failure {
+        severity: Severity::Fatal,
+        code: FailureCode::BadFormat,
+        rule: None,
+        reason: reason.to_owned(),
+        affected: None,
+        source: None,
+    }
+}
+
+fn unknown_room() -> Receipt {
+    refused(Failure {
+        severity: Severity::Error,
+        code: FailureCode::UnknownRoom,
+        rule: None,
+        reason: "the room is not known here".to_owned(),
+        affected: None,
+        source: None,
+    })
+}
