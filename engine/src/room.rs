@@ -2,9 +2,10 @@
 //!
 //! Nothing here is more than the store says: a room can be dropped and opened again at any commit.
 
+mod memory;
+
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,25 +13,23 @@ use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
     OwnedServerName, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
 };
-use gibbous_storage::{AuthEdges, BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
+use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     Error, Limits, RequestKind, Response, RoomView,
-    intake::{
-        gap::{AuthQuestions, Gaps},
-        grounds::Grounds,
-    },
+    intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
-    lookup::{Events, PduCache, is_rejected, prev_events_of},
+    lookup::{is_rejected, prev_events_of},
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
-    resolve::Resolver,
     resync::{Resync, finish::Tips, outliers::Loose},
     verify_pool::map,
     view::LastIds,
 };
+
+pub(crate) use self::memory::RoomMemory;
 
 /// What a room's writer is given with every call.
 #[derive(Clone, Copy)]
@@ -40,90 +39,6 @@ pub(crate) struct Context<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) our_server: &'a ServerName,
     pub(crate) now_ms: u64,
-}
-
-/// What the rules read again and again, and what never changes once it is there.
-#[derive(Debug)]
-pub(crate) struct RoomMemory {
-    pub(crate) rules: RoomRules,
-    pub(crate) pdus: PduCache,
-    pub(crate) edges: AuthEdges,
-    /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
-    resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
-    /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on them.
-    condemned: RefCell<BTreeSet<EventNum>>,
-    /// What the verdicts under partial state rest on, as far as they were found since the room was opened.
-    grounds: RefCell<BTreeMap<OwnedEventId, Grounds>>,
-}
-
-impl RoomMemory {
-    pub(crate) fn resolver<'a, R: RoomRows>(&'a self, rows: &'a R) -> Resolver<'a, R> {
-        Resolver { events: self.events(rows), edges: &self.edges }
-    }
-
-    pub(crate) fn events<'a, R: RoomRows>(&'a self, rows: &'a R) -> Events<'a, R> {
-        Events { rows, rules: &self.rules, cache: &self.pdus, condemned: &self.condemned }
-    }
-
-    /// An event that waits in vain fails check 4.
-    pub(crate) fn condemn(&self, num: EventNum) {
-        if self.condemned.borrow_mut().insert(num) {
-            self.forget_resolved();
-        }
-    }
-
-    /// Tells whether an event waits in vain and fails check 4.
-    pub(crate) fn is_condemned(&self, num: EventNum) -> bool {
-        self.condemned.borrow().contains(&num)
-    }
-
-    /// Forgets which events fail check 4: it is found out again where they are cited.
-    pub(crate) fn forget_condemned(&self) {
-        self.condemned.borrow_mut().clear();
-        self.forget_resolved();
-    }
-
-    /// Remembers what an event's verdict under partial state rests on.
-    pub(crate) fn remember_grounds(&self, event_id: &EventId, grounds: Grounds) {
-        /// At half a KiB each, 10 MiB. An event whose grounds are not remembered is judged anew.
-        const GROUNDS_MAX: usize = 20_000;
-        let mut remembered = self.grounds.borrow_mut();
-        if remembered.len() >= GROUNDS_MAX {
-            remembered.pop_first();
-        }
-        remembered.insert(event_id.to_owned(), grounds);
-    }
-
-    /// Returns what an event's verdict under partial state rests on, and forgets it.
-    pub(crate) fn take_grounds(&self, event_id: &EventId) -> Option<Grounds> {
-        self.grounds.borrow_mut().remove(event_id)
-    }
-
-    /// An event is held in another copy, or no event is partial any more.
-    pub(crate) fn forget_grounds(&self) {
-        self.grounds.borrow_mut().clear();
-    }
-
-    /// Returns what states were resolved to, if they were since a verdict last changed.
-    pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<StateGroup> {
-        self.resolved.borrow().get(groups).copied()
-    }
-
-    /// Remembers what states were resolved to.
-    pub(crate) fn remember_resolved(&self, groups: Vec<StateGroup>, result: StateGroup) {
-        /// At 40 bytes a group and some groups a resolution, 200 KB.
-        const RESOLUTIONS_MAX: usize = 1_000;
-        let mut resolved = self.resolved.borrow_mut();
-        if resolved.len() >= RESOLUTIONS_MAX {
-            resolved.pop_first();
-        }
-        resolved.insert(groups, result);
-    }
-
-    /// A verdict has changed, or groups that were staged were not committed.
-    pub(crate) fn forget_resolved(&self) {
-        self.resolved.borrow_mut().clear();
-    }
 }
 
 /// A question that the room wants to have asked.
@@ -195,14 +110,7 @@ impl Room {
         Self {
             num,
             id,
-            memory: RoomMemory {
-                rules,
-                pdus: PduCache::new(limits.cached_pdus_max),
-                edges: AuthEdges::default(),
-                resolved: RefCell::default(),
-                condemned: RefCell::default(),
-                grounds: RefCell::default(),
-            },
+            memory: RoomMemory::new(rules, limits),
             open: OpenEvents::default(),
             gaps: Gaps::default(),
             auth_questions: AuthQuestions::default(),
@@ -349,7 +257,7 @@ impl Room {
         state_key: Option<&StateKey>,
         state: &EventState,
     ) {
-        self.memory.condemned.borrow_mut().remove(&num);
+        self.memory.acquit(num);
         self.open.set(num, event_id, depth, state);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);
