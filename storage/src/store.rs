@@ -1,5 +1,8 @@
 //! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is written.
 
+mod purge;
+mod snapshot;
+
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,14 +14,16 @@ use gibbous_codec::{
 };
 
 use crate::{
-    BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Row, Snapshot, StoreError, Table,
+    BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Snapshot, StoreError, Table,
     cache::Cache,
-    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
+    keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
     recover::{DamagedRooms, forget_number, recover, room_id_of},
-    rows::{RoomRows, Rows, event_record_of, missing_event},
-    state_group::{Node, NodeSource},
+    rows::{event_record_of, missing_event},
+    state_group::Node,
     txn::Txn,
 };
+
+pub use self::snapshot::RoomSnapshot;
 
 /// The key of the one row of [`Table::Format`].
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
@@ -219,7 +224,7 @@ impl Store {
     ///
     /// If the backend fails.
     pub fn snapshot(&self, room: RoomNum) -> Result<RoomSnapshot<'_>, StoreError> {
-        Ok(RoomSnapshot { store: self, room, snapshot: self.backend.snapshot()? })
+        RoomSnapshot::begin(self, room)
     }
 
     /// Begins a transaction on a room.
@@ -330,52 +335,6 @@ impl Store {
             }
         }
         if batch.rows() > 0 { self.write(&batch) } else { Ok(()) }
-    }
-
-    /// Forgets a room: at one instant it is gone; then its rows are removed. A purge that is cut short is carried on at
-    /// the next opening.
-    ///
-    /// # Errors
-    ///
-    /// If the backend fails.
-    pub fn purge(&self, room_id: &RoomId) -> Result<(), StoreError> {
-        let _forgetting = self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(room) = self.room_num(room_id)? else { return Ok(()) };
-        self.damaged().remove(room_id.as_bytes());
-        self.change_format(|format, batch| {
-            format.purging.push(room);
-            batch.delete(Table::Rooms, room_id.as_bytes().to_vec());
-            batch.delete(Table::Head, room_prefix(room));
-            Ok(())
-        })?;
-        self.sync()?;
-        self.finish_purge(room)
-    }
-
-    fn finish_purge(&self, room: RoomNum) -> Result<(), StoreError> {
-        /// Keys of a batch: some 100 KiB, well below what any backend takes.
-        const ROWS_A_BATCH: usize = 1_000;
-        let prefix = room_prefix(room);
-        for table in Table::ALL.into_iter().filter(|table| table.is_by_room()) {
-            loop {
-                let rows = self.backend.snapshot()?.scan(table, &prefix, &prefix, ROWS_A_BATCH)?;
-                let mut batch = Batch::new();
-                for (key, _) in &rows {
-                    batch.delete(table, key.clone());
-                }
-                if rows.is_empty() {
-                    break;
-                }
-                self.write(&batch)?;
-            }
-        }
-        self.forget_nodes(|of, _| of == room);
-        self.shared.events.forget(|(of, _)| *of == room);
-        self.change_format(|format, _| {
-            format.purging.retain(|purging| *purging != room);
-            Ok(())
-        })?;
-        self.sync()
     }
 
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
@@ -490,37 +449,4 @@ impl Store {
 
 fn encode_format(format: &FormatRow) -> Result<Vec<u8>, StoreError> {
     encode_row(Table::Format, FORMAT_KEY, Kind::Format, format)
-}
-
-/// The rows of one room, read at one time.
-pub struct RoomSnapshot<'s> {
-    store: &'s Store,
-    room: RoomNum,
-    snapshot: Box<dyn Snapshot + 's>,
-}
-
-impl Rows for RoomSnapshot<'_> {
-    fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.snapshot.get(table, key)?)
-    }
-
-    fn rows(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        Ok(self.snapshot.scan(table, from, prefix, limit)?)
-    }
-}
-
-impl RoomRows for RoomSnapshot<'_> {
-    fn room(&self) -> RoomNum {
-        self.room
-    }
-
-    fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
-        self.store.read_event_record(&*self.snapshot, self.room, num)
-    }
-}
-
-impl NodeSource for RoomSnapshot<'_> {
-    fn node(&self, hash: &NodeHash) -> Result<Option<Arc<Node>>, StoreError> {
-        self.store.read_node(&*self.snapshot, self.room, hash)
-    }
 }
