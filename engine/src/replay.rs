@@ -27,6 +27,8 @@ mod index;
 mod player;
 mod report;
 mod rounds;
+#[cfg(test)]
+mod script;
 mod session;
 mod spill;
 mod storage;
