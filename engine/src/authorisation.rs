@@ -2,9 +2,9 @@
 //!
 //! [`authorise_citations`] asks what needs no state: the rules on create events, and on the `auth_events` that an event
 //! cites. [`authorise`] asks the rest by a state: that of the auth events for check 4, the one before the event for
-//! check 5, the current one for check 6. Both say which rule is broken ([`Rule`](gibbous_codec::Rule), a stable number),
-//! because of which event, and what they have read. Signatures are not theirs but check 2's, except those of third
-//! party invites.
+//! check 5, the current one for check 6. Both say which rule is broken ([`Rule`](gibbous_codec::Rule), a stable
+//! number), because of which event, and what they have read. Signatures are not theirs but check 2's, except those of
+//! third party invites.
 //!
 //! ```
 //! use gibbous::authorisation::authorise;

@@ -1,6 +1,7 @@
 //! The engine: every room's writer behind its own lock, and the questions and updates of all of them.
 //!
-//! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with another.
+//! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with
+//! another.
 
 mod answers;
 mod damaged;
@@ -169,9 +170,9 @@ impl Engine {
     /// Removes what no state of a room rests on any more: what partial states leave behind when their events flip.
     ///
     /// It costs as much as reading the whole room, and the room takes nothing in meanwhile; a good time is after
-    /// [`Change::RoomUnPartialStated`](crate::Change::RoomUnPartialStated). A [`RoomView`] that was taken before may find
-    /// states gone: it answers with an error that names a missing node. No other engine may have the room open over the
-    /// same database, since it remembers states by name.
+    /// [`Change::RoomUnPartialStated`](crate::Change::RoomUnPartialStated). A [`RoomView`] that was taken before may
+    /// find states gone: it answers with an error that names a missing node. No other engine may have the room open
+    /// over the same database, since it remembers states by name.
     ///
     /// # Errors
     ///
@@ -203,8 +204,8 @@ impl Engine {
         Ok(updates.ready.pop_front())
     }
 
-    /// Returns the changes of a room from behind a position on, or from its beginning; those of at most `records` records
-    /// of its log.
+    /// Returns the changes of a room from behind a position on, or from its beginning; those of at most `records`
+    /// records of its log.
     ///
     /// # Errors
     ///

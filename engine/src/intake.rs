@@ -172,8 +172,8 @@ impl Room {
         Ok(Outcome::Waiting)
     }
 
-    /// A copy of an event that is verified has come after one that is not: anybody may have made that one up, so nothing
-    /// of it is kept.
+    /// A copy of an event that is verified has come after one that is not: anybody may have made that one up, so
+    /// nothing of it is kept.
     pub(crate) fn supersede(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
         let event = txn.event(num)?;
         if !matches!(event.state.stage, Stage::Dropped) {
@@ -340,7 +340,8 @@ impl Room {
         }
     }
 
-    /// Notes that one of our users has joined by an event of ours, so that the room is known to be ours as long as he is.
+    /// Notes that one of our users has joined by an event of ours, so that the room is known to be ours as long as he
+    /// is.
     fn note_local_join(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, origin: &ServerName) -> Result<(), Error> {
         let is_join = pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str());
         if !is_join || self.our_users.contains(pdu.sender().as_str()) {
@@ -357,8 +358,8 @@ impl Room {
         Ok(())
     }
 
-    /// Where the room is partial an event that waits has its place in the canonical order from its receipt; in a room with
-    /// full state it takes its place when it is placed.
+    /// Where the room is partial an event that waits has its place in the canonical order from its receipt; in a room
+    /// with full state it takes its place when it is placed.
     pub(crate) fn waiting_position(
         &mut self,
         txn: &mut Txn<'_>,
@@ -387,8 +388,8 @@ impl Room {
     }
 
     /// Returns where an event stands in the canonical order that takes its place now: directly before the earliest open
-    /// event that follows it, whether it was pulled for that one or came by itself, else the order would depend on which
-    /// came first; behind everything where none does.
+    /// event that follows it, whether it was pulled for that one or came by itself, else the order would depend on
+    /// which came first; behind everything where none does.
     pub(crate) fn position_of(&self, event_id: &EventId, next: LogSeq, before: Option<LogSeq>) -> Position {
         match self.open.earliest_follower(event_id).into_iter().chain(before).min() {
             Some(root) => Position { root, is_root: false },

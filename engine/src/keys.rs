@@ -73,8 +73,8 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Tells whether the keys of servers may be asked for, rather than having just been asked for. Where not, their time
-    /// is noted: whoever misses them looks again then.
+    /// Tells whether the keys of servers may be asked for, rather than having just been asked for. Where not, their
+    /// time is noted: whoever misses them looks again then.
     pub(crate) fn may_ask<'s>(
         &self,
         servers: impl IntoIterator<Item = &'s OwnedServerName>,

@@ -27,8 +27,8 @@ pub struct Limits {
     /// After how many rounds in which every server refused an event that waits no longer holds up its room: 3. It goes
     /// on waiting, and is asked for as before.
     pub rounds_before_set_aside: u32,
-    /// How long a server that has told its keys is not asked for them again, in milliseconds: 60 s. An event that is signed
-    /// by a key which it did not tell cannot be verified meanwhile.
+    /// How long a server that has told its keys is not asked for them again, in milliseconds: 60 s. An event that is
+    /// signed by a key which it did not tell cannot be verified meanwhile.
     pub keys_fresh_ms: u64,
     /// How many event IDs a `state_ids` answer may name: 1,000,000, five times Matrix HQ's.
     pub state_ids_max: usize,

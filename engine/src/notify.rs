@@ -54,8 +54,8 @@ pub enum Change {
         /// The event.
         event_id: OwnedEventId,
     },
-    /// An event has lost its verdict, which rested on partial state, and its place: what it needs cannot be had for now. When
-    /// it has a verdict again, [`Change::EventPersisted`] tells of it.
+    /// An event has lost its verdict, which rested on partial state, and its place: what it needs cannot be had for
+    /// now. When it has a verdict again, [`Change::EventPersisted`] tells of it.
     EventWithdrawn {
         /// The event.
         event_id: OwnedEventId,
@@ -83,16 +83,16 @@ pub enum Change {
         /// Why the last server refused.
         reason: String,
     },
-    /// Events belong to a state that another server told, but no server could give them with a signature that holds: the
-    /// state is used without them.
+    /// Events belong to a state that another server told, but no server could give them with a signature that holds:
+    /// the state is used without them.
     Holes {
         /// The events.
         event_ids: Vec<OwnedEventId>,
     },
     /// The whole room has its full state, but for the holes.
     RoomUnPartialStated {
-        /// Events that belong to the state but that no server could give with a signature that holds; the first of them,
-        /// where there are hundreds. Each was told of by [`Change::Holes`].
+        /// Events that belong to the state but that no server could give with a signature that holds; the first of
+        /// them, where there are hundreds. Each was told of by [`Change::Holes`].
         holes: Vec<OwnedEventId>,
     },
 }

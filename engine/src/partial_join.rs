@@ -212,8 +212,8 @@ impl ParsedJoin {
 }
 
 impl Room {
-    /// Makes a join true, all of it or none: the response's events as outliers, the join event with the state before it,
-    /// and, where members were omitted, the partial join that the resync will complete.
+    /// Makes a join true, all of it or none: the response's events as outliers, the join event with the state before
+    /// it, and, where members were omitted, the partial join that the resync will complete.
     pub(crate) fn finish_join(
         &mut self,
         cx: Context<'_>,
@@ -328,8 +328,9 @@ impl Room {
         }
     }
 
-    /// the state before the join is what is known of its prev events, resolved with the response's state where one
-    /// of them is missing. It is partial if the response is and had to be used, or if what is known is.
+    /// the state before the join is what is known of its prev events, resolved with the response's state where
+    /// one of them is missing. It is partial if the response is and had to be used, or if what is known is (R-14,
+    ///
     fn state_before_join(&self, txn: &mut Txn<'_>, parsed: &ParsedJoin) -> Result<(StateGroup, bool), Error> {
         let mut groups = Vec::new();
         let mut partial = false;

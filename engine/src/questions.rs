@@ -1,5 +1,5 @@
-//! What is stored of a room's questions to other servers, so that a restart goes on where they stood: which keys answers
-//! wait for, who was asked for a gap, an auth chain or a state, and which state a server has named.
+//! What is stored of a room's questions to other servers, so that a restart goes on where they stood: which keys
+//! answers wait for, who was asked for a gap, an auth chain or a state, and which state a server has named.
 //!
 //! They are stored after the facts that an answer brought. Where one is lost, its questions are asked again, no more.
 
@@ -16,7 +16,8 @@ use crate::{
 /// Rows to be stored, or removed.
 pub(crate) type Writes = Vec<(QuestionKey, Option<QuestionRow>)>;
 
-/// How many bytes the items of one list in a row may have: of the lists of the longest row, four fit what a value may hold.
+/// How many bytes the items of one list in a row may have: of the lists of the longest row, four fit what a value may
+/// hold.
 const LIST_BYTES_MAX: usize = 14 << 10;
 
 /// Returns as many items as a list in a row holds. The others are forgotten by a restart, and asked for once more.

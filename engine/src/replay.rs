@@ -1,19 +1,19 @@
-//! Plays recordings through an engine: joins, arrivals, resyncs and restarts as a homeserver met them, the other servers'
-//! answers, and the comparison with what must hold at the end.
+//! Plays recordings through an engine: joins, arrivals, resyncs and restarts as a homeserver met them, the other
+//! servers' answers, and the comparison with what must hold at the end.
 //!
-//! A recording is read once, as a stream. What other servers answer may stand anywhere in it and may be large: it goes to
-//! a spill file, an index of it stays in memory. Then the steps are played in order:
+//! A recording is read once, as a stream. What other servers answer may stand anywhere in it and may be large: it goes
+//! to a spill file, an index of it stays in memory. Then the steps are played in order:
 //!
 //! - Questions for keys, events, missing events and auth chains are answered at once, between two steps.
 //! - Questions for a state are held until a resync runs. One *round* of it answers every question held at its start.
 //! - The host's clock stands still, but while a resync runs and nothing can be answered: then it jumps to the next
 //!   deadline that the engine named.
 //!
-//! A host may ask for [`Trouble`]: restarts and disorder beyond what a recording says. What it expects must hold all the
-//! same.
+//! A host may ask for [`Trouble`]: restarts and disorder beyond what a recording says. What it expects must hold all
+//! the same.
 //!
-//! A replay may outlive the process that plays it: each step is acknowledged once it is done and durable, and [`resume`]
-//! begins at any step over the store that those before it have left.
+//! A replay may outlive the process that plays it: each step is acknowledged once it is done and durable, and
+//! [`resume`] begins at any step over the store that those before it have left.
 //!
 //! Real time is an argument, for measuring alone: nothing the engine does depends on it.
 
@@ -62,14 +62,15 @@ pub struct Host<'a> {
 /// What goes wrong while a recording is played beside what it says; nothing by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trouble {
-    /// The engine is closed and opened again after so many records of what happened and answers given, counted together.
+    /// The engine is closed and opened again after so many records of what happened and answers given, counted
+    /// together.
     ///
-    /// One restart is put off: while a join awaits keys it is in memory alone, and a host whose engine is gone has to make
-    /// it anew; so the restart comes when the join is done.
+    /// One restart is put off: while a join awaits keys it is in memory alone, and a host whose engine is gone has to
+    /// make it anew; so the restart comes when the join is done.
     pub restart_every: Option<NonZeroU64>,
-    /// Answers come in another order, by this seed: of the questions that are answered at once any is the next; those of
-    /// a round are answered in any order, some of them rounds later; and some answers are given again later, under the
-    /// same request ID.
+    /// Answers come in another order, by this seed: of the questions that are answered at once any is the next; those
+    /// of a round are answered in any order, some of them rounds later; and some answers are given again later, under
+    /// the same request ID.
     pub shuffle_answers: Option<u64>,
 }
 
@@ -172,9 +173,9 @@ pub fn play(input: impl BufRead, storage: &Storage, spill: File, host: &mut Host
 
 /// Plays on where another process stopped, over the `storage` that it has left, however it ended.
 ///
-/// What the recording expects is compared as after an unbroken replay. The one exception is `expect_partial`, of a moment
-/// that has passed if a resync may have begun: then it is not compared, nor counted. The other counts of the report are
-/// this process's own.
+/// What the recording expects is compared as after an unbroken replay. The one exception is `expect_partial`, of a
+/// moment that has passed if a resync may have begun: then it is not compared, nor counted. The other counts of the
+/// report are this process's own.
 ///
 /// # Errors
 ///

@@ -2,8 +2,8 @@
 
 use gibbous_codec::{OwnedEventId, OwnedRoomId, OwnedServerName};
 
-/// The name of one asking, unique within a process. An answer names it; late and repeated answers are harmless, those to
-/// questions of an engine that was closed too.
+/// The name of one asking, unique within a process. An answer names it; late and repeated answers are harmless, those
+/// to questions of an engine that was closed too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 

@@ -12,8 +12,8 @@ use crate::{
     room::{Ask, Question},
 };
 
-/// The next request's number. The process counts, not the engine: an answer that outlives an engine finds nothing in the
-/// next one that is opened, rather than another question.
+/// The next request's number. The process counts, not the engine: an answer that outlives an engine finds nothing in
+/// the next one that is opened, rather than another question.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The questions of an engine.

@@ -152,8 +152,8 @@ impl Resync {
         &self.servers
     }
 
-    /// Takes up a need where it stood before a restart: `named` are the IDs that a server has named, and `missing` are those
-    /// of them that are not stored.
+    /// Takes up a need where it stood before a restart: `named` are the IDs that a server has named, and `missing` are
+    /// those of them that are not stored.
     pub(crate) fn resume(
         &mut self,
         question: StateQuestion,
@@ -381,7 +381,8 @@ impl Resync {
         is_round_over
     }
 
-    /// An answer has brought events, or failed: `asked` is what was asked for (all that is missing for a `state` answer).
+    /// An answer has brought events, or failed: `asked` is what was asked for (all that is missing for a `state`
+    /// answer).
     pub(crate) fn handle_events(
         &mut self,
         prev: &EventId,
@@ -409,8 +410,8 @@ impl Resync {
 
     /// Tells how far the fetching of a state is, or the event that nobody has, by which the named state is no true one.
     ///
-    /// That an event cannot be verified is believed on the word of two servers, lest one that lies makes holes while the
-    /// others cannot be reached; of one where there is no other, or where this has gone on for so many rounds.
+    /// That an event cannot be verified is believed on the word of two servers, lest one that lies makes holes while
+    /// the others cannot be reached; of one where there is no other, or where this has gone on for so many rounds.
     pub(crate) fn progress(&self, prev: &EventId, rounds_max: u32) -> Result<Progress, OwnedEventId> {
         let Some(need) = self.needs.get(prev) else { return Ok(Progress::Waiting) };
         let Phase::Fetching(fetch) = &need.phase else { return Ok(Progress::Waiting) };

@@ -1,5 +1,5 @@
-//! The state before an event: from the states after its prev events (one group, a fork, or what another server told of a
-//! gap).
+//! The state before an event: from the states after its prev events (one group, a fork, or what another server told of
+//! a gap).
 
 use gibbous_codec::{EventNum, Stage, StateGroup};
 use gibbous_storage::{RoomRows, Txn};
@@ -51,7 +51,8 @@ pub(crate) fn resolve_groups(
     Ok(result)
 }
 
-/// Returns the state after an event whose state before is known: with itself at its key, if it is an accepted state event.
+/// Returns the state after an event whose state before is known: with itself at its key, if it is an accepted state
+/// event.
 ///
 /// `num` may be the number that the event is about to take.
 pub(crate) fn with_event(

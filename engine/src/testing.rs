@@ -1,5 +1,5 @@
-//! What tests are made of: rooms whose history is told in the order it happened, or made of a seed, and other servers that
-//! answer, refuse, delay and lie as told (feature `testing`).
+//! What tests are made of: rooms whose history is told in the order it happened, or made of a seed, and other servers
+//! that answer, refuse, delay and lie as told (feature `testing`).
 //!
 //! Everything here is deterministic: keys are made of a seed, time is a number, nothing is read from outside. A mistake
 //! in the use of it panics, as in any test.

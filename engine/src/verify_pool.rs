@@ -59,7 +59,8 @@ pub(crate) fn verify_all(
     map(pdus, |pdu| verify(rules, pdu.clone(), keys))
 }
 
-/// Returns the servers whose keys the checks of some events need. An event for which that cannot be told fails its check.
+/// Returns the servers whose keys the checks of some events need. An event for which that cannot be told fails its
+/// check.
 pub(crate) fn servers_of(rules: &RoomRules, pdus: &[Pdu]) -> BTreeSet<OwnedServerName> {
     pdus.iter().filter_map(|pdu| required_servers(rules, pdu).ok()).flatten().collect()
 }

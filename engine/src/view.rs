@@ -133,8 +133,8 @@ impl RoomView {
     }
 
     /// Returns the IDs of the events of the state before an event, as a `state_ids` answer names them, or `None` for an
-    /// event without a place in the room's history. After another state of the room has been read like this, the cost is
-    /// that of the difference.
+    /// event without a place in the room's history. After another state of the room has been read like this, the cost
+    /// is that of the difference.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The rules of authorisation, by the vectors in `data/`: every rule of every room version, allowed and refused.
 //!
-//! `auth-rules` has cases made for each rule, `auth-random` events that actors of random rooms tried. What they expect is
-//! what the specification says, or, where it is silent, what Synapse 1.163.2 does; a vector on which implementations
+//! `auth-rules` has cases made for each rule, `auth-random` events that actors of random rooms tried. What they expect
+//! is what the specification says, or, where it is silent, what Synapse 1.163.2 does; a vector on which implementations
 //! differ says so itself (`disputed`). Hashes and event IDs in them are numbers, third party signatures real.
 
 use std::{

@@ -1,5 +1,5 @@
-//! A partial room does not end otherwise when the same events come in the same order, but answers at other times (promise
-//! 1). What one run ends with is compared with the oracle in `convergence/`.
+//! A partial room does not end otherwise when the same events come in the same order, but answers at other times
+//! (promise 1). What one run ends with is compared with the oracle in `convergence/`.
 //!
 //! Each story is made of a seed. A failure names the seed; `GIBBOUS_SEED=<seed>` runs that one alone.
 

@@ -1,5 +1,5 @@
-//! What events cost in rows and bytes, as the engine counts them. `cargo test -p gibbous --features testing --test costs
-//! -- --nocapture` prints the numbers.
+//! What events cost in rows and bytes, as the engine counts them. `cargo test -p gibbous --features testing --test
+//! costs -- --nocapture` prints the numbers.
 
 use gibbous::{
     Limits, MemoryBackend, OwnedEventId, RoomVersionId, Stats,
@@ -80,7 +80,8 @@ fn a_state_event_in_a_full_room_costs_no_more_rows_than_the_state_is_deep() {
         let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": number })).send();
         let size = message_bytes(&story, &topic);
         let cost = cost_of(&mut story, "state event, full room", |story| drop(story.receive(S, &[&topic])));
-        // 1,000 members make a tree of a root, inner nodes and leaves: a node a level is new. It cites three auth events.
+        // 1,000 members make a tree of a root, inner nodes and leaves: a node a level is new. It cites three auth
+        // events.
         assert!(cost.rows <= 3 + 4 + 3, "{cost:?}");
         assert!(cost.bytes <= size + 8_192, "an event of {size} bytes: {cost:?}");
     }

@@ -1,4 +1,5 @@
-//! The log is the truth: an engine that crashes at any write or sync, and whose homeserver goes on, ends as if it had not.
+//! The log is the truth: an engine that crashes at any write or sync, and whose homeserver goes on, ends as if it had
+//! not.
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
@@ -181,7 +182,8 @@ fn crashed(error: &Error, acknowledged: usize) -> usize {
     acknowledged
 }
 
-/// Opens what a crash has left: it is what its log says, what was acknowledged is there, and it can be carried to the end.
+/// Opens what a crash has left: it is what its log says, what was acknowledged is there, and it can be carried to the
+/// end.
 fn assert_sound(script: &Script, left: &Faulty, acknowledged: usize, expected: &End, what: &str) {
     let store = Store::open(Arc::new(left.clone())).expect("what a crash leaves can be opened");
     assert_eq!(store.damaged_rooms(), [], "{what}");

@@ -334,8 +334,8 @@ impl Snapshot for CountingSnapshot<'_> {
     }
 }
 
-/// Returns how many rows a fork reads that nothing is remembered of, in a room whose power levels have changed so often,
-/// of so many members.
+/// Returns how many rows a fork reads that nothing is remembered of, in a room whose power levels have changed so
+/// often, of so many members.
 fn reads_of_a_fork(version: &str, history: usize, members: usize, fork: [&[&str]; 2]) -> u64 {
     let mut room = Room::begun(version);
     let last = long_history(&mut room, history);
@@ -385,7 +385,8 @@ fn a_fork_reads_what_conflicts_and_not_what_the_room_has() {
             );
             // The state's tree is a level deeper, and no more of its leaves are of the same size.
             assert!(great <= small + small / 2 + 8, "version {version}, {what}: {small}, then {great}");
-            // v12 on: the subgraph lies between what is below the power levels and the members above: the fewer are read.
+            // v12 on: the subgraph lies between what is below the power levels and the members above: the fewer are
+            // read.
             let is_between = version == "12" && what == "power levels";
             assert!(is_between || old <= small + 8, "version {version}, {what}: {small}, then {old}");
             assert!(great <= 150, "version {version}, {what}: {great}");

@@ -130,8 +130,8 @@ impl Recording {
     }
 }
 
-/// Returns what was handed over with what fills its gaps directly before it, by depth and event ID. What is no deeper than
-/// the join is bridged by the state after it.
+/// Returns what was handed over with what fills its gaps directly before it, by depth and event ID. What is no deeper
+/// than the join is bridged by the state after it.
 fn canonical_order(recording: &Recording, events: &BTreeMap<OwnedEventId, Pdu>) -> Vec<OwnedEventId> {
     let min_depth = recording.handshakes.first().and_then(|join| events.get(join)).map_or(0, Pdu::depth);
     let mut order: Vec<OwnedEventId> = Vec::new();

@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: each takes any bytes and panics where a promise does not hold.
 //!
-//! `cargo fuzz run NAME` feeds them (see README.md); `cargo test` replays the seeds and their small mutations; `cargo run
-//! --bin NAME -- FILE…` gives them a file, such as one that `cargo fuzz` found.
+//! `cargo fuzz run NAME` feeds them (see README.md); `cargo test` replays the seeds and their small mutations; `cargo
+//! run --bin NAME -- FILE…` gives them a file, such as one that `cargo fuzz` found.
 
 mod auth_differential;
 mod contents;

@@ -55,8 +55,9 @@ pub fn resolve_differential(bytes: &[u8]) {
 /// whatever event it sees first, not from the event's own auth events; and it ends with an error on power levels whose
 /// content makes no sense, where here the sender has the level of a room without them.
 ///
-/// Where a state has no join rules nobody may join by ruma, and the invited may by the product: the specification is silent,
-/// and Synapse is followed. So ruma is held against the naive resolver, which is asked once more in ruma's reading.
+/// Where a state has no join rules nobody may join by ruma, and the invited may by the product: the specification is
+/// silent, and Synapse is followed. So ruma is held against the naive resolver, which is asked once more in ruma's
+/// reading.
 fn compare_with_ruma(room: &Room) {
     let is_v1 = room.rules.ruma().state_res.v2_rules().is_none();
     let is_create = |event: &&ResolutionEvent| event.pdu.event_type() == "m.room.create";

@@ -1,5 +1,5 @@
-//! Rooms out of any bytes: mostly as rooms are, each event with the auth events that it should cite, and odd contents and
-//! citations among them.
+//! Rooms out of any bytes: mostly as rooms are, each event with the auth events that it should cite, and odd contents
+//! and citations among them.
 
 use std::collections::BTreeMap;
 

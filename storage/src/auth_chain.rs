@@ -1,4 +1,5 @@
-//! Auth edges: the events that each event cites as its authorisation, over dense numbers, each read from the store once.
+//! Auth edges: the events that each event cites as its authorisation, over dense numbers, each read from the store
+//! once.
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
@@ -19,8 +20,8 @@ pub enum AuthEvents {
     Missing(OwnedEventId),
 }
 
-/// The auth edges of a room's events, as far as they have been walked. Edges never change, so none is ever stale; those of
-/// an event with an auth event that is not stored are not kept.
+/// The auth edges of a room's events, as far as they have been walked. Edges never change, so none is ever stale; those
+/// of an event with an auth event that is not stored are not kept.
 #[derive(Debug, Default)]
 pub struct AuthEdges {
     interned: RefCell<Interned>,

@@ -25,10 +25,10 @@ pub type Row = (Vec<u8>, Vec<u8>);
 
 /// A database. It is shared by all threads of an engine.
 ///
-/// A database is *poisoned* by a write or sync that fails: what is durable is unknown then, and a sync that is tried again
-/// may report success without having written. A poisoned database refuses every commit and sync until it is opened again;
-/// reads may go on. Conflicts and rows over a limit are refused before anything is written and poison nothing. [`Store`]
-/// keeps to this by itself as well, whatever its backend does.
+/// A database is *poisoned* by a write or sync that fails: what is durable is unknown then, and a sync that is tried
+/// again may report success without having written. A poisoned database refuses every commit and sync until it is
+/// opened again; reads may go on. Conflicts and rows over a limit are refused before anything is written and poison
+/// nothing. [`Store`] keeps to this by itself as well, whatever its backend does.
 ///
 /// [`Store`]: crate::Store
 pub trait Backend: Send + Sync + fmt::Debug {
@@ -42,9 +42,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Writes a batch: all of it if every expectation holds and no row is over a limit, else nothing.
     ///
     /// Once it returns, every view opened later sees the batch, and a crash of the process leaves all of it or nothing.
-    /// Whether it survives a power cut is decided by [`Backend::sync`]; batches survive in the order of their commits. A
-    /// database that cannot promise "all of it or nothing" writes the rows in the order of [`Batch::writes`], one after
-    /// the other: what a torn batch leaves is then cut at the next opening.
+    /// Whether it survives a power cut is decided by [`Backend::sync`]; batches survive in the order of their commits.
+    /// A database that cannot promise "all of it or nothing" writes the rows in the order of [`Batch::writes`], one
+    /// after the other: what a torn batch leaves is then cut at the next opening.
     ///
     /// # Errors
     ///
@@ -72,10 +72,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
 /// A view for reading.
 ///
-/// The least that every backend promises: each single `get` sees every batch wholly or not at all, and a later read sees
-/// no less than an earlier one. A view may show batches that were committed after it was opened, even between two rows
-/// of one `scan`: sled has no snapshots. Rows are written once except for head rows, so that who reads one head row and
-/// then only what it leads to has a consistent view all the same.
+/// The least that every backend promises: each single `get` sees every batch wholly or not at all, and a later read
+/// sees no less than an earlier one. A view may show batches that were committed after it was opened, even between two
+/// rows of one `scan`: sled has no snapshots. Rows are written once except for head rows, so that who reads one head
+/// row and then only what it leads to has a consistent view all the same.
 pub trait Snapshot {
     /// Reads a row.
     ///

@@ -9,8 +9,8 @@ use crate::{BackendError, Table};
 /// The length of the longest key, without what a backend puts before it.
 pub const KEY_MAX: usize = 1 << 10;
 
-/// The length of the longest value: an event (65,536 bytes) and 16 KiB of header, which holds 30 references to events of
-/// 255 bytes each and as long a type and state key.
+/// The length of the longest value: an event (65,536 bytes) and 16 KiB of header, which holds 30 references to events
+/// of 255 bytes each and as long a type and state key.
 pub const VALUE_MAX: usize = (64 << 10) + (16 << 10);
 
 /// The length up to which a batch is sure to suit every backend. Keeping to it is its maker's business.
@@ -77,8 +77,8 @@ impl Batch {
 
     /// Returns all writes by table and key, but those of head rows last; no value is a removal.
     ///
-    /// A backend writes in this order. Should it ever tear a batch, a room's head row still counts the records that stood
-    /// before: what the torn batch left is known by standing beyond it, and is cut at the next opening.
+    /// A backend writes in this order. Should it ever tear a batch, a room's head row still counts the records that
+    /// stood before: what the torn batch left is known by standing beyond it, and is cut at the next opening.
     pub fn writes(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
         const HEADS: (Table, Vec<u8>) = (Table::Head, Vec::new());
         const BEHIND_HEADS: (Table, Vec<u8>) = (Table::Log, Vec::new());

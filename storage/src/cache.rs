@@ -5,7 +5,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// What an entry costs beside its value: both maps' parts of it, the value's own allocations, and what these round up to.
+/// What an entry costs beside its value: both maps' parts of it, the value's own allocations, and what these round up
+/// to.
 const ENTRY_BYTES: usize = 200;
 
 /// Values that never change, so that none is ever stale. Shared by all threads.

@@ -100,8 +100,8 @@ impl StoreError {
         Self::Wire { table, key: Hex(key).to_string(), source }
     }
 
-    /// Tells whether rows are not as they were written: the trouble is that of one room, unlike that of a database which
-    /// fails.
+    /// Tells whether rows are not as they were written: the trouble is that of one room, unlike that of a database
+    /// which fails.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Wire { .. }
@@ -123,8 +123,8 @@ impl StoreError {
 
 /// A row that is not as it was written, so that its room cannot be used: the disk's fault.
 ///
-/// The other rooms of the store can. What the room's log still holds is carried over by [`rebuild`](crate::rebuild()); or
-/// the room is purged, and joined anew.
+/// The other rooms of the store can. What the room's log still holds is carried over by [`rebuild`](crate::rebuild());
+/// or the room is purged, and joined anew.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("room {room} is damaged: row {} of table {table} {what}", Hex(.key))]
 pub struct Damage {

@@ -7,12 +7,13 @@
 //! - A room state is a [`StateGroup`], a persistent tree that is named by its content ([`state_group`]). States share
 //!   what they have in common; [`diff`] walks only where two of them differ.
 //! - [`RoomRows`] reads the rows of a room as values, from a [`RoomSnapshot`] or from within a transaction.
-//! - [`Store::open`] cuts what a torn batch has left and names the rooms that are damaged; [`rebuild()`] makes a store anew
-//!   from the logs of another.
+//! - [`Store::open`] cuts what a torn batch has left and names the rooms that are damaged; [`rebuild()`] makes a store
+//!   anew from the logs of another.
 //!
 //! A commit is atomic; it is durable after [`Store::sync`]. Every byte is drawn in [`mod@format`].
 //!
-//! This crate knows no authorisation rule and spawns no thread, though sled does: what a verdict is, the engine decides.
+//! This crate knows no authorisation rule and spawns no thread, though sled does: what a verdict is, the engine
+//! decides.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -4,8 +4,8 @@ use std::iter::from_fn;
 
 use crate::{Row, keys::after};
 
-/// Returns the rows from a key on, in pages of `size`, of which only the last may be shorter. `read` returns rows that are
-/// not below a key, in key order, at most as many as it is told; its error ends the pages.
+/// Returns the rows from a key on, in pages of `size`, of which only the last may be shorter. `read` returns rows that
+/// are not below a key, in key order, at most as many as it is told; its error ends the pages.
 pub(crate) fn pages<E>(
     from: Vec<u8>,
     size: usize,

@@ -31,9 +31,9 @@ pub struct RebuildReport {
 /// its rooms, and server keys. The other store is only read.
 ///
 /// Every other row follows from these, so it does not matter what has become of it. A room's number is known from its
-/// log, should its row be damaged or lost. Of a log that is damaged, what stands before the damage is carried over; it is
-/// the room as it was then, and what came later is asked of other servers again where events that follow refer to it.
-/// Purged rooms stay so, and nodes of state groups that nothing refers to stay behind.
+/// log, should its row be damaged or lost. Of a log that is damaged, what stands before the damage is carried over; it
+/// is the room as it was then, and what came later is asked of other servers again where events that follow refer to
+/// it. Purged rooms stay so, and nodes of state groups that nothing refers to stay behind.
 ///
 /// What tells a store, its format row, is written last: a rebuild that is cut short leaves no store.
 ///

@@ -12,8 +12,8 @@
 //! | none, or cannot be read | something | damage |
 //! | counts more records | ends before | damage |
 //!
-//! Over a backend whose batches are atomic nothing is ever cut. Damage is never mended here: what is written over damaged
-//! rows cannot be looked at any more.
+//! Over a backend whose batches are atomic nothing is ever cut. Damage is never mended here: what is written over
+//! damaged rows cannot be looked at any more.
 
 use std::{collections::BTreeMap, sync::Arc};
 

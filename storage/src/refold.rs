@@ -1,4 +1,5 @@
-//! Logs read once more: which rooms have one, and the fold of one into another store. Check, recovery and rebuild share it.
+//! Logs read once more: which rooms have one, and the fold of one into another store. Check, recovery and rebuild share
+//! it.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,11 @@
 //! Room states as persistent, content-addressed trees: same content, same tree, same hash.
 //!
 //! A state is a map from [`Path`] (the hash of event type and state key) to the number of an event. Its tree is 8 wide,
-//! the octal digits of the path picking a child at each depth, and canonical in shape: a subtree of at most [`LEAF_MAX`]
-//! entries is one leaf, a larger one an inner node. Nodes are stored by their hash, which covers state keys and event
-//! IDs by the written rule of `gibbous_codec` and nothing that is local to a store. States share the nodes they have in
-//! common, so that a change writes O(log N) of them and two states are compared by walking only where they differ.
+//! the octal digits of the path picking a child at each depth, and canonical in shape: a subtree of at most
+//! [`LEAF_MAX`] entries is one leaf, a larger one an inner node. Nodes are stored by their hash, which covers state
+//! keys and event IDs by the written rule of `gibbous_codec` and nothing that is local to a store. States share the
+//! nodes they have in common, so that a change writes O(log N) of them and two states are compared by walking only
+//! where they differ.
 //!
 //! Nothing here recurses deeper than the digits of a path, whatever other servers choose as state keys.
 

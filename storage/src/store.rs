@@ -1,4 +1,5 @@
-//! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is written.
+//! The store: opens a backend, knows which rooms are in it, begins snapshots and transactions, and counts what is
+//! written.
 
 mod purge;
 mod snapshot;
@@ -203,7 +204,8 @@ impl Store {
             .collect()
     }
 
-    /// Returns the rooms that were found damaged when the store was opened. They cannot be used, but they can be purged.
+    /// Returns the rooms that were found damaged when the store was opened. They cannot be used, but they can be
+    /// purged.
     ///
     /// What was looked at are the head row and the end of the log; a full examination is [`check`](crate::check())'s.
     pub fn damaged_rooms(&self) -> Vec<Damage> {

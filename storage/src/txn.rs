@@ -219,8 +219,8 @@ impl<'s> Txn<'s> {
 
     /// Writes a head row that counts no records, ahead of a room's first batch, and returns it.
     ///
-    /// Should that batch be torn, this tells what is left of it from a log whose head row was lost: the one is removed at
-    /// the next opening, the other must never be.
+    /// Should that batch be torn, this tells what is left of it from a log whose head row was lost: the one is removed
+    /// at the next opening, the other must never be.
     fn announce(&self, first: &Batch, key: &[u8], head: RoomHead) -> Result<Vec<u8>, StoreError> {
         // A batch that will be refused announces nothing.
         first.check_limits()?;

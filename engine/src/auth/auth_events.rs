@@ -16,8 +16,8 @@ pub struct Cited {
 /// Decides whether what an event is made of, and the auth events that it cites, are allowed, whatever the state: the
 /// rules of the room version before `m.federate`.
 ///
-/// `by_id` returns the event of an ID, or `None` if it is not known. That an auth event is not known refuses the event: it
-/// is for the caller to fetch it first.
+/// `by_id` returns the event of an ID, or `None` if it is not known. That an auth event is not known refuses the event:
+/// it is for the caller to fetch it first.
 ///
 /// # Errors
 ///
@@ -35,8 +35,8 @@ pub fn authorise_citations<E>(
 }
 
 fn citations<E>(rules: &RoomRules, event: &Pdu, by_id: impl Fn(&EventId) -> Step<Option<Cited>, E>) -> Step<(), E> {
-    // v12 on: "If the event's room_id is not an event ID for an accepted (not rejected) m.room.create event, with the sigil
-    // ! instead of $, reject."
+    // v12 on: "If the event's room_id is not an event ID for an accepted (not rejected) m.room.create event, with the
+    // sigil ! instead of $, reject."
     if rules.room_id_is_create_hash() {
         let create = create_event_of(rules, event).map(|event_id| by_id(&event_id)).transpose()?.flatten();
         let is_accepted = |cited: &Cited| !cited.rejected && cited.pdu.event_type() == "m.room.create";
@@ -53,8 +53,8 @@ fn citations<E>(rules: &RoomRules, event: &Pdu, by_id: impl Fn(&EventId) -> Step
         let key = StateKey::new(pdu.event_type(), state_key);
         // v1 on: "If there are duplicate entries for a given type and state_key pair, reject."
         reject_if(seen.contains(&key), Rule::AuthEventsDuplicate, Some(&pdu))?;
-        // v1 on: "If there are entries whose type and state_key don't match those specified by the auth events selection
-        // algorithm described in the server specification, reject."
+        // v1 on: "If there are entries whose type and state_key don't match those specified by the auth events
+        // selection algorithm described in the server specification, reject."
         reject_if(!selection.contains(&key), Rule::AuthEventsUnexpected, Some(&pdu))?;
         // v1 on: "If there are entries which were themselves rejected under the checks performed on receipt of a PDU,
         // reject."
@@ -105,19 +105,19 @@ pub fn selection(rules: &RoomRules, event: &Pdu) -> Vec<StateKey> {
     };
     // "If type is m.room.member: the target's current m.room.member event, if any."
     add("m.room.member", target);
-    // "If membership is join, invite or knock, the current m.room.join_rules event, if any." Versions before 7 take it with
-    // a knock too, though they know none: the event is refused anyway.
+    // "If membership is join, invite or knock, the current m.room.join_rules event, if any." Versions before 7 take it
+    // with a knock too, though they know none: the event is refused anyway.
     if matches!(member.membership, Some(Membership::Join | Membership::Invite | Membership::Knock)) {
         add("m.room.join_rules", "");
     }
-    // "If membership is invite and content contains a third_party_invite property, the current m.room.third_party_invite
-    // event with state_key matching content.third_party_invite.signed.token, if any."
+    // "If membership is invite and content contains a third_party_invite property, the current
+    // m.room.third_party_invite event with state_key matching content.third_party_invite.signed.token, if any."
     if let (Some(Membership::Invite), Some(Ok(invite))) = (member.membership, &member.third_party_invite) {
         add("m.room.third_party_invite", &invite.token);
     }
-    // v8 on: "If content.join_authorised_via_users_server is present, and the room version supports restricted rooms, then
-    // the m.room.member event with state_key matching content.join_authorised_via_users_server." Of joins alone: elsewhere
-    // the key means nothing.
+    // v8 on: "If content.join_authorised_via_users_server is present, and the room version supports restricted rooms,
+    // then the m.room.member event with state_key matching content.join_authorised_via_users_server." Of joins alone:
+    // elsewhere the key means nothing.
     if let (Some(Membership::Join), Authoriser::User(user)) = (member.membership, &member.authoriser)
         && rules.restricted_joins()
     {

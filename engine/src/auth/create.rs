@@ -18,13 +18,13 @@ pub(super) fn create<E>(rules: &RoomRules, event: &Pdu) -> Step<(), E> {
     }
     let parsed = event.parsed_content(rules);
     let Some(content) = parsed.as_create() else { return Ok(()) };
-    // v1 on: "If content.room_version is present and is not a recognised version, reject." One that is recognised but not
-    // that of the rules breaks none.
+    // v1 on: "If content.room_version is present and is not a recognised version, reject." One that is recognised but
+    // not that of the rules breaks none.
     reject_if(!content.recognised_version, Rule::CreateRoomVersion, None)?;
     // v1 to v10: "If content has no creator property, reject." v11 on, the creator is the sender.
     reject_if(!rules.creator_is_sender() && !content.has_creator, Rule::CreateWithoutCreator, None)?;
-    // v12 on: "If the additional_creators property is present in content and is not an array of strings where each string
-    // passes the same user ID validation applied to sender, reject."
+    // v12 on: "If the additional_creators property is present in content and is not an array of strings where each
+    // string passes the same user ID validation applied to sender, reject."
     let is_malformed = content.additional_creators.is_none();
     reject_if(rules.privileged_creators() && is_malformed, Rule::CreateAdditionalCreators, None)
 }

@@ -10,8 +10,8 @@ use super::{
 };
 
 /// How many pairs of a signature and a key are tried at most. Two events of 65,536 bytes could ask for 400,000, half a
-/// minute; invites have two keys and one signature, and no event has room for more than some 1,000 keys. No other server has
-/// such a bound: it is no setting, lest those who use this one differ among themselves.
+/// minute; invites have two keys and one signature, and no event has room for more than some 1,000 keys. No other
+/// server has such a bound: it is no setting, lest those who use this one differ among themselves.
 const PAIRS_MAX: usize = 1_024;
 
 pub(super) fn invite<E>(event: &MemberEvent<'_>, cells: &mut Cells<'_, E>) -> Step<(), E> {
@@ -56,9 +56,9 @@ fn third_party_invite<E>(
     };
     // v1 on: "If sender does not match sender of the m.room.third_party_invite, reject."
     reject_if(event.pdu.sender() != invite.sender(), Rule::ThirdPartySender, Some(&invite))?;
-    // v1 on: "If any signature in signed matches any public key in the m.room.third_party_invite event, allow. The public
-    // keys are in content of m.room.third_party_invite as: a single public key in the public_key property; a list of
-    // public keys in the public_keys property. Otherwise, reject."
+    // v1 on: "If any signature in signed matches any public key in the m.room.third_party_invite event, allow. The
+    // public keys are in content of m.room.third_party_invite as: a single public key in the public_key property; a
+    // list of public keys in the public_keys property. Otherwise, reject."
     // What is no key spoils nothing, as the sentence has it (and ruma and gomatrixserverlib; Synapse fails).
     let is_signed = is_signed(event, signed, &invite);
     reject_if(!is_signed, Rule::ThirdPartySignature, Some(&invite))

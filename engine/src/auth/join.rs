@@ -12,7 +12,8 @@ use super::{
 pub(super) fn join<E>(event: &MemberEvent<'_>, create: &Pdu, cells: &mut Cells<'_, E>) -> Step<(), E> {
     let rules = event.rules;
     // v1 to v10: "If the only previous event is an m.room.create and the state_key is the creator, allow."
-    // v11 on: "… and the state_key is the sender of the m.room.create, allow." Of several creators it is that one alone.
+    // v11 on: "… and the state_key is the sender of the m.room.create, allow." Of several creators it is that one
+    // alone.
     let content = create.parsed_content(rules).as_create();
     let creator = content.and_then(|content| content.creator(rules, create.sender()));
     let is_first = matches!(event.pdu.prev_events(), [only] if only == create.event_id());
@@ -45,8 +46,8 @@ pub(super) fn join<E>(event: &MemberEvent<'_>, create: &Pdu, cells: &mut Cells<'
     }
 }
 
-/// v8 on: "If the join_authorised_via_users_server key in content is not a user with sufficient permission to invite other
-/// users, or is not a joined member of the room, reject. Otherwise, allow."
+/// v8 on: "If the join_authorised_via_users_server key in content is not a user with sufficient permission to invite
+/// other users, or is not a joined member of the room, reject. Otherwise, allow."
 fn authorised<E>(event: &MemberEvent<'_>, cells: &mut Cells<'_, E>) -> Step<(), E> {
     let Authoriser::User(user) = &event.content.authoriser else { return reject(Rule::JoinNotAuthorised, None) };
     let authoriser = cells.membership(event.rules, user)?;

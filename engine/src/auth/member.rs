@@ -50,8 +50,8 @@ pub(super) fn member<E>(rules: &RoomRules, pdu: &Pdu, create: &Pdu, cells: &mut 
 fn leave<E>(event: &MemberEvent<'_>, cells: &mut Cells<'_, E>) -> Step<(), E> {
     let rules = event.rules;
     let sender = cells.membership(rules, event.pdu.sender())?;
-    // v1 to v6: "If the sender matches state_key, allow if and only if that user's current membership state is invite or
-    // join." v7 on: "… is invite, join, or knock."
+    // v1 to v6: "If the sender matches state_key, allow if and only if that user's current membership state is invite
+    // or join." v7 on: "… is invite, join, or knock."
     if event.pdu.sender() == event.target {
         let may_leave = sender.is_any(&[Membership::Invite, Membership::Join])
             || rules.knocking() && sender.is_any(&[Membership::Knock]);
@@ -67,8 +67,8 @@ fn leave<E>(event: &MemberEvent<'_>, cells: &mut Cells<'_, E>) -> Step<(), E> {
     let source = levels.power_levels.as_ref();
     let is_banned = target.is_any(&[Membership::Ban]);
     reject_if(is_banned && senders < levels.named(Named::Ban), Rule::UnbanLevel, source)?;
-    // v1 on: "If the sender's power level is greater than or equal to the kick level, and the target user's power level is
-    // less than the sender's power level, allow. Otherwise, reject."
+    // v1 on: "If the sender's power level is greater than or equal to the kick level, and the target user's power level
+    // is less than the sender's power level, allow. Otherwise, reject."
     reject_if(senders < levels.named(Named::Kick), Rule::KickLevel, source)?;
     reject_if(targets >= senders, Rule::KickTargetLevel, source)
 }
@@ -78,8 +78,8 @@ fn ban<E>(event: &MemberEvent<'_>, cells: &mut Cells<'_, E>) -> Step<(), E> {
     // v1 on: "If the sender's current membership state is not join, reject."
     let sender = cells.membership(event.rules, event.pdu.sender())?;
     must_be_joined(&sender, Rule::BanSenderNotJoined)?;
-    // v1 on: "If the sender's power level is greater than or equal to the ban level, and the target user's power level is
-    // less than the sender's power level, allow. Otherwise, reject."
+    // v1 on: "If the sender's power level is greater than or equal to the ban level, and the target user's power level
+    // is less than the sender's power level, allow. Otherwise, reject."
     let levels = cells.levels(event.rules)?;
     let (senders, targets) = (levels.user(event.pdu.sender()), levels.user(event.target));
     let source = levels.power_levels.as_ref();

@@ -21,8 +21,8 @@ pub(super) fn other<E>(rules: &RoomRules, event: &Pdu, cells: &mut Cells<'_, E>)
     let levels = cells.levels(rules)?;
     let senders = levels.user(event.sender());
     let source = levels.power_levels.as_ref();
-    // v1 on: "If type is m.room.third_party_invite: allow if and only if sender's current power level is greater than or
-    // equal to the invite level."
+    // v1 on: "If type is m.room.third_party_invite: allow if and only if sender's current power level is greater than
+    // or equal to the invite level."
     if event.event_type() == "m.room.third_party_invite" {
         return reject_if(senders < levels.named(Named::Invite), Rule::ThirdPartyInviteLevel, source);
     }
@@ -45,8 +45,8 @@ fn redaction<E>(event: &Pdu, levels: &Levels<'_>, senders: Level) -> Step<(), E>
     if senders >= levels.named(Named::Redact) {
         return Ok(());
     }
-    // v1, v2: "If the domain of the event_id of the event being redacted is the same as the domain of the event_id of the
-    // m.room.redaction, allow. Otherwise, reject."
+    // v1, v2: "If the domain of the event_id of the event being redacted is the same as the domain of the event_id of
+    // the m.room.redaction, allow. Otherwise, reject."
     let redacted = event.redacts().and_then(|event_id| event_id.server_name());
     let is_own = redacted.is_some() && redacted == event.event_id().server_name();
     reject_if(!is_own, Rule::RedactionLevel, levels.power_levels.as_ref())

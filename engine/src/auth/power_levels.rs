@@ -10,8 +10,8 @@ use super::{Step, cells::reject, levels::Levels, reject_if};
 pub(super) fn power_levels<E>(event: &Pdu, levels: &Levels<'_>, senders: Level) -> Step<(), E> {
     let Some(new) = event.parsed_content(levels.rules).as_power_levels() else { return Ok(()) };
     // v10 on: "If any of the properties users_default, events_default, state_default, ban, redact, kick, or invite in
-    // content are present and not an integer, reject." "If either of the properties events or notifications in content are
-    // present and not an object with values that are integers, reject."
+    // content are present and not an integer, reject." "If either of the properties events or notifications in content
+    // are present and not an object with values that are integers, reject."
     // v1 to v9 have no such rule, but say what a level may look like; what does not is undefined, and refused as ruma
     // does, so that none comes into a state.
     // v1 to v9: "If users property in content is not an object with keys that are valid user IDs with values that are
@@ -31,8 +31,8 @@ pub(super) fn power_levels<E>(event: &Pdu, levels: &Levels<'_>, senders: Level) 
     step.or_else(|rule| reject(rule, levels.power_levels.as_ref()))
 }
 
-/// v1 on: "For the properties users_default, events_default, state_default, ban, redact, kick, invite check if they were
-/// added, changed or removed. For each found alteration: …"
+/// v1 on: "For the properties users_default, events_default, state_default, ban, redact, kick, invite check if they
+/// were added, changed or removed. For each found alteration: …"
 fn named(old: &PowerLevels, new: &PowerLevels, senders: Level) -> Result<(), Rule> {
     for named in Named::ALL {
         let (old, new) = (old.stated(named), new.stated(named));
@@ -40,8 +40,8 @@ fn named(old: &PowerLevels, new: &PowerLevels, senders: Level) -> Result<(), Rul
             continue;
         }
         // v1 on: "If the current value is higher than the sender's current power level, reject."
-        // Whether a missing value counts as its default, the specification does not say. It is not looked at, as in Synapse;
-        // ruma and gomatrixserverlib compare the default.
+        // Whether a missing value counts as its default, the specification does not say. It is not looked at, as in
+        // Synapse; ruma and gomatrixserverlib compare the default.
         if old.is_some_and(|old| Level::Finite(old) > senders) {
             return Err(Rule::PowerLevelsPropertyOld);
         }
@@ -56,9 +56,9 @@ fn named(old: &PowerLevels, new: &PowerLevels, senders: Level) -> Result<(), Rul
 fn maps(event: &Pdu, levels: &Levels<'_>, new: &PowerLevels, senders: Level) -> Result<(), Rule> {
     let Some(old) = levels.stated() else { return Ok(()) };
     let is_above = |level: i64| Level::Finite(level) > senders;
-    // v1 on: "For each entry being changed in, or removed from, the events property: if the current value is greater than the
-    // sender's current power level, reject." "For each entry being added to, or changed in, the events property: if the
-    // new value is greater than the sender's current power level, reject."
+    // v1 on: "For each entry being changed in, or removed from, the events property: if the current value is greater
+    // than the sender's current power level, reject." "For each entry being added to, or changed in, the events
+    // property: if the new value is greater than the sender's current power level, reject."
     for (_, old, new) in changes(&old.events, &new.events) {
         broken(old.is_some_and(is_above), Rule::PowerLevelsEventsOld)?;
         broken(new.is_some_and(is_above), Rule::PowerLevelsEventsNew)?;
@@ -70,10 +70,10 @@ fn maps(event: &Pdu, levels: &Levels<'_>, new: &PowerLevels, senders: Level) -> 
             broken(new.is_some_and(is_above), Rule::PowerLevelsNotificationsNew)?;
         }
     }
-    // v1 on: "For each entry being changed in, or removed from, the users property, other than the sender's own entry: if the
-    // current value is greater than or equal to the sender's current power level, reject." "For each entry being added to,
-    // or changed in, the users property: if the new value is greater than the sender's current power level, reject."
-    // "Otherwise, allow."
+    // v1 on: "For each entry being changed in, or removed from, the users property, other than the sender's own entry:
+    // if the current value is greater than or equal to the sender's current power level, reject." "For each entry being
+    // added to, or changed in, the users property: if the new value is greater than the sender's current power level,
+    // reject." "Otherwise, allow."
     for (user, old, new) in changes(&old.users, &new.users) {
         let is_not_below = |level: i64| Level::Finite(level) >= senders;
         broken(user != event.sender() && old.is_some_and(is_not_below), Rule::PowerLevelsUsersOld)?;

@@ -1,4 +1,5 @@
-//! Rooms that cannot be used: those that could not be opened, and those whose writer failed and has yet to be read anew.
+//! Rooms that cannot be used: those that could not be opened, and those whose writer failed and has yet to be read
+//! anew.
 
 use std::sync::Arc;
 

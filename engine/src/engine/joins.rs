@@ -45,8 +45,8 @@ pub(super) struct Joining {
     pub(super) queued: Vec<(OwnedServerName, Vec<Vec<u8>>)>,
 }
 
-/// The auth chain of a join event, which a response may leave out: that of the state need not hold the membership of who
-/// authorised a restricted join.
+/// The auth chain of a join event, which a response may leave out: that of the state need not hold the membership of
+/// who authorised a restricted join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AuthChain {
     NotAsked,
@@ -63,8 +63,8 @@ impl Joining {
 
 impl Engine {
     /// Begins a join that another server has answered. The response's signatures are checked first, for which servers'
-    /// keys may have to be asked for: see [`Engine::join_status`]. The signature of the join event itself is checked like
-    /// any, so the host is asked for its own server's keys too.
+    /// keys may have to be asked for: see [`Engine::join_status`]. The signature of the join event itself is checked
+    /// like any, so the host is asked for its own server's keys too.
     ///
     /// # Errors
     ///

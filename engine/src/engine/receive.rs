@@ -9,8 +9,8 @@ use super::{Engine, lock};
 use crate::{Error, Outcome, Receipt, intake};
 
 impl Engine {
-    /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each; it
-    /// is durable by then.
+    /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each;
+    /// it is durable by then.
     ///
     /// # Errors
     ///
@@ -61,8 +61,8 @@ impl Engine {
         self.settle(cx, room_id, &mut slot, receipts)
     }
 
-    /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state is
-    /// partial.
+    /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state
+    /// is partial.
     ///
     /// # Errors
     ///

@@ -355,8 +355,8 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Returns for the events of an answer where those of the room stand that follow them over others of the answer. They
-    /// would be moved there as soon as these are stored.
+    /// Returns for the events of an answer where those of the room stand that follow them over others of the answer.
+    /// They would be moved there as soon as these are stored.
     fn places_in_gaps(&self, txn: &Txn<'_>, pdus: &[Pdu]) -> Result<BTreeMap<OwnedEventId, LogSeq>, Error> {
         let mut taken: BTreeMap<&EventId, &Pdu> = BTreeMap::new();
         for pdu in pdus {

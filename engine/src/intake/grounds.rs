@@ -1,5 +1,5 @@
-//! What a verdict under partial state rests on: where none of it has changed when the event flips, the verdict holds, and
-//! no rule is asked again.
+//! What a verdict under partial state rests on: where none of it has changed when the event flips, the verdict holds,
+//! and no rule is asked again.
 
 use gibbous_codec::{EventNum, EventStatus, OwnedEventId, Path, Pdu, StateGroup};
 use gibbous_storage::{RoomRows, Txn};
@@ -17,8 +17,8 @@ pub(crate) struct Grounds {
 }
 
 impl Room {
-    /// Returns the verdict that an event had under partial state if its full state before, and its rejected auth events,
-    /// give the same grounds for it. What was remembered of them is forgotten.
+    /// Returns the verdict that an event had under partial state if its full state before, and its rejected auth
+    /// events, give the same grounds for it. What was remembered of them is forgotten.
     pub(crate) fn verdict_that_holds(
         &self,
         txn: &Txn<'_>,

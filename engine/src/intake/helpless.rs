@@ -1,7 +1,7 @@
 //! Events that wait in vain: what those that cite them take them for.
 //!
-//! Such an event has no verdict, and may never have one. That holds up neither the states that name it nor the events that
-//! cite it: to these it is what an outlier is, judged by its auth events alone (check 4).
+//! Such an event has no verdict, and may never have one. That holds up neither the states that name it nor the events
+//! that cite it: to these it is what an outlier is, judged by its auth events alone (check 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -133,7 +133,8 @@ impl Room {
         Ok(Standing::Rejected)
     }
 
-    /// Tells whether everything is stored and verified that an event rests on, directly or over others, and the event itself.
+    /// Tells whether everything is stored and verified that an event rests on, directly or over others, and the event
+    /// itself.
     pub(crate) fn has_auth_chain(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
         let mut seen = BTreeSet::from([num]);
         let mut next = vec![num];
@@ -153,8 +154,9 @@ impl Room {
         Ok(true)
     }
 
-    /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state that
-    /// nobody tells, for another such event, or in a ring of made-up IDs. `known` are events of which this is known.
+    /// Tells whether an event waits, and as far as can be seen in vain: for an auth chain that nobody has, for a state
+    /// that nobody tells, for another such event, or in a ring of made-up IDs. `known` are events of which this is
+    /// known.
     fn is_helpless(&self, txn: &Txn<'_>, num: EventNum, known: &BTreeSet<EventNum>) -> Result<bool, Error> {
         let mut seen = BTreeSet::from([num]);
         let mut next = vec![num];
@@ -184,9 +186,9 @@ impl Room {
         self.auth_questions.is_in_vain(num, self.rounds_before_set_aside)
     }
 
-    /// Sets aside what waits for an event that nobody can help or a state that no server tells, and all that follows it; but
-    /// not the joins of our users: for these the states after the events that they follow are asked for, till somebody
-    /// tells them. All of it looks again.
+    /// Sets aside what waits for an event that nobody can help or a state that no server tells, and all that follows
+    /// it; but not the joins of our users: for these the states after the events that they follow are asked for, till
+    /// somebody tells them. All of it looks again.
     pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, event_id: &OwnedEventId) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         let mut next: Vec<OwnedEventId> = vec![event_id.clone()];
@@ -221,8 +223,8 @@ impl Room {
         Ok(())
     }
 
-    /// Asks for the states after those prev events of an event with a place of its own that were set aside, as after prev
-    /// events that are missing: what was set aside holds up nothing. `told_by` is the server to ask first.
+    /// Asks for the states after those prev events of an event with a place of its own that were set aside, as after
+    /// prev events that are missing: what was set aside holds up nothing. `told_by` is the server to ask first.
     pub(crate) fn need_states_after_aside(
         &mut self,
         txn: &Txn<'_>,

@@ -97,8 +97,8 @@ impl Room {
         position: Position,
     ) -> Result<Option<EventNum>, Error> {
         let Assessment::Verdict(verdict) = self.assess(txn, pdu, Demand::Any, None)? else { return Ok(None) };
-        // Each event that is moved before this one takes a place in the log; only then is this one's number known, which
-        // the state after it holds. Nothing stands behind a root that is about to be stored.
+        // Each event that is moved before this one takes a place in the log; only then is this one's number known,
+        // which the state after it holds. Nothing stands behind a root that is about to be stored.
         if !position.is_root {
             self.pull_before(txn, pdu, position.root)?;
         }
@@ -122,8 +122,8 @@ impl Room {
         Ok(Some(num))
     }
 
-    /// Takes the step of check 6 together with the verdict, where nothing stands before the event and it becomes the only
-    /// forward extremity, as in a room with full state it mostly does.
+    /// Takes the step of check 6 together with the verdict, where nothing stands before the event and it becomes the
+    /// only forward extremity, as in a room with full state it mostly does.
     fn fold_at_once(
         &mut self,
         txn: &mut Txn<'_>,
@@ -221,7 +221,8 @@ impl Room {
         Ok(())
     }
 
-    /// An event's open prev events stand before it, and what they follow before them: where they came later, they are moved.
+    /// An event's open prev events stand before it, and what they follow before them: where they came later, they are
+    /// moved.
     pub(crate) fn pull_before(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, root: LogSeq) -> Result<(), Error> {
         let mut next: Vec<OwnedEventId> = pdu.prev_events().to_vec();
         while let Some(event_id) = next.pop() {
@@ -241,8 +242,8 @@ impl Room {
         Ok(())
     }
 
-    /// Judges an event by checks 4 and 5, or says what is missing for it. `before` is the state before it where that was
-    /// told by another server.
+    /// Judges an event by checks 4 and 5, or says what is missing for it. `before` is the state before it where that
+    /// was told by another server.
     pub(crate) fn assess(
         &self,
         txn: &mut Txn<'_>,

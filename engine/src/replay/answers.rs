@@ -42,8 +42,8 @@ impl<'a> Answers<'a> {
         Self { index, asked: BTreeMap::new(), given: BTreeSet::new() }
     }
 
-    /// Answers a request. The n-th asking of a question is given its n-th answer, the last one repeats; without a record
-    /// and where the recording's events do not tell, it is 404.
+    /// Answers a request. The n-th asking of a question is given its n-th answer, the last one repeats; without a
+    /// record and where the recording's events do not tell, it is 404.
     ///
     /// # Errors
     ///

@@ -11,7 +11,8 @@ const REPEATS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Disorder {
     chance: Chance,
-    /// Answers that were given and will be given again, under the same request ID, perhaps to an engine that was opened since.
+    /// Answers that were given and will be given again, under the same request ID, perhaps to an engine that was opened
+    /// since.
     repeats: VecDeque<(RequestId, Response)>,
 }
 
@@ -26,8 +27,8 @@ impl Disorder {
         open.remove(nth)
     }
 
-    /// Parts the questions of a round: those that are answered in it, in their order, and those whose answers come late.
-    /// At least one is answered, so that a round is never in vain for being late alone.
+    /// Parts the questions of a round: those that are answered in it, in their order, and those whose answers come
+    /// late. At least one is answered, so that a round is never in vain for being late alone.
     pub(super) fn part(&mut self, mut held: VecDeque<Request>) -> (VecDeque<Request>, VecDeque<Request>) {
         let (mut now, mut late) = (VecDeque::new(), VecDeque::new());
         while let Some(request) = self.take(&mut held) {

@@ -1,5 +1,5 @@
-//! The index of a recording: what happened, what other servers answer and what must hold, and where in the spill file the
-//! bytes of it stand.
+//! The index of a recording: what happened, what other servers answer and what must hold, and where in the spill file
+//! the bytes of it stand.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

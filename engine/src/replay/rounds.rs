@@ -5,7 +5,8 @@ use std::{collections::VecDeque, io};
 use super::{answers::Answers, disorder::Disorder, index::Index, session::OpenError};
 use crate::{Error, Request, RequestId, RequestKind, Response};
 
-/// The host's clock when a recording begins. Any value would do; keys that were valid when a recording was made still are.
+/// The host's clock when a recording begins. Any value would do; keys that were valid when a recording was made still
+/// are.
 pub(super) const START_MS: u64 = 1_600_000_000_000;
 
 /// So many rounds without progress, and a resync is given up. A question may have to be asked of each of some hundred
@@ -114,8 +115,8 @@ impl<'a> Rounds<'a> {
         self.restarts += 1;
     }
 
-    /// Answers everything that is answered at once, with the restarts that are due between two answers. Tells whether any
-    /// answer was new.
+    /// Answers everything that is answered at once, with the restarts that are due between two answers. Tells whether
+    /// any answer was new.
     pub(crate) fn settle(&mut self, asker: &mut impl Asker) -> Result<bool, Halt> {
         let mut any_news = false;
         let (mut repeated, mut restarts) = (0, 0);
@@ -136,8 +137,8 @@ impl<'a> Rounds<'a> {
         }
     }
 
-    /// Answers the next question that is answered at once, if there is one. Tells whether the answer was new. The engine
-    /// stays open, as it must while a join waits for keys.
+    /// Answers the next question that is answered at once, if there is one. Tells whether the answer was new. The
+    /// engine stays open, as it must while a join waits for keys.
     pub(crate) fn answer_next(&mut self, asker: &mut impl Asker) -> Result<Option<bool>, Halt> {
         while let Some(request) = asker.poll_request(self.now_ms)? {
             self.requests += match &request.kind {
@@ -203,7 +204,8 @@ impl<'a> Rounds<'a> {
         Ok(in_vain >= ROUNDS_FOR_WAITING_MAX || (self.held.is_empty() && !asker.waits()?))
     }
 
-    /// Answers every question that is held now, once, but those whose answers come late. Tells whether any answer was new.
+    /// Answers every question that is held now, once, but those whose answers come late. Tells whether any answer was
+    /// new.
     fn round(&mut self, asker: &mut impl Asker) -> Result<bool, Halt> {
         let mut any_news = false;
         let mut of_round = std::mem::take(&mut self.held);
@@ -221,8 +223,8 @@ impl<'a> Rounds<'a> {
         Ok(any_news)
     }
 
-    /// Takes from the held questions those that a restarted engine has asked again. It may ask another server, and under
-    /// another ID it always does.
+    /// Takes from the held questions those that a restarted engine has asked again. It may ask another server, and
+    /// under another ID it always does.
     fn asked_again(&mut self, before: &VecDeque<Request>) -> VecDeque<Request> {
         let again = before.iter().filter_map(|request| {
             let nth = self.held.iter().position(|held| held.kind == request.kind)?;

@@ -1,5 +1,5 @@
-//! A state that a server has named is adopted as a whole once all that it consists of is there, held until no verdict in it
-//! may change, or refused.
+//! A state that a server has named is adopted as a whole once all that it consists of is there, held until no verdict
+//! in it may change, or refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,8 +66,8 @@ impl Room {
         }
     }
 
-    /// Looks again at states that were held until the verdicts on some of their events are final. Returns whether one was
-    /// adopted or refused.
+    /// Looks again at states that were held until the verdicts on some of their events are final. Returns whether one
+    /// was adopted or refused.
     pub(crate) fn proceed_with_held(&mut self, cx: Context<'_>) -> Result<bool, Error> {
         let mut is_any = false;
         for (prev, until_final) in self.resync.held() {
@@ -90,8 +90,9 @@ impl Room {
         Ok(is_any)
     }
 
-    /// Tells whether what a state is held for waits, directly or over others and other states that are held, for this very
-    /// state. An event of a state never follows the event that the state is at: the server that named it has told a lie.
+    /// Tells whether what a state is held for waits, directly or over others and other states that are held, for this
+    /// very state. An event of a state never follows the event that the state is at: the server that named it has told
+    /// a lie.
     fn waits_for_state(&self, txn: &Txn<'_>, prev: &OwnedEventId) -> Result<bool, Error> {
         let held: BTreeMap<OwnedEventId, BTreeSet<EventNum>> = self.resync.held().into_iter().collect();
         let mut next: Vec<EventNum> = held.get(prev).into_iter().flatten().copied().collect();
@@ -111,7 +112,8 @@ impl Room {
         Ok(false)
     }
 
-    /// A server has refused, or told what is not true: another is asked; after a round over all of them, there is a pause.
+    /// A server has refused, or told what is not true: another is asked; after a round over all of them, there is a
+    /// pause.
     pub(crate) fn refuse(
         &mut self,
         cx: Context<'_>,
@@ -133,7 +135,8 @@ impl Room {
         self.commit(txn)
     }
 
-    /// Makes the named state the state before `prev`, all of it or, where it is not a true one or may still change, nothing.
+    /// Makes the named state the state before `prev`, all of it or, where it is not a true one or may still change,
+    /// nothing.
     fn adopt(
         &mut self,
         cx: Context<'_>,
@@ -189,8 +192,8 @@ impl Room {
             txn.discard();
             return Ok(Adoption::Refused("it names no create event".to_owned()));
         }
-        // Where the event itself came, but what it rests on cannot be verified, the room goes on as after one that cannot
-        // be verified itself.
+        // Where the event itself came, but what it rests on cannot be verified, the room goes on as after one that
+        // cannot be verified itself.
         if !is_stored(&txn, prev)?
             && self.rests_on_holes(&txn, prev, &holes)?
             && let Some(pdu) = self.loose.without_auth_events.get(prev).cloned()
@@ -274,7 +277,8 @@ impl Room {
         Ok(false)
     }
 
-    /// Tells whether an event came, but every auth event that it lacks is one that cannot be verified, or lacks such a one.
+    /// Tells whether an event came, but every auth event that it lacks is one that cannot be verified, or lacks such a
+    /// one.
     fn rests_on_holes(&self, txn: &Txn<'_>, event_id: &EventId, holes: &BTreeSet<OwnedEventId>) -> Result<bool, Error> {
         let Some(pdu) = self.loose.without_auth_events.get(event_id) else { return Ok(false) };
         for auth_event in rests_on(&self.memory.rules, pdu) {
@@ -301,8 +305,8 @@ impl Room {
         Ok(txn.stage_group(self.last_adopted, &set, &removed)?)
     }
 
-    /// Notes the state before `prev` with that event. Returns whether the event itself could be verified, or why there is
-    /// no such event.
+    /// Notes the state before `prev` with that event. Returns whether the event itself could be verified, or why there
+    /// is no such event.
     fn tell_state(
         &mut self,
         txn: &mut Txn<'_>,
@@ -349,8 +353,8 @@ impl Room {
     }
 }
 
-/// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the room
-/// goes on as after a rejected event.
+/// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the
+/// room goes on as after a rejected event.
 pub(crate) fn unverifiable(states: Option<States>) -> Stage {
     let rejection = Rejection { check: Check::Signatures, rule: Rule::Unverifiable, source: None };
     Stage::Outlier { status: EventStatus::Rejected(rejection), provisional: false, states }

@@ -1,5 +1,5 @@
-//! The events that a named state consists of: which are missing, who is asked for which, and when everything is there that
-//! can be had.
+//! The events that a named state consists of: which are missing, who is asked for which, and when everything is there
+//! that can be had.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,7 +88,8 @@ impl Fetch {
         }
     }
 
-    /// An answer has brought events, or failed: `asked` is what was asked for (all that is missing for a `state` answer).
+    /// An answer has brought events, or failed: `asked` is what was asked for (all that is missing for a `state`
+    /// answer).
     pub(super) fn handle_events(
         &mut self,
         from: &ServerName,
@@ -163,7 +164,8 @@ impl Fetch {
             asks.push(ask(prev, &self.named_by, RequestKind::State { event_id: prev.to_owned() }));
             return;
         }
-        // Each missing event goes to the first server that was not asked for it: the one that named it, then the others.
+        // Each missing event goes to the first server that was not asked for it: the one that named it, then the
+        // others.
         let mut by_server: BTreeMap<&OwnedServerName, Vec<OwnedEventId>> = BTreeMap::new();
         for (event_id, tried) in &self.missing {
             if self.in_flight.contains(event_id) {

@@ -52,8 +52,8 @@ impl Tips {
         }
     }
 
-    /// Begins the room anew where the next event is a join by handshake and none of our users is in the room. Returns
-    /// whether it does.
+    /// Begins the room anew where the next event is a join by handshake and none of our users is in the room.
+    /// Returns whether it does.
     pub(crate) fn begin_anew(
         &mut self,
         memory: &RoomMemory,
@@ -88,8 +88,8 @@ impl Tips {
         self.follow(txn, pdu.event_id(), num, pdu.prev_events().to_vec(), states)
     }
 
-    /// Takes a rejected or soft-failed event. Where an accepted one that follows it came before it (the state here had been
-    /// told), what lies behind is passed only now.
+    /// Takes a rejected or soft-failed event. Where an accepted one that follows it came before it (the state here had
+    /// been told), what lies behind is passed only now.
     pub(crate) fn add_out(&mut self, txn: &Txn<'_>, pdu: &Pdu) -> Result<(), Error> {
         if !self.is_passed(txn, pdu.event_id())? {
             return Ok(());
@@ -223,7 +223,8 @@ impl Room {
         if status != EventStatus::Accepted || tips.tips.is_empty() {
             return Ok(status);
         }
-        // Where the event follows just the extremities, the current state is the state before it: check 5 has been done.
+        // Where the event follows just the extremities, the current state is the state before it: check 5 has been
+        // done.
         let mut prevs = BTreeSet::new();
         for event_id in pdu.prev_events() {
             prevs.extend(txn.event_num(event_id)?);

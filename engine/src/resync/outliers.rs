@@ -25,8 +25,8 @@ pub(crate) struct Loose {
 }
 
 impl Room {
-    /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept until
-    /// they are, or until the state that they were fetched for has been adopted.
+    /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept
+    /// until they are, or until the state that they were fetched for has been adopted.
     pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
         let mut pending = std::mem::take(&mut self.loose.without_auth_events);
@@ -119,8 +119,8 @@ impl Room {
     }
 }
 
-/// Returns the events, each after those among them that it rests on; events that rest on each other in a ring, and those
-/// that rest on these, are left out.
+/// Returns the events, each after those among them that it rests on; events that rest on each other in a ring, and
+/// those that rest on these, are left out.
 pub(crate) fn in_auth_order<'p>(rules: &RoomRules, pdus: &'p BTreeMap<OwnedEventId, Pdu>) -> Vec<&'p Pdu> {
     let mut next: Vec<&OwnedEventId> = Vec::new();
     let mut lacking: BTreeMap<&OwnedEventId, usize> = BTreeMap::new();

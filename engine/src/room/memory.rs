@@ -23,7 +23,8 @@ pub(crate) struct RoomMemory {
     pub(crate) edges: AuthEdges,
     /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
     resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
-    /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on them.
+    /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on
+    /// them.
     condemned: RefCell<BTreeSet<EventNum>>,
     /// What the verdicts under partial state rest on, as far as they were found since the room was opened.
     grounds: RefCell<BTreeMap<OwnedEventId, Grounds>>,

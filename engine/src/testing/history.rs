@@ -1,5 +1,5 @@
-//! Random rooms: forks, joins and leaves, kicks, bans, demotions, topics, and events that cite what they should not. The
-//! same seed tells the same room.
+//! Random rooms: forks, joins and leaves, kicks, bans, demotions, topics, and events that cite what they should not.
+//! The same seed tells the same room.
 
 use gibbous_codec::{EventId, OwnedEventId, RoomVersionId, StateKey};
 use serde_json::{Value, json};
@@ -88,8 +88,8 @@ impl RandomRoom {
         self.tell_one()
     }
 
-    /// One of our users does something where our homeserver stands: after its forward extremities, allowed by its current
-    /// state, however partial these are. What is done depends on the seed.
+    /// One of our users does something where our homeserver stands: after its forward extremities, allowed by its
+    /// current state, however partial these are. What is done depends on the seed.
     pub fn speak(&mut self, user: &str, prevs: &[OwnedEventId], current: &State, seed: u64) -> OwnedEventId {
         let mut dice = Dice::new(seed);
         let count = self.room.order().len();

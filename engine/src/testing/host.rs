@@ -1,5 +1,5 @@
-//! A homeserver around an engine: it asks the fake servers what the engine wants to know, and has a clock that goes when
-//! told.
+//! A homeserver around an engine: it asks the fake servers what the engine wants to know, and has a clock that goes
+//! when told.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -193,7 +193,8 @@ impl Host {
         panic!("the engine asks in circles; the last question is {:?}", self.asked.last());
     }
 
-    /// Lets one answer arrive of those that are on their way, whichever the number picks. Returns whether there was one.
+    /// Lets one answer arrive of those that are on their way, whichever the number picks. Returns whether there was
+    /// one.
     pub fn deliver_one(&mut self, pick: usize) -> bool {
         self.poll();
         let at = pick % self.ready.len().max(1);
@@ -289,7 +290,8 @@ impl Host {
         mem::take(&mut self.asked)
     }
 
-    /// Returns which servers were asked which kinds of question, but for keys, since [`Host::take_asked`] was last called.
+    /// Returns which servers were asked which kinds of question, but for keys, since [`Host::take_asked`] was last
+    /// called.
     pub fn questions(&self) -> Vec<(&str, Asked)> {
         let question = |request: &'_ Request| Asked::of(&request.kind);
         let asked = self.asked.iter().filter(|request| question(request) != Asked::ServerKeys);
@@ -302,8 +304,8 @@ impl Host {
         self.engine().room(self.room.id()).expect("the store works").expect("the room is known")
     }
 
-    /// Returns what is held of an event, in words: `accepted`, `soft_failed` or `rejected`, with `, partial` where that may
-    /// change and `outlier, ` before where it has no place in the history; or `waiting`, or `absent`.
+    /// Returns what is held of an event, in words: `accepted`, `soft_failed` or `rejected`, with `, partial` where that
+    /// may change and `outlier, ` before where it has no place in the history; or `waiting`, or `absent`.
     #[track_caller]
     pub fn verdict(&self, event_id: &EventId) -> String {
         let info = self.view().event(event_id).expect("the store works");
@@ -369,8 +371,8 @@ impl Host {
         twin
     }
 
-    /// Asserts that the room is as it would be, had its full state been there from the first join on: the same verdict and
-    /// state before every event, the same extremities and current state.
+    /// Asserts that the room is as it would be, had its full state been there from the first join on: the same verdict
+    /// and state before every event, the same extremities and current state.
     #[track_caller]
     pub fn assert_converged(&self) {
         let twin = self.twin();

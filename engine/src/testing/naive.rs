@@ -151,8 +151,8 @@ impl Room<'_> {
 impl Room<'_> {
     fn resolve_v2(&self, states: &[State]) -> Result<State, OwnedEventId> {
         let is_v2_1 = self.rules.room_id_is_create_hash();
-        // "If a given key K is present in every Si with the same value V in each state map, then the pair (K, V) belongs to
-        // the unconflicted state map. Otherwise, V belongs to the conflicted state set."
+        // "If a given key K is present in every Si with the same value V in each state map, then the pair (K, V)
+        // belongs to the unconflicted state map. Otherwise, V belongs to the conflicted state set."
         let in_every = |key: &StateKey, id: &OwnedEventId| states.iter().all(|state| state.get(key) == Some(id));
         let all = || states.iter().flatten();
         let unconflicted: State =
@@ -187,13 +187,13 @@ impl Room<'_> {
         }
         let sorted = self.reverse_topological_power_ordering(x)?;
 
-        // 2. "Apply the iterative auth checks algorithm, starting from the unconflicted state map [v12 on: an empty state
-        //    map], to the list of events from the previous step to get a partially resolved state."
+        // 2. "Apply the iterative auth checks algorithm, starting from the unconflicted state map [v12 on: an empty
+        //    state map], to the list of events from the previous step to get a partially resolved state."
         let mut state = if is_v2_1 { State::new() } else { unconflicted.clone() };
         self.iterative_auth_checks(&sorted, &mut state)?;
 
-        // 3. "Take all remaining events that weren't picked in step 1 and order them by the mainline ordering based on the
-        //    power level in the partially resolved state obtained in step 2."
+        // 3. "Take all remaining events that weren't picked in step 1 and order them by the mainline ordering based on
+        //    the power level in the partially resolved state obtained in step 2."
         let remaining = full.into_iter().filter(|id| !sorted.contains(id)).collect();
         let power_levels = self.at_in_v2(&state, &StateKey::new("m.room.power_levels", "")).cloned();
         let sorted = self.mainline_ordering(remaining, power_levels)?;
@@ -202,13 +202,14 @@ impl Room<'_> {
         //    previous step."
         self.iterative_auth_checks(&sorted, &mut state)?;
 
-        // 5. "Update the result by replacing any event with the event with the same key from the unconflicted state map,
-        //    if such an event exists, to get the final resolved state."
+        // 5. "Update the result by replacing any event with the event with the same key from the unconflicted state
+        //    map, if such an event exists, to get the final resolved state."
         state.extend(unconflicted);
         Ok(state)
     }
 
-    /// The event at a key of the partially resolved state, which began as the unconflicted state map, v12 on as an empty one.
+    /// The event at a key of the partially resolved state, which began as the unconflicted state map, v12 on as an
+    /// empty one.
     fn at_in_v2<'s>(&'s self, state: &'s State, key: &StateKey) -> Option<&'s OwnedEventId> {
         if self.rules.room_id_is_create_hash() { state.get(key) } else { self.at(state, key) }
     }
@@ -222,7 +223,8 @@ impl Room<'_> {
         Ok(in_any.filter(|id| !is_in_all(id)).cloned().collect())
     }
 
-    /// v12 on: "the union of all such paths between any pair of events in the conflicted state set (including endpoints)".
+    /// v12 on: "the union of all such paths between any pair of events in the conflicted state set (including
+    /// endpoints)".
     fn conflicted_subgraph(&self, conflicted: &BTreeSet<OwnedEventId>) -> Result<BTreeSet<OwnedEventId>, OwnedEventId> {
         let mut subgraph = BTreeSet::new();
         for id in self.with_auth_chain(conflicted)? {
@@ -234,8 +236,8 @@ impl Room<'_> {
     }
 
     /// "A power event is a state event with type m.room.power_levels or m.room.join_rules, or a state event with type
-    /// m.room.member where the membership is leave or ban and the sender does not match the state_key." m.room.create too,
-    /// as Synapse and ruma have it.
+    /// m.room.member where the membership is leave or ban and the sender does not match the state_key." m.room.create
+    /// too, as Synapse and ruma have it.
     fn is_power_event(&self, id: &EventId) -> Result<bool, OwnedEventId> {
         let pdu = self.pdu(id)?;
         Ok(match (pdu.event_type(), pdu.state_key(), pdu.membership()) {
@@ -250,8 +252,9 @@ impl Room<'_> {
     fn reverse_topological_power_ordering(&self, x: BTreeSet<OwnedEventId>) -> Result<Vec<OwnedEventId>, OwnedEventId> {
         let mut left = BTreeMap::new();
         for id in x {
-            // "x < y if x's sender has greater power level than y's sender, when looking at their respective auth_events;
-            // or x's origin_server_ts is less than y's origin_server_ts; or x's event_id is less than y's event_id."
+            // "x < y if x's sender has greater power level than y's sender, when looking at their respective
+            // auth_events; or x's origin_server_ts is less than y's origin_server_ts; or x's event_id is less than y's
+            // event_id."
             left.insert((Reverse(self.sender_level(&id)?), self.pdu(&id)?.origin_server_ts(), id.clone()), id);
         }
         let mut sorted = Vec::new();
@@ -308,12 +311,12 @@ impl Room<'_> {
         let mainline = self.mainline(p)?;
         let mut sorted = BTreeMap::new();
         for id in events {
-            // "We can compute a similar list of events [e1, …, em]. Find the smallest index j ≥ 1 for which ej belongs to
-            // the mainline of P. If such a j exists, then ej = Pi for some unique index i ≥ 0. Otherwise set i = ∞."
+            // "We can compute a similar list of events [e1, …, em]. Find the smallest index j ≥ 1 for which ej belongs
+            // to the mainline of P. If such a j exists, then ej = Pi for some unique index i ≥ 0. Otherwise set i = ∞."
             let own = self.mainline(self.cited(&id, "m.room.power_levels")?)?;
             let position = own.iter().find_map(|e_j| mainline.iter().position(|p_i| p_i == e_j)).unwrap_or(INFINITY);
-            // "x < y if the mainline position of x is greater than the mainline position of y; or x's origin_server_ts is
-            // less than y's origin_server_ts; or x's event_id is less than y's event_id."
+            // "x < y if the mainline position of x is greater than the mainline position of y; or x's origin_server_ts
+            // is less than y's origin_server_ts; or x's event_id is less than y's event_id."
             sorted.insert((Reverse(position), self.pdu(&id)?.origin_server_ts(), id.clone()), id);
         }
         Ok(sorted.into_values().collect())
@@ -345,7 +348,8 @@ impl Room<'_> {
                 }
             }
             if self.rules.room_id_is_create_hash() && event.pdu().event_type() != "m.room.create" {
-                // "If the event's room_id is not an event ID for an accepted (not rejected) m.room.create event, reject."
+                // "If the event's room_id is not an event ID for an accepted (not rejected) m.room.create event,
+                // reject."
                 let create = self.create_event(id)?.filter(|create| !self.events[create].is_rejected());
                 auth_state.extend(create.map(|create| (StateKey::new("m.room.create", ""), create)));
             }
@@ -400,8 +404,8 @@ impl Room<'_> {
             conflicts.retain(|key, _| !is_of_pass(key));
             r.extend(pass);
         }
-        // "For all other conflicts: the first that is allowed, by descending depth and ascending `sha1(event_id)`"; where
-        // none is, the last, as in Synapse.
+        // "For all other conflicts: the first that is allowed, by descending depth and ascending `sha1(event_id)`";
+        // where none is, the last, as in Synapse.
         let mut others = State::new();
         for (key, events) in conflicts {
             let mut chosen = events.first();

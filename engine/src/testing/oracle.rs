@@ -271,8 +271,8 @@ impl Oracle {
         outcome
     }
 
-    /// Returns the accepted events that no accepted event reaches through prev edges: directly, or over events that were
-    /// rejected or soft-failed.
+    /// Returns the accepted events that no accepted event reaches through prev edges: directly, or over events that
+    /// were rejected or soft-failed.
     fn extremities(
         &self,
         events: &[OwnedEventId],

@@ -1,9 +1,9 @@
 //! ruma's rules of authorisation over our events: the independent judge of oracle and fuzz targets. Nothing of it is in
 //! the engine's own path.
 //!
-//! Where ruma is known to say otherwise than the rules here, [`deviation`] names the sentence; each holds as narrowly as
-//! it can be told. One of them rooms of `RoomBuilder` can meet, a state without join rules: [`by_state`] mends it, but in
-//! ruma's own resolution of states nothing can.
+//! Where ruma is known to say otherwise than the rules here, [`deviation`] names the sentence; each holds as narrowly
+//! as it can be told. One of them rooms of `RoomBuilder` can meet, a state without join rules: [`by_state`] mends it,
+//! but in ruma's own resolution of states nothing can.
 
 use std::sync::Arc;
 
@@ -98,8 +98,8 @@ pub fn by_state_alone(
     )
 }
 
-/// Returns join rules that let the invited join. They stand in for those that a state lacks, where ruma would let nobody
-/// join: room version 1's resolution loses them, and so does a bad choice of auth events.
+/// Returns join rules that let the invited join. They stand in for those that a state lacks, where ruma would let
+/// nobody join: room version 1's resolution loses them, and so does a bad choice of auth events.
 fn for_the_invited(rules: &RoomRules, room_id: &RoomId) -> Option<Arc<RumaEvent>> {
     let json = json!({
         "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "invite" }, "room_id": room_id,

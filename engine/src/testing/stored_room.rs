@@ -1,4 +1,5 @@
-//! A store that holds one room of given events, whose states are resolved as the engine resolves those of its own rooms.
+//! A store that holds one room of given events, whose states are resolved as the engine resolves those of its own
+//! rooms.
 
 use std::sync::Arc;
 

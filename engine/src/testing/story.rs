@@ -31,7 +31,8 @@ pub const ELSIE: &str = "@elsie:s2.example";
 
 /// A public room of two members, [`CHARLIE`], who made it, and [`DEREK`], which [`ALICE`] joins; and her homeserver.
 ///
-/// The events are told in this order, each after the one before: create, charlie, power levels, join rules, derek, join.
+/// The events are told in this order, each after the one before: create, charlie, power levels, join rules, derek,
+/// join.
 #[derive(Debug)]
 pub struct Story {
     host: Host,

@@ -1,11 +1,11 @@
 //! Big rooms made of a seed, written as recordings: truly hashed and signed, with what a server that has always been in
 //! the room expects of one that joins.
 //!
-//! The same [`Synth`] writes the same bytes. A room has a long past, in which members of many servers came and went, and
-//! which does not fork; then our user joins, partially, and what follows is pushed to us: talk by members whom we do not
-//! know yet, changes of state, forks that are merged, and what is not allowed. What is expected comes from the naive
-//! [`oracle`](super::oracle), not from the engine. The oracle is told what no event changes any more once for all states,
-//! so that a room of 200,000 members costs it no more than a small one.
+//! The same [`Synth`] writes the same bytes. A room has a long past, in which members of many servers came and went,
+//! and which does not fork; then our user joins, partially, and what follows is pushed to us: talk by members whom we
+//! do not know yet, changes of state, forks that are merged, and what is not allowed. What is expected comes from the
+//! naive [`oracle`](super::oracle), not from the engine. The oracle is told what no event changes any more once for all
+//! states, so that a room of 200,000 members costs it no more than a small one.
 
 mod later;
 mod past;

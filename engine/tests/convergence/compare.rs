@@ -126,8 +126,8 @@ fn stored(world: &World) -> Stored {
     Stored { events, log }
 }
 
-/// Returns the oracle that knows what the engine was told: the full state before the join, and the states that servers told
-/// of what the history leaves out; and the holes that these have.
+/// Returns the oracle that knows what the engine was told: the full state before the join, and the states that servers
+/// told of what the history leaves out; and the holes that these have.
 fn oracle(
     world: &World,
     stored: &BTreeMap<OwnedEventId, EventState>,
@@ -162,8 +162,8 @@ fn oracle(
     let mut holes = Holes::default();
     for (event_id, state) in stored {
         let is_told = match &state.stage {
-            // What it was placed with counts, though the states after its prev events may have been told later. Where there
-            // are holes, the two differ.
+            // What it was placed with counts, though the states after its prev events may have been told later. Where
+            // there are holes, the two differ.
             Stage::Placed { .. } => prescribed.placed_as_told.contains(event_id),
             // It may have come since, and wait for what it rests on; what was told served those that follow it.
             _ => prescribed.told.contains(event_id),
@@ -198,8 +198,8 @@ struct Holes {
     may: BTreeSet<OwnedEventId>,
 }
 
-/// Returns what cannot be had of the state at an event: the state's events and their auth chain's that cannot be verified,
-/// the state's events that rest on such, and the event itself.
+/// Returns what cannot be had of the state at an event: the state's events and their auth chain's that cannot be
+/// verified, the state's events that rest on such, and the event itself.
 fn holes_of(world: &World, event_id: &OwnedEventId, state: &State) -> BTreeSet<OwnedEventId> {
     let chain = world.random.room.auth_chain(state.values());
     let at_it = state.values().chain([event_id]);

@@ -1,5 +1,5 @@
-//! Answers that are not true. Every lie told here can be found out, so that it must change nothing in the end. What cannot
-//! be told from the truth is not told:
+//! Answers that are not true. Every lie told here can be found out, so that it must change nothing in the end. What
+//! cannot be told from the truth is not told:
 //!
 //! - a state that merely leaves somebody out;
 //! - a state that names two events for one key, one of which nobody can verify: what is left names one;
@@ -67,8 +67,8 @@ pub(crate) fn lie(world: &World, request: &Request, honest: &Response, seed: u64
     Some(Lie { response, bad_copy_of })
 }
 
-/// Breaks an event's signature or content hash in an answer, but not the signature that another server has broken before.
-/// Returns the event whose signature it is.
+/// Breaks an event's signature or content hash in an answer, but not the signature that another server has broken
+/// before. Returns the event whose signature it is.
 fn spoil_for(world: &World, request: &Request, event: &mut Value, is_signature: bool) -> Option<Option<OwnedEventId>> {
     let pdu = Pdu::parse(world.random.room.rules(), event.to_string().as_bytes()).ok()?;
     let event_id = pdu.event_id().to_owned();

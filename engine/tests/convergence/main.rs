@@ -1,13 +1,14 @@
-//! Convergence: whatever the order and number of answers, the failures, the lies, the duplicates and the restarts, a partial
-//! join ends where the naive oracle ends, which had full state from the join on (promise 1).
+//! Convergence: whatever the order and number of answers, the failures, the lies, the duplicates and the restarts, a
+//! partial join ends where the naive oracle ends, which had full state from the join on (promise 1).
 //!
-//! Each seed is a random room, a homeserver of which alice joins it with partial state, and a script of what befalls it. At
-//! the end the log's fold is compared with the order that is prescribed ([`order`]), verdicts, states, extremities and
-//! current state with the oracle's ([`compare`]), and what the updates told with what the engine holds ([`picture`]).
+//! Each seed is a random room, a homeserver of which alice joins it with partial state, and a script of what befalls
+//! it. At the end the log's fold is compared with the order that is prescribed ([`order`]), verdicts, states,
+//! extremities and current state with the oracle's ([`compare`]), and what the updates told with what the engine holds
+//! ([`picture`]).
 //!
-//! `GIBBOUS_SEEDS=1000` runs so many seeds, `GIBBOUS_SEEDS=7..8` those of a range. A seed that fails prints the shortest
-//! script found that still fails; `GIBBOUS_SCRIPT='…'` plays a script and tells what happens. `GIBBOUS_WATCH=$event` follows
-//! one event through it.
+//! `GIBBOUS_SEEDS=1000` runs so many seeds, `GIBBOUS_SEEDS=7..8` those of a range. A seed that fails prints the
+//! shortest script found that still fails; `GIBBOUS_SCRIPT='…'` plays a script and tells what happens.
+//! `GIBBOUS_WATCH=$event` follows one event through it.
 #![cfg(feature = "testing")]
 
 mod chance;
@@ -71,8 +72,8 @@ const SHOWN: &[&str] = &[
     "soft_failed",
 ];
 
-/// Scripts that failed once, each with what was wrong. Seeds change their meaning with the simulation, and so may these; but
-/// they stay rooms in which what was wrong can happen.
+/// Scripts that failed once, each with what was wrong. Seeds change their meaning with the simulation, and so may
+/// these; but they stay rooms in which what was wrong can happen.
 const SCRIPTS: &[&str] = &[
     // Where a state has no join rules, the oracle let nobody join.
     "387/18 h15,17,16",
@@ -124,7 +125,8 @@ const SCRIPTS: &[&str] = &[
     "5570/10 a0r o162402 h1 r h3 o406460 a0x845991 a2t a3w a0w t j1.486774 t t t t t t t t",
     // The state was told at an event that rests on one that nobody can verify.
     "7119/20 j1.780375 h17,22",
-    // Two servers gave copies of one event whose signatures do not hold, and were believed: such lies are not told any more.
+    // Two servers gave copies of one event whose signatures do not hold, and were believed: such lies are not told any
+    // more.
     "8751/0 a3e a3x513721 a0x828606 a0x882666 a2x709843",
     // A state named two events for one key, one of which nobody can verify: nor are these.
     "7765/0 a6x187186",

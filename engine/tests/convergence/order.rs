@@ -1,18 +1,18 @@
 //! The canonical order that promise 1 prescribes, made without what the engine made of it.
 //!
-//! From the log come only facts of which the order is made: when an event came (its first record that is not an outlier's),
-//! whether the room was partial then, that an event was set aside, and when it was placed. From these the order is made anew,
-//! by this rule:
+//! From the log come only facts of which the order is made: when an event came (its first record that is not an
+//! outlier's), whether the room was partial then, that an event was set aside, and when it was placed. From these the
+//! order is made anew, by this rule:
 //!
-//! - An event takes its place when it comes, or, in a room with full state and after it was set aside, when it is placed: the
-//!   place of the earliest event that follows it and is not folded yet; where there is none, a place of its own, behind all
-//!   others.
+//! - An event takes its place when it comes, or, in a room with full state and after it was set aside, when it is
+//!   placed: the place of the earliest event that follows it and is not folded yet; where there is none, a place of its
+//!   own, behind all others.
 //! - What it follows itself and stands later, directly or over others, moves to its place.
 //! - Those at one place stand in the order of depth and event ID, the one whose place it is last.
 //!
-//! The engine's positions are not looked at. What is checked is each step of the fold: the events of a `Folded` record are,
-//! at that point of the log, the first open events of the prescribed order, in that order. Besides, events that were pushed
-//! and never pulled come in the order in which they were handed over.
+//! The engine's positions are not looked at. What is checked is each step of the fold: the events of a `Folded` record
+//! are, at that point of the log, the first open events of the prescribed order, in that order. Besides, events that
+//! were pushed and never pulled come in the order in which they were handed over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,8 +34,8 @@ pub(crate) struct Prescribed<'l> {
     came: BTreeMap<OwnedEventId, u64>,
     /// The events after which another server has told the state.
     pub(crate) told: BTreeSet<OwnedEventId>,
-    /// Those that were placed with the state that was told before them: not all that they follow had a full state then, or
-    /// they had been told theirs already. Where a told state has holes, it is not what their prev events make it.
+    /// Those that were placed with the state that was told before them: not all that they follow had a full state then,
+    /// or they had been told theirs already. Where a told state has holes, it is not what their prev events make it.
     pub(crate) placed_as_told: BTreeSet<OwnedEventId>,
     /// What is held of each event.
     stages: BTreeMap<OwnedEventId, Stage>,

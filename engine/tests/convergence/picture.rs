@@ -69,8 +69,8 @@ impl Picture {
         Ok(())
     }
 
-    /// Says where the picture is not what the engine holds, of a room with full state. `verdict` is the engine's, of each
-    /// event that has a place.
+    /// Says where the picture is not what the engine holds, of a room with full state. `verdict` is the engine's, of
+    /// each event that has a place.
     pub(crate) fn differences(
         &self,
         engine: &Engine,

@@ -361,7 +361,8 @@ impl World {
         true
     }
 
-    /// One of our users who is in the room says or does something, or leaves, where the engine says that the room stands.
+    /// One of our users who is in the room says or does something, or leaves, where the engine says that the room
+    /// stands.
     fn speak(&mut self, user: &str, seed: Option<u64>) {
         let view = self.host.view();
         let current = view.current_state().expect("the store works");

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{VERSIONS, nothing_of};
 
-/// Lets alice join with a response that is an honest partial one but for the edit, and of which nobody gives more. Returns
-/// why that failed.
+/// Lets alice join with a response that is an honest partial one but for the edit, and of which nobody gives more.
+/// Returns why that failed.
 #[track_caller]
 fn refused(version: &RoomVersionId, edit: impl FnOnce(&mut Value)) -> JoinError {
     let mut story = Story::new(version);

@@ -1,7 +1,7 @@
 //! The process that is killed: it plays a recording over a store, and says on stdout what has been made durable.
 //!
-//! It is this test binary once more, so that it is there wherever the tests are: the command line needs no option that is
-//! of no use to anyone else.
+//! It is this test binary once more, so that it is there wherever the tests are: the command line needs no option that
+//! is of no use to anyone else.
 
 use std::{
     env,

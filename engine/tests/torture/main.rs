@@ -1,13 +1,13 @@
-//! Processes that play a recording die, one after the other, by `SIGKILL` and by power cuts, at any moment from the opening
-//! of the store to its closing; the next plays on from what was acknowledged. Whatever was acknowledged must be there each
-//! time, `check` must find nothing, and in the end the room must be what it is after an unbroken replay.
+//! Processes that play a recording die, one after the other, by `SIGKILL` and by power cuts, at any moment from the
+//! opening of the store to its closing; the next plays on from what was acknowledged. Whatever was acknowledged must be
+//! there each time, `check` must find nothing, and in the end the room must be what it is after an unbroken replay.
 //!
 //! In a power cut only what was fsynced survives (see `powercut.c`). A process that outlives another's `SIGKILL` begins
 //! with what that one wrote but did not sync, and may lose it in a later cut.
 //!
 //! `GIBBOUS_TORTURE=200` asks for 200 kills and as many cuts, over all recordings of the repository, or those that
-//! `GIBBOUS_TORTURE_FILES` names, separated by `:`. `GIBBOUS_TORTURE_SEED=1` has the deaths at other moments; the moments
-//! are of real time in part, so that a seed repeats a run in its outline only.
+//! `GIBBOUS_TORTURE_FILES` names, separated by `:`. `GIBBOUS_TORTURE_SEED=1` has the deaths at other moments; the
+//! moments are of real time in part, so that a seed repeats a run in its outline only.
 #![cfg(all(feature = "replay", target_os = "linux"))]
 
 mod child;

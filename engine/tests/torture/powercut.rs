@@ -52,7 +52,8 @@ impl Shim {
     }
 }
 
-/// Cuts the power: puts the files in `dir` back to what a disk would hold of them. Every process that used them is dead.
+/// Cuts the power: puts the files in `dir` back to what a disk would hold of them. Every process that used them is
+/// dead.
 pub(crate) fn cut(dir: &Path, undo: &Path, mut taken: Taken<'_>) -> io::Result<()> {
     let mut files = BTreeMap::new();
     for path in files_below(dir)?.into_iter().chain(files_below(undo)?) {
@@ -132,7 +133,8 @@ fn undo_content(file: &Path, notes: &[u8], taken: &mut Taken<'_>) -> io::Result<
     file.set_len(kept.len() as u64)
 }
 
-/// Takes each page that differs from the one or the other. A page behind the end of the synced file brings its size along.
+/// Takes each page that differs from the one or the other. A page behind the end of the synced file brings its size
+/// along.
 fn mixed(synced: &[u8], written: &[u8], chance: &mut Chance) -> Vec<u8> {
     let mut kept = synced.to_vec();
     if written.len() < synced.len() && chance.below(2) == 0 {

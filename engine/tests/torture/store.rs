@@ -59,8 +59,8 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Tells whether a room stands as another does. A process may have died between storing an event and saying so: what
-    /// became of that one is seen by extremities and state alone.
+    /// Tells whether a room stands as another does. A process may have died between storing an event and saying so:
+    /// what became of that one is seen by extremities and state alone.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
         let is_alike = |(event_id, stage): (&String, &Option<String>)| other.stages.get(event_id) == Some(stage);
         self.is_partial == other.is_partial

@@ -10,8 +10,8 @@ use crate::{BackendError, Batch, CommitError, Table};
 
 /// A store in memory of which only what was synced is sure to survive a crash.
 ///
-/// It has two images: commits change the live one, a sync makes the durable one equal to it. A clone is another handle to
-/// the same store. Nothing is left to chance: the same plan and the same calls give the same images.
+/// It has two images: commits change the live one, a sync makes the durable one equal to it. A clone is another handle
+/// to the same store. Nothing is left to chance: the same plan and the same calls give the same images.
 ///
 /// ```
 /// use gibbous_storage::{Backend, Batch, Fault, Faulty, Step, Survives, Table};

@@ -11,8 +11,8 @@ use crate::{BackendError, Batch, CommitError, Table};
 
 /// A store that lives as long as the last handle to it.
 ///
-/// A clone is another handle to the same rows, so that a store survives the engine that is closed over it. Views promise
-/// no more than the trait does: what holds over this backend must hold over the others.
+/// A clone is another handle to the same rows, so that a store survives the engine that is closed over it. Views
+/// promise no more than the trait does: what holds over this backend must hold over the others.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryBackend(Arc<RwLock<Tables>>);
 

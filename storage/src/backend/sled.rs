@@ -1,15 +1,16 @@
 //! The default backend: sled 0.34.7, with guards around its known faults. The only file that names sled.
 //!
 //! - `flush` of sled is not an fsync and lost acknowledged data in simulated power cuts: [`Backend::sync`] does a real
-//!   fsync of its file after each flush. Only one flush runs at a time, and never the asynchronous one, which deadlocks.
+//!   fsync of its file after each flush. Only one flush runs at a time, and never the asynchronous one, which
+//!   deadlocks.
 //! - sled's recovery syncs the snapshot that it makes of its log, but where the log ends with a segment not the log
 //!   (`advance_snapshot`): if a process was killed and the power is cut soon after the next one began, the snapshot may
 //!   point into what never reached the disk. [`SledBackend::open`] does an fsync of the file before sled sees it.
-//! - sled takes `sync_file_range` for durable, and may write over a freed segment before what was moved out of it has been
-//!   fsynced. A power cut then loses both, unless the disk wrote all. The file is synced whenever much has been written
-//!   since it last was, so that little is at stake; gone it is not (`engine/tests/torture/SUMMARY.md`).
-//! - sled puts pages over a quarter of its segment size into files of their own, which nothing ever fsyncs. A page holds
-//!   up to about twenty rows, so that the segments are made large enough for twenty of the longest rows.
+//! - sled takes `sync_file_range` for durable, and may write over a freed segment before what was moved out of it has
+//!   been fsynced. A power cut then loses both, unless the disk wrote all. The file is synced whenever much has been
+//!   written since it last was, so that little is at stake; gone it is not (`engine/tests/torture/SUMMARY.md`).
+//! - sled puts pages over a quarter of its segment size into files of their own, which nothing ever fsyncs. A page
+//!   holds up to about twenty rows, so that the segments are made large enough for twenty of the longest rows.
 //! - sled may panic where its files are damaged: every call catches that and makes it an error.
 //! - One tree holds all tables, a key being the table's number and the row's key: a batch over several trees would need
 //!   sled's transactions.
@@ -211,8 +212,8 @@ const FILE: &str = "db";
 /// A quarter of it, 2 MiB, holds twenty rows of a key (1 KiB) and a value (80 KiB) and what sled writes around them.
 const SEGMENT_BYTES: usize = 8 << 20;
 
-/// How much is written before the file is synced without being asked: an eighth of a segment, so that in most cases what
-/// was moved out of a segment is on the disk before the segment is written over.
+/// How much is written before the file is synced without being asked: an eighth of a segment, so that in most cases
+/// what was moved out of a segment is on the disk before the segment is written over.
 const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
 
 /// Calls sled, and makes a panic in it an error as well.

@@ -10,8 +10,8 @@
 //! A varint is a number in groups of seven bits, the lowest first; each byte but the last has its high bit set, and the
 //! last is not zero but for zero itself.
 //!
-//! The layout is written by hand rather than by bincode because it needs no lengths, and because a change of state writes
-//! some six nodes: every byte here is written for each.
+//! The layout is written by hand rather than by bincode because it needs no lengths, and because a change of state
+//! writes some six nodes: every byte here is written for each.
 
 use gibbous_codec::{EventNum, Kind, NodeHash, Path, WireError, decode_bytes, encode_bytes, inner_hash, leaf_hash};
 
@@ -23,7 +23,8 @@ const VERSION: u8 = 0;
 /// A node: immutable, known by its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// Entries by ascending path. At least one, at most [`LEAF_MAX`]: at the end of the path no more than four can part.
+    /// Entries by ascending path. At least one, at most [`LEAF_MAX`]: at the end of the path no more than four can
+    /// part.
     Leaf(Vec<Entry>),
     /// A subtree of more than [`LEAF_MAX`] entries.
     Inner(Inner),

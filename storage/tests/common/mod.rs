@@ -16,7 +16,8 @@ pub(crate) const OTHER_ROOM: &str = "!other:a.example";
 /// One commit and one sync.
 pub(crate) type Step = fn(&Store) -> Result<(), StoreError>;
 
-/// What makes the store: it begins with the numbering of the rooms, so that every step is one of a room that has a number.
+/// What makes the store: it begins with the numbering of the rooms, so that every step is one of a room that has a
+/// number.
 pub(crate) const STEPS: [Step; 10] =
     [number_rooms, open_room, members, join, arrivals, flips, completion, open_other_room, server_keys, questions];
 

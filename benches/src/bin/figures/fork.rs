@@ -1,13 +1,13 @@
 //! Forks of a room of 100,000 members, against ruma's resolution of the same in the same run.
 //!
-//! The room is made of a seed, unsigned: its creator, join rules, a short history of power levels, and members who joined
-//! under each of them. From one state of it two go apart, each with half of the keys in conflict: a topic, or members
-//! who rename themselves.
+//! The room is made of a seed, unsigned: its creator, join rules, a short history of power levels, and members who
+//! joined under each of them. From one state of it two go apart, each with half of the keys in conflict: a topic, or
+//! members who rename themselves.
 //!
-//! - *ruma* starts from parsed PDUs in a hash map and whole state maps, as a host has them: it needs the full auth chain
-//!   of each state, which is found first, and resolves.
-//! - *gibbous* starts from two groups in a store (in memory, its caches warm): their difference, the resolution, and the
-//!   result as a new group. What was resolved before is not remembered.
+//! - *ruma* starts from parsed PDUs in a hash map and whole state maps, as a host has them: it needs the full auth
+//!   chain of each state, which is found first, and resolves.
+//! - *gibbous* starts from two groups in a store (in memory, its caches warm): their difference, the resolution, and
+//!   the result as a new group. What was resolved before is not remembered.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,8 +1,8 @@
 //! State resolution of great conflicts, against ruma's in the same run.
 //!
 //! The vectors in `data/large.jsonl.zst` are rooms of about 4,300 events and some 1,500 in the full conflicted set, of
-//! six room versions; `GIBBOUS_VECTORS` names another file. Each is resolved in turn by ruma, cold and warm, some times,
-//! and the least time of each counts. Every answer is compared with what the vector expects.
+//! six room versions; `GIBBOUS_VECTORS` names another file. Each is resolved in turn by ruma, cold and warm, some
+//! times, and the least time of each counts. Every answer is compared with what the vector expects.
 //!
 //! - *ruma* starts from events in a hash map, state maps, auth chains and the conflicted state subgraph.
 //! - *cold* starts from parsed PDUs and state maps: numbers, chains, the subgraph and the parsing of contents count.

@@ -1,7 +1,7 @@
 //! The loop that drives the engine. Every call that changes something in it stands here.
 //!
-//! It is one thread, as the engine's calls are synchronous and end with a sync of the disk. That makes the order of calls
-//! plain; a busy homeserver may call the engine from as many threads as it likes, which has one lock a room.
+//! It is one thread, as the engine's calls are synchronous and end with a sync of the disk. That makes the order of
+//! calls plain; a busy homeserver may call the engine from as many threads as it likes, which has one lock a room.
 
 use std::{
     collections::BTreeMap,
@@ -106,8 +106,8 @@ impl Driver {
                 let _ = reply.send(self.engine.receive(&origin, &pdus, now_ms)?);
             }
             Input::Join { answer, reply } => {
-                // The engine checks the answer, asks for the keys that it needs for that, and stores the room or says why
-                // not: `tell_joins`. PDUs that come meanwhile wait in the engine.
+                // The engine checks the answer, asks for the keys that it needs for that, and stores the room or says
+                // why not: `tell_joins`. PDUs that come meanwhile wait in the engine.
                 let send_join = SendJoin {
                     room_id: &answer.room_id,
                     room_version: &answer.room_version,
@@ -119,8 +119,9 @@ impl Driver {
                 self.joins.push((self.engine.begin_join(send_join, now_ms)?, reply));
             }
             Input::Ours { pdu, reply } => {
-                // Our events take the way of all others. Only one that was accepted may be sent on. Here an error may also be
-                // the fault of whoever made the event, who is told; if it is the disk's, the next call fails as well.
+                // Our events take the way of all others. Only one that was accepted may be sent on. Here an error may
+                // also be the fault of whoever made the event, who is told; if it is the disk's, the next call fails as
+                // well.
                 let _ = reply.send(self.engine.submit(&pdu, now_ms));
             }
             Input::Answer { id, response } => {

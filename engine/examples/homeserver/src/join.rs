@@ -59,8 +59,8 @@ impl Shared {
         let event = self.client.key().sign_event(&rules, &event);
         let event = event.map_err(|error| malformed(error.to_string()))?;
 
-        // The room sends us its PDUs from `send_join` on, and the engine would refuse them until `begin_join`, as it does not
-        // know the room: `receive` waits meanwhile.
+        // The room sends us its PDUs from `send_join` on, and the engine would refuse them until `begin_join`, as it
+        // does not know the room: `receive` waits meanwhile.
         let joining = self.joining.write().await;
         // Members may be left out unless the room is here with its full state.
         let asked_partial = self.engine.room(room_id)?.is_none_or(|room| room.is_partial());

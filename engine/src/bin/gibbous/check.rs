@@ -13,8 +13,8 @@ use gibbous::{
 
 /// Reads every row of a data directory, refolds its logs and compares; repairs nothing, not even what opening would
 ///
-/// Prints a finding a line (table, key as hex, what is wrong), then `N rows, M findings`. Exit status: 0 without a finding,
-/// 1 with one, 2 when the directory cannot be opened.
+/// Prints a finding a line (table, key as hex, what is wrong), then `N rows, M findings`. Exit status: 0 without a
+/// finding, 1 with one, 2 when the directory cannot be opened.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The data directory

@@ -41,8 +41,9 @@ pub(crate) struct Args {
     /// Prints a JSON object a file.
     #[arg(long)]
     json: bool,
-    /// Closes the engine and opens it again after every K records and answers, counted together. A join that awaits keys
-    /// is in memory alone and comes to its end first; where an engine could store nothing, the next has twice the time.
+    /// Closes the engine and opens it again after every K records and answers, counted together. A join that awaits
+    /// keys is in memory alone and comes to its end first; where an engine could store nothing, the next has twice the
+    /// time.
     #[arg(long, value_name = "K")]
     restart_every: Option<NonZeroU64>,
     /// Gives answers in another order, some of them late, some twice, as this seed has it.

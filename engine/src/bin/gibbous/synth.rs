@@ -11,8 +11,8 @@ use gibbous::{
 /// Writes a recording of a big synthetic room, truly hashed and signed, for `replay`
 ///
 /// The same arguments write the same bytes. What the recording expects comes from a naive reading of the specification,
-/// not from the engine. Prints a line of what was written. Exit status: 0, or 2 when there can be no such room or the file
-/// cannot be written.
+/// not from the engine. Prints a line of what was written. Exit status: 0, or 2 when there can be no such room or the
+/// file cannot be written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many members the room has when our user joins it partially

@@ -1,5 +1,5 @@
-//! The past of a synthetic room, until our user joins: who came, left, was banned. Nothing forks in it, so the state is a
-//! map that each event changes.
+//! The past of a synthetic room, until our user joins: who came, left, was banned. Nothing forks in it, so the state is
+//! a map that each event changes.
 
 use std::slice;
 

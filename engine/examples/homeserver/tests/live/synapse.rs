@@ -23,7 +23,8 @@ from synapse.app.homeserver import main
 main()
 ";
 
-/// Returns a Python that has Synapse. It is that of a virtual environment next to what cargo builds, made the first time.
+/// Returns a Python that has Synapse. It is that of a virtual environment next to what cargo builds, made the first
+/// time.
 pub(crate) fn python() -> Result<PathBuf, String> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("the target directory has no name")?;
     let environment = target.join("synapse-venv");
