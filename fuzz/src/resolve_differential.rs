@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gibbous::{
-    Error, MemoryBackend, OwnedEventId, StateKey, StateMap,
+    Error, MemoryBackend, OwnedEventId, Pdu, StateKey, StateMap,
     authorisation::state_keys,
     gibbous_codec::StateGroup,
     resolution::{self, ResolutionEvent},
@@ -104,15 +104,18 @@ impl Stored {
 
     /// What a partial state says of an event with its own auth events is what the two, resolved whole, say. The latest events
     /// are looked at: they rest on the most.
+    ///
+    /// Not in a room where an event cites what is not of its auth events selection: it fails check 4 and so is in no state,
+    /// and the product takes what decides about an event to be at the keys of its selection.
     fn compare_with_auth_events(&self, room: &Room) {
         let (Some(before), Some(group)) = (room.states.first(), self.states.first()) else { return };
+        if room.events.iter().any(|event| cites_beyond_its_selection(room, &event.pdu)) {
+            return;
+        }
         for ResolutionEvent { pdu, .. } in room.events.iter().rev().take(EVENTS_COMPARED) {
-            let cited = |id: &OwnedEventId| room.events.iter().find(|event| event.pdu.event_id() == id);
-            let keyed = |event: &ResolutionEvent| {
-                let key = StateKey::new(event.pdu.event_type(), event.pdu.state_key()?);
-                Some((key, event.pdu.event_id().to_owned()))
-            };
-            let own: StateMap<OwnedEventId> = pdu.auth_events().iter().filter_map(cited).filter_map(keyed).collect();
+            let own: StateMap<OwnedEventId> = cited(room, pdu)
+                .filter_map(|event| Some((key_of(&event.pdu)?, event.pdu.event_id().to_owned())))
+                .collect();
             let whole = resolution::resolve(&room.rules, &[before.clone(), own], room.events.iter().cloned());
             let part = self.room.resolve_with_auth_events(*group, pdu);
             match (whole, part) {
@@ -129,4 +132,18 @@ impl Stored {
             }
         }
     }
+}
+
+fn cites_beyond_its_selection(room: &Room, pdu: &Pdu) -> bool {
+    let selection = state_keys(&room.rules, pdu);
+    cited(room, pdu).any(|event| key_of(&event.pdu).is_none_or(|key| !selection.contains(&key)))
+}
+
+/// Returns the auth events of an event, but for those that are left out.
+fn cited<'r>(room: &'r Room, pdu: &'r Pdu) -> impl Iterator<Item = &'r ResolutionEvent> {
+    pdu.auth_events().iter().filter_map(|id| room.events.iter().find(|event| event.pdu.event_id() == id))
+}
+
+fn key_of(pdu: &Pdu) -> Option<StateKey> {
+    Some(StateKey::new(pdu.event_type(), pdu.state_key()?))
 }
