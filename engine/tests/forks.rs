@@ -10,7 +10,7 @@ use std::{
 };
 
 use gibbous::{
-    Error, EventId, OwnedEventId, Pdu, RoomVersionId,
+    Error, EventId, OwnedEventId, Pdu, RoomVersionId, StateKey,
     gibbous_codec::{
         RoomRules, StateGroup,
         exchange::{self, ResolveVector, Vectors},
@@ -291,7 +291,7 @@ fn what_many_cite_resolves_alike() {
 }
 
 /// A memory backend that counts what is read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Counting {
     rows: MemoryBackend,
     reads: Arc<AtomicU64>,
@@ -334,37 +334,56 @@ impl Snapshot for CountingSnapshot<'_> {
     }
 }
 
-/// Returns how many rows a fork reads that nothing is remembered of, in a room whose power levels have changed so
-/// often, of so many members.
-fn reads_of_a_fork(version: &str, history: usize, members: usize, fork: [&[&str]; 2]) -> u64 {
-    let mut room = Room::begun(version);
-    let last = long_history(&mut room, history);
-    let [before, earlier] = [history - 1, history - 2].map(|number| format!("levels{number}"));
-    let mut state = ids(&["create", "ada", "rules", &last]);
-    for number in 0..members {
-        let (user, name) = (format!("@m{number}:a.example"), format!("m{number}"));
-        room.join(&user, &name, &["create", "rules", [&*earlier, &before, &last][number % 3]]);
-        state.push(id(&name));
-    }
-    room.topic("one", &["create", "ada", &last]);
-    room.topic("two", &["create", "ada", &last]);
-    room.topic("old", &["create", "ada", &earlier]);
-    let levels = if room.rules.privileged_creators() { json!({}) } else { json!({ "users": { CREATOR: 100 } }) };
-    room.event("other", "m.room.power_levels", "", CREATOR, levels, &["create", "ada", &before]);
-    room.join("@m7:a.example", "renamed", &["create", "rules", &last, "m7"]);
-    room.join("@m7:a.example", "again", &["create", "rules", &last, "renamed"]);
+/// A stored room whose power levels have changed so often, of so many members, that counts what is read of it.
+struct Counted {
+    room: Room,
+    stored: StoredRoom,
+    state: StateGroup,
+    backend: Counting,
+}
 
-    let counting = Counting::default();
-    let backend = counting.rows.clone();
-    let mut stored = StoredRoom::open(Arc::new(backend.clone()), &room.version).expect("the store opens");
-    stored.add(room.events.iter().cloned()).expect("memory can be written");
-    let base = stored.state(StateGroup::EMPTY, &state).expect("it is a state");
-    let groups = fork.map(|names| stored.state(base, &ids(names)).expect("it is a state"));
-    let reads = counting.reads.clone();
-    let fresh = StoredRoom::open(Arc::new(counting), &room.version).expect("the store opens");
-    let before = reads.load(Ordering::Relaxed);
-    fresh.resolve(&groups).expect("nothing is missing");
-    reads.load(Ordering::Relaxed) - before
+impl Counted {
+    fn new(version: &str, history: usize, members: usize) -> Self {
+        let mut room = Room::begun(version);
+        let last = long_history(&mut room, history);
+        let [before, earlier] = [history - 1, history - 2].map(|number| format!("levels{number}"));
+        let mut state = ids(&["create", "ada", "rules", &last]);
+        for number in 0..members {
+            let (user, name) = (format!("@m{number}:a.example"), format!("m{number}"));
+            room.join(&user, &name, &["create", "rules", [&*earlier, &before, &last][number % 3]]);
+            state.push(id(&name));
+        }
+        room.topic("one", &["create", "ada", &last]);
+        room.topic("two", &["create", "ada", &last]);
+        room.topic("old", &["create", "ada", &earlier]);
+        let levels = if room.rules.privileged_creators() { json!({}) } else { json!({ "users": { CREATOR: 100 } }) };
+        room.event("other", "m.room.power_levels", "", CREATOR, levels, &["create", "ada", &before]);
+        room.join("@m7:a.example", "renamed", &["create", "rules", &last, "m7"]);
+        room.join("@m7:a.example", "again", &["create", "rules", &last, "renamed"]);
+        room.join("@new:b.example", "new", &["create", "rules", &before]);
+        room.event("by_new", "m.room.topic", "", "@new:b.example", json!({}), &["create", &before, "new"]);
+
+        let backend = Counting::default();
+        let mut stored = StoredRoom::open(Arc::new(backend.rows.clone()), &room.version).expect("the store opens");
+        stored.add(room.events.iter().cloned()).expect("memory can be written");
+        let state = stored.state(StateGroup::EMPTY, &state).expect("it is a state");
+        Self { room, stored, state, backend }
+    }
+
+    /// Returns how many rows are read by a room that nothing is remembered of.
+    fn reads_of<T>(&self, act: impl FnOnce(&StoredRoom) -> T) -> (T, u64) {
+        let fresh = StoredRoom::open(Arc::new(self.backend.clone()), &self.room.version).expect("the store opens");
+        let before = self.backend.reads.load(Ordering::Relaxed);
+        let done = act(&fresh);
+        (done, self.backend.reads.load(Ordering::Relaxed) - before)
+    }
+}
+
+fn reads_of_a_fork(version: &str, history: usize, members: usize, fork: [&[&str]; 2]) -> u64 {
+    let mut counted = Counted::new(version, history, members);
+    let base = counted.state;
+    let groups = fork.map(|names| counted.stored.state(base, &ids(names)).expect("it is a state"));
+    counted.reads_of(|room| room.resolve(&groups).expect("nothing is missing")).1
 }
 
 #[test]
@@ -391,5 +410,23 @@ fn a_fork_reads_what_conflicts_and_not_what_the_room_has() {
             assert!(is_between || old <= small + 8, "version {version}, {what}: {small}, then {old}");
             assert!(great <= 150, "version {version}, {what}: {great}");
         }
+    }
+}
+
+#[test]
+fn a_partial_event_reads_what_decides_about_it_and_not_what_the_room_has() {
+    for version in ["6", "11", "12"] {
+        let [small, great] = [2_000, 20_000].map(|members| {
+            let counted = Counted::new(version, 10, members);
+            let by_new = &counted.room.events.last().expect("it came last").pdu;
+            let resolve = |room: &StoredRoom| room.resolve_with_auth_events(counted.state, by_new);
+            let (resolved, reads) = counted.reads_of(resolve);
+            let sender = StateKey::new("m.room.member", "@new:b.example");
+            assert_eq!(resolved.expect("nothing is missing").get(&sender), Some(&id("new")), "version {version}");
+            reads
+        });
+        println!("version {version}: {small} rows, {great} with 10 times as many members");
+        assert!(great <= small + small / 2 + 8, "version {version}: {small}, then {great}");
+        assert!(great <= 250, "version {version}: {great}");
     }
 }

@@ -102,11 +102,11 @@ impl Stored {
         self.room.state_map(self.room.resolve(&self.states)?)
     }
 
-    /// What a partial state says of an event with its own auth events is what the two, resolved whole, say. The latest events
-    /// are looked at: they rest on the most.
+    /// What a partial state says of an event with its own auth events is what the two, resolved whole, say. The latest
+    /// events are looked at: they rest on the most.
     ///
-    /// Not in a room where an event cites what is not of its auth events selection: it fails check 4 and so is in no state,
-    /// and the product takes what decides about an event to be at the keys of its selection.
+    /// Not in a room where an event cites what is not of its auth events selection: it fails check 4 and so is in no
+    /// state, and the product takes what decides about an event to be at the keys of its selection.
     fn compare_with_auth_events(&self, room: &Room) {
         let (Some(before), Some(group)) = (room.states.first(), self.states.first()) else { return };
         if room.events.iter().any(|event| cites_beyond_its_selection(room, &event.pdu)) {

@@ -1,5 +1,5 @@
-//! Sets of event numbers, one row for each sixty-four neighbours in the log: a further number writes a row of one size, however
-//! many there are.
+//! Sets of event numbers, one row for each sixty-four neighbours in the log: a further number writes a row of one size,
+//! however many there are.
 
 use gibbous_codec::{Edge, EventNum, KeyReader, Kind, Path, RoomNum, SpanRow};
 

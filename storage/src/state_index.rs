@@ -1,10 +1,10 @@
-//! The state events of a room, found by what they are at and what they cite: which were ever at a key, and which cite an
-//! event as an auth event, the auth edges the other way round.
+//! The state events of a room, found by what they are at and what they cite: which were ever at a key, and which cite
+//! an event as an auth event, the auth edges the other way round.
 //!
 //! An event that is not stored is cited by its ID; once it comes, the rows are put under its number.
 //!
-//! Only state events count, and not those that were dropped: who passes the checks cites no other event, and neither does
-//! anything in a state's auth chain.
+//! Only state events count, and not those that were dropped: who passes the checks cites no other event, and neither
+//! does anything in a state's auth chain.
 
 use gibbous_codec::{Edge, EventId, EventNum, EventRecord, KeyReader, OwnedEventId, path};
 

@@ -1,5 +1,5 @@
-//! State events by their key, and by what they cite: of events that come before or after those that cite them, come again,
-//! or are dropped.
+//! State events by their key, and by what they cite: of events that come before or after those that cite them, come
+//! again, or are dropped.
 
 mod common;
 
