@@ -16,6 +16,10 @@ pub struct Limits {
     pub events_a_request_max: usize,
     /// How many event IDs may be unknown before the whole state is asked for instead of single events: 500.
     pub single_events_max: usize,
+    /// How many questions may be in flight at a time, over all rooms: 64. The rooms take turns; the rest wait in memory.
+    pub requests_max: usize,
+    /// How many of them may go to one server: 8. One that is slow or silent holds up none of the others.
+    pub requests_a_server_max: usize,
     /// How long a question may take, in milliseconds: 60 s, as in Synapse.
     pub request_ms_max: u64,
     /// How long the answer to a `state` question may take: 600 s; `/state` of the largest rooms takes 90 s.
@@ -50,6 +54,8 @@ impl Default for Limits {
             missing_events_rounds_max: 10,
             events_a_request_max: 50,
             single_events_max: 500,
+            requests_max: 64,
+            requests_a_server_max: 8,
             request_ms_max: 60_000,
             state_request_ms_max: 600_000,
             backoff_ms_min: 1_000,

@@ -19,8 +19,12 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// The questions of an engine.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    queue: VecDeque<(OwnedRoomId, Ask)>,
+    /// The rooms that have something to ask, in turn.
+    rooms: VecDeque<OwnedRoomId>,
+    queues: BTreeMap<OwnedRoomId, VecDeque<Ask>>,
     in_flight: BTreeMap<RequestId, InFlight>,
+    /// How many questions are in flight to each server.
+    to_server: BTreeMap<OwnedServerName, usize>,
     /// The rooms that wait for a server's keys; there is one question for all of them.
     keys: BTreeMap<OwnedServerName, BTreeSet<OwnedRoomId>>,
 }
@@ -46,13 +50,24 @@ impl Requests {
                     continue;
                 }
             }
-            self.queue.push_back((room_id.to_owned(), ask));
+            let queue = self.queues.entry(room_id.to_owned()).or_default();
+            if queue.is_empty() {
+                self.rooms.push_back(room_id.to_owned());
+            }
+            match ask.question {
+                // What waits for keys may be what the other answers bring.
+                Question::Keys { .. } => queue.push_front(ask),
+                _ => queue.push_back(ask),
+            }
         }
     }
 
-    /// Returns the next question to be asked.
+    /// Returns the next question to be asked, or `None` while as many are in flight as may be.
     pub(crate) fn poll(&mut self, limits: &Limits, now_ms: u64) -> Option<Request> {
-        let (room_id, Ask { destination, kind, question }) = self.queue.pop_front()?;
+        if self.in_flight.len() >= limits.requests_max {
+            return None;
+        }
+        let (room_id, Ask { destination, kind, question }) = self.next(limits.requests_a_server_max)?;
         let id = RequestId(NEXT.fetch_add(1, Ordering::Relaxed));
         let patience_ms = match kind {
             RequestKind::State { .. } => limits.state_request_ms_max,
@@ -67,19 +82,46 @@ impl Requests {
             deadline_ms,
         };
         self.in_flight.insert(id, in_flight);
+        *self.to_server.entry(destination.clone()).or_default() += 1;
         Some(Request { id, room_id, destination, kind, deadline_ms })
+    }
+
+    /// Takes the next question to a server that has not as many to answer as it may, of the room whose turn it is.
+    fn next(&mut self, a_server_max: usize) -> Option<(OwnedRoomId, Ask)> {
+        let is_free = |ask: &Ask| self.to_server.get(&ask.destination).is_none_or(|count| *count < a_server_max);
+        for _ in 0..self.rooms.len() {
+            let room_id = self.rooms.pop_front()?;
+            let Some(queue) = self.queues.get_mut(&room_id) else { continue };
+            let at = queue.iter().position(is_free);
+            let ask = at.and_then(|at| queue.remove(at));
+            match queue.is_empty() {
+                true => drop(self.queues.remove(&room_id)),
+                false => self.rooms.push_back(room_id.clone()),
+            }
+            if let Some(ask) = ask {
+                return Some((room_id, ask));
+            }
+        }
+        None
     }
 
     /// Returns the question that an answer belongs to; `None` if it was answered before or never asked.
     pub(crate) fn answered(&mut self, id: RequestId) -> Option<InFlight> {
-        self.in_flight.remove(&id)
+        let answered = self.in_flight.remove(&id)?;
+        if let Some(count) = self.to_server.get_mut(&answered.destination) {
+            *count -= 1;
+            if *count == 0 {
+                self.to_server.remove(&answered.destination);
+            }
+        }
+        Some(answered)
     }
 
     /// Returns the questions that have taken too long.
     pub(crate) fn overdue(&mut self, now_ms: u64) -> Vec<InFlight> {
         let overdue: Vec<RequestId> =
             self.in_flight.iter().filter(|(_, in_flight)| in_flight.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
-        overdue.iter().filter_map(|id| self.in_flight.remove(id)).collect()
+        overdue.into_iter().filter_map(|id| self.answered(id)).collect()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<u64> {
@@ -94,10 +136,106 @@ impl Requests {
     /// Forgets the questions of a room that is no more; late answers find nothing.
     pub(crate) fn forget(&mut self, room_id: &RoomId) {
         let is_key = |question: &Question| matches!(question, Question::Keys { .. });
-        self.queue.retain(|(of, ask)| of != room_id || is_key(&ask.question));
-        self.in_flight.retain(|_, in_flight| in_flight.room_id != room_id || is_key(&in_flight.question));
+        if let Some(queue) = self.queues.get_mut(room_id) {
+            queue.retain(|ask| is_key(&ask.question));
+        }
+        let is_moot = |in_flight: &InFlight| in_flight.room_id == room_id && !is_key(&in_flight.question);
+        let moot: Vec<RequestId> =
+            self.in_flight.iter().filter(|(_, asked)| is_moot(asked)).map(|(id, _)| *id).collect();
+        moot.into_iter().for_each(|id| drop(self.answered(id)));
         for rooms in self.keys.values_mut() {
             rooms.remove(room_id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gibbous_codec::EventId;
+
+    use super::*;
+
+    fn room(number: usize) -> OwnedRoomId {
+        format!("!room{number:04}:a.example").try_into().expect("a room ID")
+    }
+
+    fn server(name: &str) -> OwnedServerName {
+        name.try_into().expect("a server name")
+    }
+
+    fn ask(destination: &str, about: usize) -> Ask {
+        let event_id = EventId::parse(format!("$event{about}")).expect("an event ID");
+        let question = Question::Resync { prev: event_id.clone() };
+        Ask { destination: server(destination), kind: RequestKind::StateIds { event_id }, question }
+    }
+
+    /// Asks all that may be asked.
+    fn poll_all(requests: &mut Requests, limits: &Limits) -> Vec<Request> {
+        std::iter::from_fn(|| requests.poll(limits, 0)).collect()
+    }
+
+    #[test]
+    fn a_thousand_rooms_have_no_more_in_flight_than_the_budget_and_all_are_answered() {
+        let limits = Limits::default();
+        let mut requests = Requests::default();
+        for number in 0..1_000 {
+            requests.add(&room(number), (0..3).map(|about| ask(&format!("s{number}.example"), about)).collect());
+        }
+        let mut answered = 0;
+        loop {
+            let asked = poll_all(&mut requests, &limits);
+            assert!(asked.len() <= limits.requests_max);
+            assert_eq!(requests.in_flight.len(), asked.len());
+            if asked.is_empty() {
+                break;
+            }
+            for request in asked {
+                assert!(requests.answered(request.id).is_some());
+                assert!(requests.answered(request.id).is_none(), "an answer counts once");
+                answered += 1;
+            }
+        }
+        assert_eq!(answered, 3_000);
+        assert!(requests.queues.is_empty() && requests.to_server.is_empty());
+    }
+
+    #[test]
+    fn the_rooms_take_turns() {
+        let mut requests = Requests::default();
+        requests.add(&room(1), (0..100).map(|about| ask("a.example", about)).collect());
+        requests.add(&room(2), vec![ask("b.example", 0)]);
+        let asked = poll_all(&mut requests, &Limits::default());
+        assert_eq!(asked.get(1).map(|request| request.room_id.clone()), Some(room(2)));
+    }
+
+    #[test]
+    fn a_silent_server_holds_up_no_other_and_is_asked_again_once_its_questions_are_overdue() {
+        let limits = Limits::default();
+        let mut requests = Requests::default();
+        requests.add(&room(1), (0..20).map(|about| ask("silent.example", about)).collect());
+        requests.add(&room(1), (0..20).map(|about| ask("other.example", about)).collect());
+        let asked = poll_all(&mut requests, &limits);
+        let to = |asked: &[Request], name: &str| asked.iter().filter(|request| request.destination == name).count();
+        assert_eq!((to(&asked, "silent.example"), to(&asked, "other.example")), (8, 8));
+        for request in asked.iter().filter(|request| request.destination == "other.example") {
+            requests.answered(request.id);
+        }
+        let asked = poll_all(&mut requests, &limits);
+        assert_eq!((to(&asked, "silent.example"), to(&asked, "other.example")), (0, 8));
+        assert_eq!(requests.overdue(limits.request_ms_max).len(), 16);
+        assert_eq!(to(&poll_all(&mut requests, &limits), "silent.example"), 8);
+    }
+
+    #[test]
+    fn a_forgotten_room_asks_nothing_and_frees_its_place() {
+        let limits = Limits::default();
+        let mut requests = Requests::default();
+        requests.add(&room(1), (0..20).map(|about| ask("a.example", about)).collect());
+        assert_eq!(poll_all(&mut requests, &limits).len(), 8);
+        requests.forget(&room(1));
+        requests.add(&room(2), (0..20).map(|about| ask("a.example", about)).collect());
+        let asked = poll_all(&mut requests, &limits);
+        assert_eq!(asked.len(), 8);
+        assert!(asked.iter().all(|request| request.room_id == room(2)));
     }
 }
