@@ -276,6 +276,27 @@ impl Engine {
         Context { store, keys, limits: &config.limits, our_server: &config.our_server, now_ms }
     }
 
+    /// Has a room's writer do something, and settles it.
+    ///
+    /// # Errors
+    ///
+    /// What `work` says, if the room is damaged, or [`Error::UnknownRoom`] if there is none.
+    fn with_room<T>(
+        &self,
+        room_id: &RoomId,
+        now_ms: u64,
+        work: impl FnOnce(&mut Room, Context<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.refuse_damaged(room_id)?;
+        let slot = self.known_slot(room_id).ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
+        let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
+        let room = slot.room.as_mut().ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
+        let cx = self.context(now_ms);
+        let done = work(room, cx);
+        self.settle(cx, room_id, &mut slot, done)
+    }
+
     /// Makes durable what a room's writer has done, and hands on what it wants to have asked and told. Where the writer
     /// failed midway its memory may be ahead of the store: it is dropped, and the room read anew.
     fn settle<T>(

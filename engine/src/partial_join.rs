@@ -16,7 +16,7 @@ use crate::{
     intake::helpless::Standing,
     lookup::AuthEvent,
     resync::outliers::in_auth_order,
-    room::{Context, Room},
+    room::{Context, Room, SERVERS_A_RECORD},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
     verify_pool::map,
 };
@@ -276,8 +276,7 @@ impl Room {
             return Ok(Err(JoinError::Rejected(rejection)));
         }
         let num = self.place_join(txn, join, before, partial)?;
-        for servers in parsed.servers.chunks(250) {
-            // 250 names of at most 255 bytes stay below what a value may hold.
+        for servers in parsed.servers.chunks(SERVERS_A_RECORD) {
             txn.stage(&LogRecord::Servers(servers.to_vec()))?;
         }
         let is_partial_already = txn.head()?.is_some_and(|head| head.partial.is_some());

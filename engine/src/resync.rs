@@ -305,6 +305,18 @@ impl Resync {
         self.needs.values().filter(ready).map(|need| need.until_ms).min()
     }
 
+    /// Ends every pause: a new round begins at once, with these servers if they are known to be in the room.
+    pub(crate) fn retry(&mut self, via: &[OwnedServerName]) {
+        if let Some(first) = via.iter().find(|server| self.servers.contains(server)) {
+            self.good = Some(first.clone());
+        }
+        for (prev, need) in self.needs.iter_mut().filter(|(_, need)| matches!(need.phase, Phase::Ready)) {
+            need.tried.clear();
+            need.until_ms = 0;
+            self.changed.insert(prev.clone());
+        }
+    }
+
     /// Returns the questions that are due.
     pub(crate) fn poll(&mut self, limits: &Limits, now_ms: u64) -> Vec<Ask> {
         let mut asks = Vec::new();

@@ -64,6 +64,9 @@ pub(crate) enum Question {
     Keys { server: OwnedServerName },
 }
 
+/// How many servers one record names: 250 names of at most 255 bytes stay below what a value may hold.
+pub(crate) const SERVERS_A_RECORD: usize = 250;
+
 /// One room's writer.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -297,6 +300,23 @@ impl Room {
         }
         self.reverify(cx)?;
         self.advance(cx)
+    }
+
+    /// Asks again at once whatever a pause is being made for; `via` are asked too, and first.
+    pub(crate) fn retry(&mut self, cx: Context<'_>, via: &[OwnedServerName]) -> Result<(), Error> {
+        let is_new = |server: &&OwnedServerName| *server != cx.our_server && !self.resync.servers().contains(server);
+        let new: Vec<OwnedServerName> = via.iter().filter(is_new).cloned().collect();
+        if !new.is_empty() {
+            let mut txn = cx.store.txn(self.num)?;
+            for servers in new.chunks(SERVERS_A_RECORD) {
+                txn.stage(&LogRecord::Servers(servers.to_vec()))?;
+            }
+            self.commit(txn)?;
+            self.refresh_servers(cx)?;
+        }
+        self.resync.retry(via);
+        self.auth_questions.retry(cx.now_ms);
+        self.handle_timeout(cx)
     }
 
     /// Tells whether one of our users is in the room, as far as is known.

@@ -9,6 +9,8 @@ use gibbous::{
 use serde_json::json;
 
 const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+/// A server that is in no list.
+const OTHER: &str = "other.example";
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
@@ -191,6 +193,30 @@ fn servers_that_have_not_seen_our_join_are_asked_again_until_they_have() {
         story.servers.be_honest();
         assert!(story.pass_time_until_full(MINUTE));
         story.assert_converged();
+    }
+}
+
+#[test]
+fn a_host_can_end_a_pause_and_name_a_server_to_ask_first() {
+    for version in &VERSIONS {
+        let mut story = on_two_servers(version, in_memory());
+        refuse_all(&mut story);
+        let mut story = join(story);
+        let (until_ms, _) = backing_off(&story);
+        assert!(until_ms > story.now_ms);
+        let asked_before = story.questions().len();
+        // A server that nobody had named: it knows the room.
+        story.servers.set(OTHER, Asked::StateIds, Reply::Honest);
+        let via = [OTHER.try_into().expect("a server name")];
+        story.engine().retry(story.room.id(), &via, story.now_ms).expect("the store works");
+        story.run();
+        assert_eq!(story.questions().get(asked_before), Some(&(OTHER, Asked::StateIds)));
+        assert!(!story.view().is_partial());
+        story.assert_converged();
+        // It is known from now on, after a restart too.
+        story.restart();
+        let view = story.engine().room(story.room.id()).expect("the store works").expect("it is known");
+        assert!(view.servers().iter().any(|server| server == OTHER));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Questions that go out to other servers, and what comes of them: an answer, a failure, or nothing in time.
 
-use gibbous_codec::{RoomId, ServerName};
+use gibbous_codec::{OwnedServerName, RoomId, ServerName};
 
 use super::{Engine, Slot, lock};
 use crate::{
@@ -47,6 +47,17 @@ impl Engine {
             next = [next, self.inner.keys.next_try()].into_iter().flatten().min();
         }
         next
+    }
+
+    /// Asks again at once for what a room lacks, whatever pauses are being made after servers refused. Servers of `via`
+    /// are taken to be in the room from now on, and the first of them is asked first: who cannot go on because nobody
+    /// answers ([`ResyncStatus`](crate::ResyncStatus)) may know somebody who will.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or [`Error::UnknownRoom`].
+    pub fn retry(&self, room_id: &RoomId, via: &[OwnedServerName], now_ms: u64) -> Result<(), Error> {
+        self.with_room(room_id, now_ms, |room, cx| room.retry(cx, via))
     }
 
     /// Does what is due: questions that took too long have failed, pauses are over.

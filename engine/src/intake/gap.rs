@@ -173,6 +173,14 @@ impl AuthQuestions {
     }
 
     /// Returns the events for which a further round begins.
+    /// Ends every pause.
+    pub(crate) fn retry(&mut self, now_ms: u64) {
+        for (event, question) in self.questions.iter_mut().filter(|(_, question)| question.until_ms.is_some()) {
+            question.until_ms = Some(now_ms);
+            self.changed.insert(*event);
+        }
+    }
+
     pub(crate) fn due(&mut self, now_ms: u64) -> Vec<EventNum> {
         let mut due = Vec::new();
         for (event, question) in &mut self.questions {
