@@ -17,6 +17,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use gibbous_codec::{Check, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
 
+pub(crate) use self::auth_events::create_event_named;
 use self::{
     auth_events::create_event_of,
     cells::{Cells, Step, Stop, reject_if},

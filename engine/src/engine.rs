@@ -7,6 +7,7 @@ mod answers;
 mod damaged;
 mod joins;
 mod receive;
+mod serve;
 
 use std::{
     collections::BTreeMap,

@@ -97,6 +97,7 @@ pub mod resolution;
 mod resolve;
 mod resync;
 mod room;
+pub mod serve;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gibbous_codec::{EventNum, EventRecord, Membership, OwnedServerName, Path, StateGroup, UserId};
+use gibbous_codec::{EventNum, EventRecord, Membership, OwnedServerName, Path, ServerName, StateGroup, UserId};
 use gibbous_storage::{RoomRows, StoreError, Txn, diff, entries};
 use serde::Deserialize;
 
@@ -35,6 +35,8 @@ pub(crate) struct Members {
     group: Option<StateGroup>,
     /// How many joined members each server has; none has 0.
     hosts: BTreeMap<OwnedServerName, u64>,
+    /// How many invited users each server has; none has 0.
+    invited_hosts: BTreeMap<OwnedServerName, u64>,
     joined: First,
     invited: First,
     /// Those who have left or are banned.
@@ -83,6 +85,16 @@ impl Members {
         self.hosts.keys()
     }
 
+    /// Tells whether a server has a joined member.
+    pub(crate) fn is_joined(&self, server: &ServerName) -> bool {
+        self.hosts.contains_key(server)
+    }
+
+    /// Tells whether a server has an invited user.
+    pub(crate) fn is_invited(&self, server: &ServerName) -> bool {
+        self.invited_hosts.contains_key(server)
+    }
+
     fn go<R: RoomRows>(&mut self, rows: &R, from: StateGroup, to: StateGroup) -> Result<(), Error> {
         for difference in diff(rows, &from, &to)? {
             if let Some(num) = difference.a {
@@ -118,10 +130,13 @@ impl Members {
         let Some((user, membership)) = member(record)? else { return Ok(()) };
         let first = match membership {
             Membership::Join => {
-                self.take_host(user, is_in);
+                take_host(&mut self.hosts, user, is_in);
                 &mut self.joined
             }
-            Membership::Invite => &mut self.invited,
+            Membership::Invite => {
+                take_host(&mut self.invited_hosts, user, is_in);
+                &mut self.invited
+            }
             Membership::Leave | Membership::Ban => &mut self.gone,
             Membership::Knock | Membership::Other => return Ok(()),
         };
@@ -132,18 +147,18 @@ impl Members {
         }
         Ok(())
     }
+}
 
-    fn take_host(&mut self, user: &UserId, is_in: bool) {
-        let server = user.server_name();
-        if is_in {
-            *self.hosts.entry(server.to_owned()).or_default() += 1;
-            return;
-        }
-        let Some(count) = self.hosts.get_mut(server) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.hosts.remove(server);
-        }
+fn take_host(hosts: &mut BTreeMap<OwnedServerName, u64>, user: &UserId, is_in: bool) {
+    let server = user.server_name();
+    if is_in {
+        *hosts.entry(server.to_owned()).or_default() += 1;
+        return;
+    }
+    let Some(count) = hosts.get_mut(server) else { return };
+    *count -= 1;
+    if *count == 0 {
+        hosts.remove(server);
     }
 }
 

@@ -451,6 +451,7 @@ impl Room {
         Ok(Some(RoomView {
             store: cx.store.clone(),
             num: self.num,
+            our_server: cx.our_server.to_owned(),
             room_id: self.id.clone(),
             rules: self.memory.rules.clone(),
             is_partial: head.partial.is_some(),

@@ -24,6 +24,7 @@ use crate::{
 pub struct RoomView {
     pub(crate) store: Store,
     pub(crate) num: RoomNum,
+    pub(crate) our_server: OwnedServerName,
     pub(crate) room_id: OwnedRoomId,
     pub(crate) rules: RoomRules,
     pub(crate) is_partial: bool,

@@ -1,6 +1,6 @@
 //! "Considering the event's auth_events", and the auth events selection.
 
-use gibbous_codec::{Authoriser, Check, EventId, Membership, OwnedEventId, Pdu, RoomRules, Rule, StateKey};
+use gibbous_codec::{Authoriser, Check, EventId, Membership, OwnedEventId, Pdu, RoomId, RoomRules, Rule, StateKey};
 
 use super::{Authorization, Cells, Step, Stop, cells::reject, create::create, reject_if};
 
@@ -72,10 +72,16 @@ fn citations<E>(rules: &RoomRules, event: &Pdu, by_id: impl Fn(&EventId) -> Step
 
 /// Returns the create event that a room ID names (v12 on), and `None` for the create event itself.
 pub(super) fn create_event_of(rules: &RoomRules, pdu: &Pdu) -> Option<OwnedEventId> {
-    if !rules.room_id_is_create_hash() || pdu.event_type() == "m.room.create" {
-        return None;
+    match pdu.event_type() {
+        "m.room.create" => None,
+        _ => create_event_named(rules, pdu.room_id()),
     }
-    EventId::parse(pdu.room_id().as_str().replacen('!', "$", 1)).ok()
+}
+
+/// Returns the create event that a room ID names (v12 on).
+pub(crate) fn create_event_named(rules: &RoomRules, room_id: &RoomId) -> Option<OwnedEventId> {
+    let named = rules.room_id_is_create_hash().then(|| room_id.as_str().replacen('!', "$", 1));
+    EventId::parse(named?).ok()
 }
 
 /// Returns the auth events selection of an event (server-server specification, "Auth events selection"). What is

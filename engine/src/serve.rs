@@ -1,0 +1,116 @@
+//! The resident side: what other servers ask of a room that we are in.
+//!
+//! A room in a partial join refuses what it cannot know:
+//!
+//! | request | while partial |
+//! |---|---|
+//! | `make_join`, `send_join`, `make_knock`, `send_knock`, `send_leave` | 404 `M_NOT_FOUND` ([`Refusal::NotFullyJoined`]) |
+//! | `state`, `state_ids`, `event` | 403 ([`Refusal::PartialState`], MSC3895) |
+//! | `event_auth` | of our own events; else 403 (MSC3895) |
+//! | `backfill`, `get_missing_events` | as always, but the events of other servers are redacted |
+//! | `make_leave`, `invite`, `send` | as always |
+//!
+//! Nothing here asks another server or waits.
+
+mod answer;
+mod events;
+mod state;
+mod visibility;
+
+use gibbous_codec::{EventId, EventNum, RoomVersionId, ServerName, Stage};
+use gibbous_storage::RoomRows;
+use serde_json::json;
+
+pub use self::{
+    answer::{Answer, WriteError},
+    events::MissingEvents,
+};
+use crate::{Error, RoomView, state::stage_of};
+
+/// Why another server is not given what it asks for: a Matrix error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The room, or the event, is not known here.
+    #[error("{0} is not known here")]
+    NotFound(String),
+    /// We are ourselves still joining the room.
+    #[error("this server has not fully joined the room")]
+    NotFullyJoined,
+    /// What is asked for depends on state that we have not got yet (MSC3895).
+    #[error("this server has only partial state of the room")]
+    PartialState,
+    /// The server that asks is not in the room, or may not have this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The room's version is none of those that the server that asks supports.
+    #[error("the room has version {0}")]
+    IncompatibleRoomVersion(RoomVersionId),
+}
+
+impl Refusal {
+    /// Returns the HTTP status.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::NotFound(_) | Self::NotFullyJoined => 404,
+            Self::PartialState | Self::Forbidden(_) => 403,
+            Self::IncompatibleRoomVersion(_) => 400,
+        }
+    }
+
+    /// Returns the Matrix error code.
+    pub const fn errcode(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) | Self::NotFullyJoined => "M_NOT_FOUND",
+            Self::PartialState => "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE",
+            Self::Forbidden(_) => "M_FORBIDDEN",
+            Self::IncompatibleRoomVersion(_) => "M_INCOMPATIBLE_ROOM_VERSION",
+        }
+    }
+
+    /// Returns the body of the error answer, JSON.
+    pub fn body(&self) -> Vec<u8> {
+        let mut body = json!({ "errcode": self.errcode(), "error": self.to_string() });
+        if let Self::IncompatibleRoomVersion(version) = self {
+            body["room_version"] = json!(version);
+        }
+        body.to_string().into_bytes()
+    }
+}
+
+/// What is answered, or why nothing is; the outer error is our own trouble.
+pub type Served<T> = Result<Result<T, Refusal>, Error>;
+
+/// Goes on with what an inner result holds, or answers with the refusal.
+macro_rules! granted {
+    ($result:expr) => {
+        match $result {
+            Ok(granted) => granted,
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+    };
+}
+pub(crate) use granted;
+
+impl RoomView {
+    /// Refuses a server that is not in the room, as far as is known here.
+    pub(crate) fn admit(&self, origin: &ServerName) -> Served<()> {
+        Ok(match self.servers_in_room()?.servers.contains(origin) {
+            true => Ok(()),
+            false => Err(Refusal::Forbidden(format!("{origin} is not in the room"))),
+        })
+    }
+
+    /// Finds an event that may be shown: it has its place in the history, or is known for the sake of others, and was not
+    /// rejected.
+    fn find_event(&self, rows: &impl RoomRows, event_id: &EventId) -> Served<(EventNum, Stage)> {
+        Ok(match stage_of(rows, event_id)? {
+            Some((num, stage @ (Stage::Placed { .. } | Stage::Outlier { .. })))
+                if !crate::lookup::is_rejected(&stage) =>
+            {
+                Ok((num, stage))
+            }
+            _ => Err(Refusal::NotFound(format!("event {event_id}"))),
+        })
+    }
+}
