@@ -288,6 +288,8 @@ impl Engine {
         if done.is_err()
             && let Some(failed) = slot.room.take()
         {
+            // Views share it with the writer that failed, and what that one had staged was not committed.
+            failed.forget_members();
             slot.lost = Some((failed.num, cx.now_ms));
             self.read_lost(slot)?;
         }

@@ -83,6 +83,7 @@ mod intake;
 mod keys;
 mod limits;
 mod lookup;
+mod members;
 mod notify;
 mod open_events;
 mod parked;
@@ -111,6 +112,7 @@ pub use gibbous_codec::{
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
+pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};
 pub use request::{Request, RequestError, RequestId, RequestKind, Response};

@@ -98,7 +98,10 @@ const REASON_CHARS_MAX: usize = 200;
 #[derive(Debug, Default)]
 pub(crate) struct Resync {
     needs: BTreeMap<OwnedEventId, Need>,
+    /// The servers to ask: those that `send_join` responses named, then those that were found to have members here.
     servers: Vec<OwnedServerName>,
+    /// How many of them responses named.
+    named: usize,
     /// The server that answered last: it is asked first.
     good: Option<OwnedServerName>,
     /// Needs of which something is to be stored.
@@ -144,12 +147,40 @@ pub(crate) enum Progress {
 }
 
 impl Resync {
-    pub(crate) fn set_servers(&mut self, servers: Vec<OwnedServerName>) {
+    /// Takes the servers that `send_join` responses named.
+    pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
+        self.named = servers.len();
         self.servers = servers;
     }
 
+    /// Takes the servers that have members here. Those that were named are asked before them.
+    pub(crate) fn set_hosts(&mut self, hosts: impl Iterator<Item = OwnedServerName>) {
+        self.servers.truncate(self.named);
+        let named: BTreeSet<OwnedServerName> = self.servers.iter().cloned().collect();
+        self.servers.extend(hosts.filter(|host| !named.contains(host)));
+    }
+
+    /// Returns the servers to ask.
     pub(crate) fn servers(&self) -> &[OwnedServerName] {
         &self.servers
+    }
+
+    /// Returns the servers that `send_join` responses named.
+    pub(crate) fn named(&self) -> &[OwnedServerName] {
+        self.servers.get(..self.named).unwrap_or(&self.servers)
+    }
+
+    /// Tells whether something is needed and no server is known to be in the room.
+    pub(crate) fn has_nobody_to_ask(&self) -> bool {
+        self.servers.is_empty() && !self.needs.is_empty()
+    }
+
+    /// Tells whether everybody will have refused a need when this server does.
+    pub(crate) fn is_last_to_ask(&self, prev: &EventId, from: &ServerName) -> bool {
+        self.needs.get(prev).is_some_and(|need| {
+            let mut servers = self.servers.iter().chain(&need.told_by);
+            servers.all(|server| server == from || need.tried.contains(server))
+        })
     }
 
     /// Takes up a need where it stood before a restart: `named` are the IDs that a server has named, and `missing` are

@@ -22,6 +22,7 @@ use crate::{
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
     lookup::{is_rejected, prev_events_of},
+    members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
     resync::{Resync, finish::Tips, outliers::Loose},
@@ -85,6 +86,7 @@ pub(crate) struct Room {
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
     pub(crate) last_ids: LastIds,
+    pub(crate) members: SharedMembers,
     /// The provisional extremities and current state, if they were looked up since an event last came or changed.
     pub(crate) provisional: Option<(Vec<EventNum>, StateGroup)>,
     /// Our users who have joined at some time.
@@ -124,6 +126,7 @@ impl Room {
             counts: Counts::default(),
             provisional: None,
             last_ids: Arc::new(Mutex::new((StateGroup::EMPTY, BTreeSet::new()))),
+            members: SharedMembers::default(),
             our_users: BTreeSet::new(),
             present: None,
             rounds_before_set_aside: limits.rounds_before_set_aside,
@@ -145,7 +148,7 @@ impl Room {
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
-        room.resync.set_servers(room.servers(&rows, &head, cx)?);
+        room.resync.set_named(room.servers(&rows, &head, cx)?);
         drop(rows);
         room.resume_questions(cx)?;
         room.reverify(cx)?;
@@ -156,8 +159,13 @@ impl Room {
         Ok(Some(room))
     }
 
-    /// Returns the servers to ask: the one joined by first, then those that `send_join` named.
-    fn servers<R: RoomRows>(&self, rows: &R, head: &RoomHead, cx: Context<'_>) -> Result<Vec<OwnedServerName>, Error> {
+    /// Returns the servers that `send_join` responses named, but for ours: the one joined by first.
+    pub(crate) fn servers<R: RoomRows>(
+        &self,
+        rows: &R,
+        head: &RoomHead,
+        cx: Context<'_>,
+    ) -> Result<Vec<OwnedServerName>, Error> {
         let mut servers: Vec<_> = head.partial.iter().map(|partial| partial.via.clone()).collect();
         for server in rows.servers()? {
             if server != cx.our_server && !servers.contains(&server) {
@@ -172,7 +180,7 @@ impl Room {
         let rows = cx.store.snapshot(self.num)?;
         if let Some(head) = rows.head()? {
             let servers = self.servers(&rows, &head, cx)?;
-            self.resync.set_servers(servers);
+            self.resync.set_named(servers);
         }
         Ok(())
     }
@@ -282,6 +290,7 @@ impl Room {
         self.provisional = None;
         self.last_adopted = StateGroup::EMPTY;
         *self.last_ids.lock().unwrap_or_else(PoisonError::into_inner) = (StateGroup::EMPTY, BTreeSet::new());
+        self.forget_members();
         Ok(store.collect_garbage(self.num)?)
     }
 
@@ -428,8 +437,9 @@ impl Room {
             extremities: extremity_ids,
             current,
             resync: self.resync.status(cx.now_ms),
-            servers: self.resync.servers().to_vec(),
+            servers: self.resync.named().to_vec(),
             last_ids: self.last_ids.clone(),
+            members: self.members.clone(),
         }))
     }
 }

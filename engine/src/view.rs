@@ -11,7 +11,10 @@ use gibbous_codec::{
 };
 use gibbous_storage::{Difference, RoomRows, Store, diff};
 
-use crate::{Error, ResyncStatus, lookup::parse_stored, resolve::all_entries, state::stage_of};
+use crate::{
+    Error, ResyncStatus, ServersInRoom, lookup::parse_stored, members::SharedMembers, resolve::all_entries,
+    state::stage_of,
+};
 
 /// A room as it stood when the view was taken; take it again after each change.
 ///
@@ -29,6 +32,7 @@ pub struct RoomView {
     pub(crate) resync: ResyncStatus,
     pub(crate) servers: Vec<OwnedServerName>,
     pub(crate) last_ids: LastIds,
+    pub(crate) members: SharedMembers,
 }
 
 /// The event IDs of the state that was last read whole: the next one mostly differs from it by little.
@@ -88,6 +92,43 @@ impl RoomView {
     /// Returns the servers that `send_join` responses named, the one joined by first.
     pub fn servers(&self) -> &[OwnedServerName] {
         &self.servers
+    }
+
+    /// Returns the servers that are in the room: of a room with full state exactly those with a joined member; while it
+    /// is partial also those that `send_join` responses named, since members are missing.
+    ///
+    /// Typing notices, receipts and changes of device lists go to these servers (server-server specification, "EDUs").
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use gibbous::testing::{S, Story, US};
+    ///
+    /// let mut story = Story::joined(&"11".try_into()?);
+    /// assert!(!story.view().servers_in_room()?.is_exact);
+    /// story.release();
+    /// let in_room = story.view().servers_in_room()?;
+    /// assert!(in_room.is_exact);
+    /// assert_eq!(in_room.servers.iter().map(|server| server.as_str()).collect::<Vec<_>>(), [S, US]);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    pub fn servers_in_room(&self) -> Result<ServersInRoom, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        let mut servers = BTreeSet::new();
+        if self.is_partial {
+            servers.extend(self.servers.iter().cloned());
+        }
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.follow(&rows, self.current)?;
+        servers.extend(members.hosts().cloned());
+        Ok(ServersInRoom { servers, is_exact: !self.is_partial })
     }
 
     /// Returns the forward extremities. While the room is partial they are provisional: check 6 is still to come.

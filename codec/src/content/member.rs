@@ -78,7 +78,8 @@ impl Member {
 }
 
 impl Membership {
-    fn of(membership: &str) -> Self {
+    /// Reads the value of `membership`.
+    pub fn of(membership: &str) -> Self {
         match membership {
             "join" => Self::Join,
             "invite" => Self::Invite,

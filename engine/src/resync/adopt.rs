@@ -122,6 +122,9 @@ impl Room {
         reason: String,
     ) -> Result<(), Error> {
         tracing::debug!(room = %self.id, event = %prev, server = %from, reason, "no state from this server");
+        if self.resync.is_last_to_ask(prev, from) {
+            self.ask_hosts_too(cx)?;
+        }
         if !self.resync.refuse(prev, from, reason, cx.limits, cx.now_ms) {
             return Ok(());
         }

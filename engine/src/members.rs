@@ -1,0 +1,221 @@
+//! Who is in a room: how many members each server has, and which members came first, counted once for a state and from
+//! then on moved along by what differs between states.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use gibbous_codec::{EventNum, EventRecord, Membership, OwnedServerName, Path, StateGroup, UserId};
+use gibbous_storage::{RoomRows, StoreError, Txn, diff, entries};
+use serde::Deserialize;
+
+use crate::{
+    Error,
+    room::{Context, Room},
+};
+
+/// The servers that are in a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServersInRoom {
+    /// The servers; ours is among them while one of our users is in the room.
+    pub servers: BTreeSet<OwnedServerName>,
+    /// Whether these are exactly the servers with a joined member. While the room is partial they are those that
+    /// `send_join` responses named and those of the members known so far: some may have left, some may be missing.
+    pub is_exact: bool,
+}
+
+/// The members of a state, counted.
+///
+/// What is held in memory is a number for each server and some numbers of events, never a row for each member.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    /// The state; `None` where nothing has been counted.
+    group: Option<StateGroup>,
+    /// How many joined members each server has; none has 0.
+    hosts: BTreeMap<OwnedServerName, u64>,
+    joined: First,
+    invited: First,
+    /// Those who have left or are banned.
+    gone: First,
+}
+
+/// [`Members`] that a room's writer and its views share. Each moves them to the state that it asks about: these mostly
+/// differ by little.
+pub(crate) type SharedMembers = Arc<Mutex<Members>>;
+
+/// Some events, of which only the first are listed.
+#[derive(Debug, Default)]
+struct First {
+    count: u64,
+    /// The least numbers of them all.
+    least: BTreeSet<EventNum>,
+}
+
+/// How many events [`First`] lists: so many of the first members may go before the state is counted anew.
+const FIRST_MAX: usize = 64;
+
+impl Members {
+    /// Moves to a state, from wherever the last one asked about was.
+    pub(crate) fn follow<R: RoomRows>(&mut self, rows: &R, to: StateGroup) -> Result<(), Error> {
+        /// States that differ by more are counted anew, page by page, so that no long list of differences is made.
+        const DIFFERENCES_MAX: u64 = 4_096;
+        if self.group == Some(to) {
+            return Ok(());
+        }
+        // Should it not come to its end, nothing is left: half of the way is no state.
+        let mut members = mem::take(self);
+        *self = match members.group {
+            Some(from) if from.count.abs_diff(to.count) <= DIFFERENCES_MAX => match members.go(rows, from, to) {
+                Ok(()) => members,
+                // The state that they stood at was collected as garbage.
+                Err(Error::Store(StoreError::MissingNode { .. })) => Self::count(rows, to)?,
+                Err(error) => return Err(error),
+            },
+            _ => Self::count(rows, to)?,
+        };
+        Ok(())
+    }
+
+    /// Returns the servers of the joined members.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &OwnedServerName> {
+        self.hosts.keys()
+    }
+
+    fn go<R: RoomRows>(&mut self, rows: &R, from: StateGroup, to: StateGroup) -> Result<(), Error> {
+        for difference in diff(rows, &from, &to)? {
+            if let Some(num) = difference.a {
+                self.take(num, &*rows.event_record(num)?, false)?;
+            }
+            if let Some(num) = difference.b {
+                self.take(num, &*rows.event_record(num)?, true)?;
+            }
+        }
+        self.group = Some(to);
+        Ok(())
+    }
+
+    fn count<R: RoomRows>(rows: &R, group: StateGroup) -> Result<Self, Error> {
+        const PAGE: usize = 1_024;
+        let mut members = Self::default();
+        let mut after: Option<Path> = None;
+        loop {
+            let page = entries(rows, &group, after, PAGE)?;
+            for entry in &page {
+                members.take(entry.event, &*rows.event_record(entry.event)?, true)?;
+            }
+            after = page.last().map(|last| last.path);
+            if page.len() < PAGE {
+                members.group = Some(group);
+                return Ok(members);
+            }
+        }
+    }
+
+    /// Takes an event of the state in, or out.
+    fn take(&mut self, num: EventNum, record: &EventRecord, is_in: bool) -> Result<(), Error> {
+        let Some((user, membership)) = member(record)? else { return Ok(()) };
+        let first = match membership {
+            Membership::Join => {
+                self.take_host(user, is_in);
+                &mut self.joined
+            }
+            Membership::Invite => &mut self.invited,
+            Membership::Leave | Membership::Ban => &mut self.gone,
+            Membership::Knock | Membership::Other => return Ok(()),
+        };
+        if is_in {
+            first.add(num)
+        } else {
+            first.remove(num)
+        }
+        Ok(())
+    }
+
+    fn take_host(&mut self, user: &UserId, is_in: bool) {
+        let server = user.server_name();
+        if is_in {
+            *self.hosts.entry(server.to_owned()).or_default() += 1;
+            return;
+        }
+        let Some(count) = self.hosts.get_mut(server) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.hosts.remove(server);
+        }
+    }
+}
+
+impl First {
+    fn add(&mut self, num: EventNum) {
+        let is_whole = self.count == self.least.len() as u64;
+        self.count += 1;
+        // Where not all are listed, an event behind the last that is listed may be behind others too.
+        if is_whole || self.least.last().is_some_and(|last| num < *last) {
+            self.least.insert(num);
+        }
+        if self.least.len() > FIRST_MAX {
+            self.least.pop_last();
+        }
+    }
+
+    fn remove(&mut self, num: EventNum) {
+        self.count = self.count.saturating_sub(1);
+        self.least.remove(&num);
+    }
+}
+
+/// Returns whose membership an event tells and what it is, or `None` for other events, and for a member event of what
+/// is no user: nobody can be in a room by it.
+pub(crate) fn member(record: &EventRecord) -> Result<Option<(&UserId, Membership)>, Error> {
+    #[derive(Deserialize)]
+    struct Event {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        membership: Option<serde_json::Value>,
+    }
+    let Some(key) = record.state_key.as_ref().filter(|key| key.event_type == "m.room.member") else { return Ok(None) };
+    let Ok(user) = <&UserId>::try_from(key.state_key.as_str()) else { return Ok(None) };
+    // A better copy of the event differs from the first one by what redaction removes, which a membership is not.
+    let event: Event = serde_json::from_slice(&record.json)
+        .map_err(|error| Error::DamagedEvent { event: record.event_id.to_string(), why: error.to_string() })?;
+    let membership = event.content.membership.as_ref().and_then(serde_json::Value::as_str);
+    Ok(Some((user, membership.map_or(Membership::Other, Membership::of))))
+}
+
+impl Room {
+    /// Returns the servers that are in the room, as far as is known: while the room is partial, also those that
+    /// `send_join` responses named.
+    pub(crate) fn servers_in_room(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<ServersInRoom, Error> {
+        let Some(head) = txn.head()? else { return Ok(ServersInRoom::default()) };
+        let is_exact = head.partial.is_none();
+        let mut servers = BTreeSet::new();
+        if !is_exact {
+            servers.extend(self.servers(txn, &head, cx)?);
+        }
+        let (_, current) = self.provisional(txn)?;
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.follow(txn, current)?;
+        servers.extend(members.hosts().cloned());
+        Ok(ServersInRoom { servers, is_exact })
+    }
+
+    /// Reads which servers have members here, to be asked when those that `send_join` responses named were asked in
+    /// vain.
+    pub(crate) fn ask_hosts_too(&mut self, cx: Context<'_>) -> Result<(), Error> {
+        let mut txn = cx.store.txn(self.num)?;
+        let in_room = self.servers_in_room(cx, &mut txn)?;
+        self.commit(txn)?;
+        let others = in_room.servers.into_iter().filter(|server| server != cx.our_server);
+        self.resync.set_hosts(others.take(cx.limits.servers_max));
+        Ok(())
+    }
+
+    /// Forgets how many members were counted: the state that they were counted in may be gone.
+    pub(crate) fn forget_members(&self) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Members::default();
+    }
+}

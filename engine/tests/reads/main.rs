@@ -1,0 +1,23 @@
+//! What is read of a room: at once where that is possible, as unknown where it is not.
+//!
+//! Tests with a number in their name follow the test of that number in Complement's suite for faster joins, as far as
+//! an engine has a part in it.
+
+mod servers;
+
+use std::collections::BTreeSet;
+
+use gibbous::{RoomVersionId, testing::Story};
+
+/// The room versions of interest: the last ones before and after the create event's ID became the room's.
+const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+
+/// Returns the servers with a joined member in the current state, found by looking at every event of it.
+fn hosts_counted_whole(story: &Story) -> BTreeSet<String> {
+    let current = story.view().current_state().expect("the store works");
+    let joined = current.values().filter_map(|event_id| {
+        let pdu = story.room.pdu(event_id);
+        (pdu.membership() == Some("join")).then(|| pdu.sender().server_name().to_string())
+    });
+    joined.collect()
+}
