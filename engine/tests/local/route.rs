@@ -1,13 +1,13 @@
 //! How our users join: by an event of ours, or by a handshake, and then with whom and what is asked for.
 
 use gibbous::{
-    CreateRefusal, JoinRoute, JoinStatus, Rejection, RoomVersionId,
+    CreateRefusal, JoinError, JoinRoute, JoinStatus, Rejection, RoomVersionId,
     gibbous_codec::Rule,
-    testing::{ALICE, BOB, CHARLIE, ELSIE, S, S2, Story},
+    testing::{ALICE, BOB, CHARLIE, DEREK, ELSIE, S, S2, Story},
 };
 use serde_json::json;
 
-use super::{VERSIONS, membership, message, said, servers};
+use super::{VERSIONS, member, membership, message, said, servers};
 
 fn route(story: &Story, user: &str) -> JoinRoute {
     let user = user.try_into().expect("a user ID");
@@ -122,5 +122,41 @@ fn a_restricted_room_is_joined_by_who_may_invite_or_by_a_handshake() {
             assert!(created.pdu.auth_events().contains(&story.join));
             story.assert_converged();
         }
+    }
+}
+
+#[test]
+fn a_partial_response_for_a_room_that_is_full_is_refused_and_nothing_is_lost() {
+    for version in &VERSIONS {
+        let mut story = Story::new(version).join_full();
+        let hello = said(&mut story, "hello");
+        // What bob's join follows has not come here yet.
+        story.room.message(DEREK, "unseen").send();
+        let bob = story.room.join(BOB).send();
+        let was = (story.view().forward_extremities(), story.view().current_state().expect("the store works"));
+        let status = story.join_partially(&bob, S);
+        assert_eq!(status, JoinStatus::Failed(JoinError::PartialInFullRoom));
+        let is = (story.view().forward_extremities(), story.view().current_state().expect("the store works"));
+        assert_eq!(is, was);
+        assert!(!story.view().is_partial());
+        assert_eq!((story.verdict(&bob), story.verdict(&hello)), ("absent".into(), "accepted".into()));
+        story.restart();
+        assert!(!story.view().is_partial());
+        // With all members it is as welcome as any.
+        assert_eq!(story.join_fully(&bob, S), JoinStatus::Joined { event_id: bob.clone(), partial: false });
+        let current = story.view().current_state().expect("the store works");
+        assert_eq!((&current[&member(ALICE)], &current[&member(BOB)]), (&story.join, &bob));
+    }
+}
+
+#[test]
+fn a_partial_response_whose_join_follows_what_is_known_leaves_a_full_room_full() {
+    // The room became full while the response was on its way.
+    for version in &VERSIONS {
+        let mut story = Story::new(version).join_full();
+        let bob = story.room.join(BOB).send();
+        assert_eq!(story.join_partially(&bob, S), JoinStatus::Joined { event_id: bob.clone(), partial: false });
+        assert!(!story.view().is_partial());
+        story.assert_converged();
     }
 }
