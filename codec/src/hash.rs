@@ -64,6 +64,11 @@ pub(crate) fn encode_base64(bytes: &[u8]) -> String {
     STANDARD_BASE64.encode(bytes)
 }
 
+/// Encodes as unpadded base64 in the URL-safe alphabet, as the IDs of events are.
+pub(crate) fn encode_url_safe_base64(bytes: &[u8]) -> String {
+    URL_SAFE_BASE64.encode(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,7 +74,7 @@ pub use state_group::StateGroup;
 pub use state_map::{StateKey, StateMap};
 pub use status::{Check, EventStatus, Failure, FailureCode, Rejection, Severity};
 pub use verify::{
-    BadSignature, KeyError, KeySource, SigningKey, VerifiedPdu, VerifyError, VerifyKey, required_servers, sign,
-    sign_again, verify,
+    BadSignature, KeyError, KeySource, LocalSigner, Signer, SigningKey, VerifiedPdu, VerifyError, VerifyKey,
+    required_servers, sign, sign_again, sign_again_by, sign_by, verify,
 };
 pub use wire::{HEADER_LEN, Kind, PAYLOAD_MAX, WireError, decode, decode_bytes, encode, encode_bytes};

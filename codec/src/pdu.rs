@@ -238,6 +238,18 @@ impl Pdu {
         &self.0.json
     }
 
+    /// Returns the event as others cite it among their prev and auth events: its ID, or before room version 3 a pair of
+    /// ID and reference hash.
+    pub fn reference(&self, rules: &RoomRules) -> Value {
+        let event_id = Value::String(self.event_id().to_string());
+        if !rules.references_with_hashes() {
+            return event_id;
+        }
+        let signed = hash::signed_json(rules, self.event_type(), self.canonical_json());
+        let hash = Value::String(hash::reference_hash(rules, &signed));
+        Value::Array(vec![event_id, Value::Object([("sha256".to_owned(), hash)].into())])
+    }
+
     /// Returns the redacted copy of the event (client-server specification, "Redactions"), under the same ID.
     pub fn redacted(&self, rules: &RoomRules) -> Self {
         let mut json = String::with_capacity(self.0.json.len());

@@ -15,7 +15,7 @@ use crate::{
 
 pub use ed25519_dalek::SigningKey;
 pub use key::{KeyError, VerifyKey};
-pub use sign::{sign, sign_again};
+pub use sign::{LocalSigner, Signer, sign, sign_again, sign_again_by, sign_by};
 
 /// Where the keys of servers are looked up.
 pub trait KeySource {

@@ -1,15 +1,18 @@
 //! Checks 2 and 3: which servers must have signed, whose keys count, and what a wrong content hash does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use gibbous_codec::{
-    BadSignature, FormatError, KeySource, OwnedServerName, Pdu, RoomRules, RoomVersionId, ServerName, SigningKey,
-    VerifyError, VerifyKey, required_servers, sign, sign_again, verify,
+    BadSignature, FormatError, KeySource, LocalSigner, OwnedServerName, Pdu, RoomRules, RoomVersionId, ServerName,
+    Signer, SigningKey, VerifyError, VerifyKey, required_servers, sign, sign_again, sign_again_by, sign_by, verify,
 };
 use ruma::{
     CanonicalJsonObject,
     serde::Base64,
-    signatures::{PublicKeyMap, Verified, verify_event},
+    signatures::{PublicKeyMap, Verified, reference_hash, verify_event},
 };
 use serde_json::{Value, json};
 
@@ -324,4 +327,81 @@ fn what_is_signed_must_be_an_event() {
     // What stands in the place of hashes and signatures does not matter.
     let pdu = check(&event("10", json!({"hashes": 1, "signatures": [], "unsigned": {"age": 1}})).to_string());
     assert!(verify(&rules("10"), pdu.expect("an event"), &keys()).is_ok());
+}
+
+/// A key that is kept elsewhere: it counts how often it was asked.
+struct Device {
+    kept: LocalSigner,
+    asked: Cell<u32>,
+}
+
+impl Signer for Device {
+    fn server(&self) -> &ServerName {
+        self.kept.server()
+    }
+
+    fn key_id(&self) -> &str {
+        self.kept.key_id()
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.asked.set(self.asked.get() + 1);
+        self.kept.sign(message)
+    }
+}
+
+#[test]
+fn a_key_that_is_kept_elsewhere_signs_as_one_in_memory() {
+    for version in ["1", "3", "6", "11", "12"] {
+        let rules = rules(version);
+        let json = event(version, json!({})).to_string();
+        let device = |(name, id): (&str, &str)| Device {
+            kept: LocalSigner::new(server(name).to_owned(), id, signing_key(name, id)),
+            asked: Cell::new(0),
+        };
+        let [a, b] = [device(A), device(B)];
+        let by_device = sign_by(&rules, json.as_bytes(), &a).expect("an event");
+        assert_eq!(
+            by_device,
+            sign(&rules, json.as_bytes(), server(A.0), A.1, &signing_key(A.0, A.1)).expect("an event")
+        );
+        let again = sign_again_by(&rules, &by_device, &b).expect("an event");
+        assert_eq!(again, sign_again(&rules, &by_device, server(B.0), B.1, &signing_key(B.0, B.1)).expect("an event"));
+        assert_eq!((a.asked.get(), b.asked.get()), (1, 1));
+        assert!(verify(&rules, again, &keys()).is_ok());
+    }
+}
+
+#[test]
+fn an_event_that_states_no_id_gets_one_of_its_own_up_to_version_2() {
+    let signer = LocalSigner::new(server(A.0).to_owned(), A.1, signing_key(A.0, A.1));
+    let id_of = |version: &str, changes: Value| {
+        let mut event = event(version, changes);
+        event.as_object_mut().expect("an object").remove("event_id");
+        let pdu = sign_by(&rules(version), event.to_string().as_bytes(), &signer).expect("an event");
+        assert!(verify(&rules(version), pdu.clone(), &keys()).is_ok());
+        pdu.event_id().to_owned()
+    };
+    for version in ["1", "2"] {
+        let event_id = id_of(version, json!({}));
+        assert_eq!(event_id.server_name(), Some(server(A.0)));
+        assert_eq!(event_id, id_of(version, json!({})));
+        assert_ne!(event_id, id_of(version, json!({"depth": 4})));
+    }
+    assert_eq!(id_of("3", json!({})).server_name(), None);
+}
+
+#[test]
+fn events_are_cited_with_their_hashes_up_to_version_2() {
+    for version in ["1", "2", "3", "4", "12"] {
+        let pdu = signed(version, json!({}), &[A]);
+        let object: CanonicalJsonObject = serde_json::from_str(pdu.canonical_json()).expect("canonical JSON");
+        let hash = reference_hash(&object, rules(version).ruma()).expect("an event");
+        let expected = match version {
+            "1" | "2" => json!([pdu.event_id(), {"sha256": hash}]),
+            _ => json!(format!("${hash}")),
+        };
+        let reference = pdu.reference(&rules(version)).to_canonical(true).expect("canonical JSON");
+        assert_eq!(serde_json::from_str::<Value>(&reference).expect("JSON"), expected, "{version}");
+    }
 }

@@ -6,6 +6,7 @@
 mod answers;
 mod damaged;
 mod joins;
+mod local;
 mod receive;
 mod serve;
 
@@ -277,11 +278,12 @@ impl Engine {
         Context { store, keys, limits: &config.limits, our_server: &config.our_server, now_ms }
     }
 
-    /// Has a room's writer do something, and settles it.
+    /// Runs a piece of a writer's work on a room, and settles it. A join that is in progress does not hold it up: until
+    /// that is finished, the room is as it was before.
     ///
     /// # Errors
     ///
-    /// What `work` says, if the room is damaged, or [`Error::UnknownRoom`] if there is none.
+    /// What `work` says; [`Error::UnknownRoom`] and [`Error::DamagedRoom`] where there is no room to work on.
     fn with_room<T>(
         &self,
         room_id: &RoomId,
@@ -289,10 +291,15 @@ impl Engine {
         work: impl FnOnce(&mut Room, Context<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.refuse_damaged(room_id)?;
-        let slot = self.known_slot(room_id).ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
+        let unknown = || Error::UnknownRoom(room_id.to_owned());
+        let slot = self.known_slot(room_id).ok_or_else(unknown)?;
         let mut slot = lock(&slot);
         self.read_lost(&mut slot)?;
-        let room = slot.room.as_mut().ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
+        let room = slot.room.as_mut().ok_or_else(unknown)?;
+        if self.inner.store.snapshot(room.num)?.head()?.is_none() {
+            // Nothing is stored of it yet: its first join is in progress.
+            return Err(unknown());
+        }
         let cx = self.context(now_ms);
         let done = work(room, cx);
         self.settle(cx, room_id, &mut slot, done)

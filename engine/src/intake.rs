@@ -102,7 +102,7 @@ impl Room {
     }
 
     /// Says of those that waited a moment ago how far they have come.
-    fn update_receipts(&self, cx: Context<'_>, receipts: &mut [Receipt]) -> Result<(), Error> {
+    pub(crate) fn update_receipts(&self, cx: Context<'_>, receipts: &mut [Receipt]) -> Result<(), Error> {
         let rows = cx.store.snapshot(self.num)?;
         for receipt in receipts.iter_mut().filter(|receipt| !matches!(receipt.outcome, Outcome::Refused(_))) {
             let Some(event_id) = &receipt.event_id else { continue };
@@ -342,7 +342,7 @@ impl Room {
 
     /// Notes that one of our users has joined by an event of ours, so that the room is known to be ours as long as he
     /// is.
-    fn note_local_join(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, origin: &ServerName) -> Result<(), Error> {
+    pub(crate) fn note_local_join(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, origin: &ServerName) -> Result<(), Error> {
         let is_join = pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str());
         if !is_join || self.our_users.contains(pdu.sender().as_str()) {
             return Ok(());

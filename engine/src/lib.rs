@@ -82,6 +82,7 @@ mod error;
 mod intake;
 mod keys;
 mod limits;
+mod local;
 mod lookup;
 mod members;
 mod notify;
@@ -107,12 +108,14 @@ mod view;
 pub use engine::{Config, DamagedRoom, Engine, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
 pub use gibbous_codec::{
-    self, Check, EventId, EventStatus, Failure, FailureCode, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
-    Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, StateGroupId, StateKey, StateMap, UserId,
+    self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedUserId, Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, Signer, SigningKey, StateGroupId,
+    StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
+pub use local::{CreateRefusal, Created, Destinations, EventDraft, JoinRoute, SendPolicy};
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};

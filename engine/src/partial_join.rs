@@ -86,6 +86,10 @@ pub enum JoinError {
     /// The version of the room is none that the engine knows.
     #[error("room version {0} is not supported")]
     UnknownRoomVersion(RoomVersionId),
+    /// Members were left out, but the room is here with its full state and users of ours are in it: it would lose what
+    /// it has. All members are to be asked for, see [`crate::Engine::how_to_join`].
+    #[error("members are omitted, but the room is here with its full state")]
+    PartialInFullRoom,
     /// Another join of the same room is not finished.
     #[error("another join of the room is not finished")]
     JoinInProgress,
@@ -275,11 +279,16 @@ impl Room {
         if let Err(rejection) = self.decide(txn, &event, before, partial)?.authorization.decision {
             return Ok(Err(JoinError::Rejected(rejection)));
         }
+        let is_partial_already = txn.head()?.is_some_and(|head| head.partial.is_some());
+        // a room that is full stays full while one of ours is in it. Where everything that the join follows is
+        // known, what the response has left out does not matter.
+        if partial && !is_partial_already && !is_first {
+            return Ok(Err(JoinError::PartialInFullRoom));
+        }
         let num = self.place_join(txn, join, before, partial)?;
         for servers in parsed.servers.chunks(SERVERS_A_RECORD) {
             txn.stage(&LogRecord::Servers(servers.to_vec()))?;
         }
-        let is_partial_already = txn.head()?.is_some_and(|head| head.partial.is_some());
         let user: OwnedUserId = join.sender().to_owned();
         self.our_users.insert(user.to_string());
         txn.stage(&LogRecord::Joined(JoinRecord {

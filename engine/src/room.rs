@@ -11,7 +11,7 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
-    OwnedServerName, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
+    OwnedServerName, OwnedUserId, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 use serde::Deserialize;
@@ -334,23 +334,26 @@ impl Room {
             return Ok(present);
         }
         let mut txn = cx.store.txn(self.num)?;
-        let present = match txn.head()? {
-            None => false,
-            Some(head) => {
-                let (_, current) = self.provisional(&mut txn)?;
-                let events = self.memory.events(&txn);
-                let mut present = false;
-                for user in &head.our_users {
-                    let path = path(&StateKey::new("m.room.member", user.as_str()));
-                    if let Some(num) = txn.state_event(current, &path)? {
-                        present |= events.with_stage(num)?.0.membership() == Some("join");
-                    }
-                }
-                present
-            }
-        };
+        let present = !self.users_present(&mut txn)?.is_empty();
         self.commit(txn)?;
         self.present = Some(present);
+        Ok(present)
+    }
+
+    /// Returns those of our users who are in the room, as far as is known.
+    pub(crate) fn users_present(&mut self, txn: &mut Txn<'_>) -> Result<Vec<OwnedUserId>, Error> {
+        let Some(head) = txn.head()? else { return Ok(Vec::new()) };
+        let (_, current) = self.provisional(txn)?;
+        let events = self.memory.events(txn);
+        let mut present = Vec::new();
+        for user in head.our_users {
+            let path = path(&StateKey::new("m.room.member", user.as_str()));
+            if let Some(num) = txn.state_event(current, &path)?
+                && events.with_stage(num)?.0.membership() == Some("join")
+            {
+                present.push(user);
+            }
+        }
         Ok(present)
     }
 

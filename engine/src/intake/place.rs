@@ -10,7 +10,7 @@ use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    auth::{Authorization, check_auth_events, check_state, rests_on},
+    auth::{Authorization, Cell, check_auth_events, check_state, rests_on},
     intake::{grounds::Grounds, helpless::Standing},
     lookup::{AuthEvent, EventSource, Events, is_rejected, status_of},
     resync::finish::Tips,
@@ -39,6 +39,8 @@ pub(crate) struct Verdict {
     pub(crate) before: StateGroup,
     /// Whether it is the one under partial state, which still holds: no rule was asked.
     pub(crate) holds: bool,
+    /// The cells that the rules have read for it; none where no rule was asked.
+    pub(crate) cells: Vec<Cell>,
 }
 
 /// What checks 4 and 5 say, and the cells of the state before the event that they have read.
@@ -96,7 +98,20 @@ impl Room {
         pdu: &Pdu,
         position: Position,
     ) -> Result<Option<EventNum>, Error> {
-        let Assessment::Verdict(verdict) = self.assess(txn, pdu, Demand::Any, None)? else { return Ok(None) };
+        match self.assess(txn, pdu, Demand::Any, None)? {
+            Assessment::Verdict(verdict) => self.place_judged(txn, pdu, position, verdict).map(Some),
+            Assessment::Blocked(_) => Ok(None),
+        }
+    }
+
+    /// Stores an event that has just been judged and is not stored yet. Returns its number.
+    pub(crate) fn place_judged(
+        &mut self,
+        txn: &mut Txn<'_>,
+        pdu: &Pdu,
+        position: Position,
+        verdict: Verdict,
+    ) -> Result<EventNum, Error> {
         // Each event that is moved before this one takes a place in the log; only then is this one's number known,
         // which the state after it holds. Nothing stands behind a root that is about to be stored.
         if !position.is_root {
@@ -119,7 +134,7 @@ impl Room {
         if verdict.partial {
             self.open.look_again(num);
         }
-        Ok(Some(num))
+        Ok(num)
     }
 
     /// Takes the step of check 6 together with the verdict, where nothing stands before the event and it becomes the
@@ -275,16 +290,17 @@ impl Room {
     ) -> Result<Verdict, Error> {
         let before = resolve_groups(&self.memory, txn, states_after_prevs)?;
         if !partial && let Some(status) = self.verdict_that_holds(txn, pdu, before, &rejected)? {
-            return Ok(Verdict { status, partial, before, holds: true });
+            return Ok(Verdict { status, partial, before, holds: true, cells: Vec::new() });
         }
         let event = AuthEvent::new(pdu.clone(), false);
         let Decided { authorization, read } = self.decide(txn, &event, before, partial)?;
-        let status = authorization.decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
+        let Authorization { decision, read: cells } = authorization;
+        let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         if partial {
             let grounds = Grounds { status: status.clone(), rejected, read };
             self.memory.remember_grounds(pdu.event_id(), grounds);
         }
-        Ok(Verdict { status, partial, before, holds: false })
+        Ok(Verdict { status, partial, before, holds: false, cells })
     }
 
     /// Checks 4 and 5. Cells are of the state before the event; there are none if check 4 refuses it.

@@ -9,15 +9,15 @@ use std::{
 };
 
 use gibbous_codec::{EventId, EventStatus, OwnedEventId, StateMap};
-use serde_json::Value;
+use serde_json::{Value, value::to_raw_value};
 
 use super::{
-    room_builder::RoomBuilder,
+    room_builder::{RoomBuilder, user},
     servers::{Asked, FakeServers, Reply, name},
 };
 use crate::{
-    Backend, Change, Config, Engine, EventStage, JoinStatus, JoinTicket, Limits, MemoryBackend, Outcome, Receipt,
-    Request, RequestId, Response, RoomView, SendJoin, SledBackend, SledOptions,
+    Backend, Change, Config, CreateRefusal, Created, Engine, EventDraft, EventStage, JoinStatus, JoinTicket, Limits,
+    MemoryBackend, Outcome, Receipt, Request, RequestId, Response, RoomView, SendJoin, SledBackend, SledOptions,
 };
 
 /// Beyond so many answers without any time passing, the engine asks in circles.
@@ -178,6 +178,35 @@ impl Host {
         let receipt = self.engine().submit(self.room.json(event).as_bytes(), self.now_ms);
         self.run();
         receipt.expect("a test submits events of a room that is known").outcome
+    }
+
+    /// Lets one of our users say something, which the other servers know at once, and answers what the engine asks.
+    pub fn create(
+        &mut self,
+        sender: &str,
+        event_type: &str,
+        state_key: Option<&str>,
+        content: Value,
+    ) -> Result<Created, CreateRefusal> {
+        let draft = EventDraft {
+            sender: user(sender),
+            event_type,
+            state_key,
+            content: &to_raw_value(&content).expect("JSON can be written"),
+            redacts: None,
+            origin_server_ts: self.now_ms,
+        };
+        self.create_from(&draft)
+    }
+
+    /// Does the same with the draft of an event.
+    pub fn create_from(&mut self, draft: &EventDraft<'_>) -> Result<Created, CreateRefusal> {
+        let signer = self.room.keys().signer_of(&self.config.our_server);
+        let created = self.engine().create(self.room.id(), draft, &signer, self.now_ms).expect("the store works")?;
+        self.handed.push(Handed::Submitted { event: created.pdu.event_id().to_owned() });
+        self.room.tell(created.pdu.clone());
+        self.run();
+        Ok(created)
     }
 
     /// Asks the servers what the engine wants to know, until it wants nothing more or waits for what is held back.

@@ -1,6 +1,6 @@
 //! The signing key of every server, made of a seed and the server's name.
 
-use gibbous_codec::{ServerName, SigningKey};
+use gibbous_codec::{LocalSigner, ServerName, SigningKey};
 use ruma::serde::{Base64, base64::Standard};
 use serde_json::json;
 
@@ -37,6 +37,11 @@ impl SeededKeys {
             chunk.copy_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
         }
         SigningKey::from_bytes(&bytes)
+    }
+
+    /// Returns who signs in a server's name.
+    pub fn signer_of(&self, server: &ServerName) -> LocalSigner {
+        LocalSigner::new(server.to_owned(), KEY_ID, self.key_of(server))
     }
 
     /// Returns the body of a server's answer to `GET /_matrix/key/v2/server`.

@@ -126,6 +126,31 @@ impl RoomBuilder {
         }
     }
 
+    /// Tells an event that was made elsewhere, where the story stands: what it follows must have been told.
+    pub fn tell(&mut self, pdu: Pdu) {
+        self.take(pdu, true);
+    }
+
+    fn take(&mut self, pdu: Pdu, has_effect: bool) {
+        let event_id = pdu.event_id().to_owned();
+        let before = self.state_at(pdu.prev_events());
+        let mut after = before.clone();
+        if let (Some(state_key), true) = (pdu.state_key(), has_effect) {
+            after.insert(StateKey::new(pdu.event_type(), state_key), event_id.clone());
+        }
+        if self.order.is_empty() {
+            self.room_id = pdu.room_id().to_owned();
+        }
+        assert!(!self.events.contains_key(&event_id), "{event_id} is told twice");
+        if has_effect {
+            self.tips.retain(|tip| !pdu.prev_events().contains(tip));
+            self.tips.push(event_id.clone());
+        }
+        let place = self.order.len();
+        self.events.insert(event_id.clone(), Told { pdu, place, before, after });
+        self.order.push(event_id);
+    }
+
     /// Returns the room's ID.
     pub fn id(&self) -> &RoomId {
         &self.room_id
@@ -289,30 +314,19 @@ impl Draft<'_> {
         self
     }
 
-    /// Completes, signs and tells the event.
-    pub fn send(self) -> OwnedEventId {
+    /// Completes and signs the event; it becomes no part of the history.
+    pub fn unsent(&self) -> Pdu {
         let prev_events = self.prev_events.clone().unwrap_or_else(|| self.room.tips.clone());
         let before = self.room.state_at(&prev_events);
         let auth_events = self.auth_events.clone().unwrap_or_else(|| self.auth_events_of(&before));
-        let pdu = self.sign(&prev_events, &auth_events);
-        let Self { room, event_type, state_key, has_effect, .. } = self;
+        self.sign(&prev_events, &auth_events)
+    }
 
+    /// Completes, signs and tells the event.
+    pub fn send(self) -> OwnedEventId {
+        let pdu = self.unsent();
         let event_id = pdu.event_id().to_owned();
-        let mut after = before.clone();
-        if let (Some(state_key), true) = (state_key, has_effect) {
-            after.insert(StateKey::new(event_type, state_key), event_id.clone());
-        }
-        if room.order.is_empty() {
-            room.room_id = pdu.room_id().to_owned();
-        }
-        let place = room.order.len();
-        assert!(!room.events.contains_key(&event_id), "{event_id} is told twice");
-        room.events.insert(event_id.clone(), Told { pdu, place, before, after });
-        room.order.push(event_id.clone());
-        if has_effect {
-            room.tips.retain(|tip| !prev_events.contains(tip));
-            room.tips.push(event_id.clone());
-        }
+        self.room.take(pdu, self.has_effect);
         event_id
     }
 

@@ -10,9 +10,10 @@ use std::{
 };
 
 use gibbous::{
-    Engine, JoinStatus, JoinTicket, OwnedRoomId, OwnedServerName, Receipt, Request, RequestId, RequestKind, Response,
-    RoomVersionId, SendJoin, Update,
+    CreateRefusal, Created, Engine, EventDraft, JoinStatus, JoinTicket, OwnedRoomId, OwnedServerName, OwnedUserId,
+    Receipt, Request, RequestId, RequestKind, Response, RoomVersionId, SendJoin, Update,
 };
+use serde_json::value::RawValue;
 use tokio::{
     runtime::Handle,
     sync::{mpsc::UnboundedSender, oneshot, watch},
@@ -27,12 +28,20 @@ pub(crate) enum Input {
     Transaction { origin: OwnedServerName, pdus: Vec<Vec<u8>>, reply: oneshot::Sender<Vec<Receipt>> },
     /// The answer to a `send_join`.
     Join { answer: JoinAnswer, reply: oneshot::Sender<JoinStatus> },
-    /// An event of ours.
-    Ours { pdu: Vec<u8>, reply: oneshot::Sender<Result<Receipt, gibbous::Error>> },
+    /// What one of our users says.
+    Say { saying: Saying, reply: oneshot::Sender<Result<Result<Created, CreateRefusal>, gibbous::Error>> },
     /// The answer to a question of the engine.
     Answer { id: RequestId, response: Response },
     /// The host stops.
     Stop,
+}
+
+/// A message of one of our users.
+#[derive(Debug)]
+pub(crate) struct Saying {
+    pub(crate) room_id: OwnedRoomId,
+    pub(crate) sender: OwnedUserId,
+    pub(crate) content: Box<RawValue>,
 }
 
 /// A join that another server has answered.
@@ -118,11 +127,19 @@ impl Driver {
                 };
                 self.joins.push((self.engine.begin_join(send_join, now_ms)?, reply));
             }
-            Input::Ours { pdu, reply } => {
-                // Our events take the way of all others. Only one that was accepted may be sent on. Here an error may
-                // also be the fault of whoever made the event, who is told; if it is the disk's, the next call fails as
-                // well.
-                let _ = reply.send(self.engine.submit(&pdu, now_ms));
+            Input::Say { saying, reply } => {
+                // The engine finds what the event follows and what allows it, signs it by our key, and judges it before
+                // it stores it. An error may also be the fault of whoever names a room that is not here, who is told; if
+                // it is the disk's, the next call fails as well.
+                let draft = EventDraft {
+                    sender: &saying.sender,
+                    event_type: "m.room.message",
+                    state_key: None,
+                    content: &saying.content,
+                    redacts: None,
+                    origin_server_ts: now_ms,
+                };
+                let _ = reply.send(self.engine.create(&saying.room_id, &draft, self.client.key(), now_ms));
             }
             Input::Answer { id, response } => {
                 // Questions and answers find each other by the ID; what comes late is ignored.

@@ -1,6 +1,6 @@
 //! What can go wrong, and whose fault it is.
 
-use gibbous::{JoinError, RequestError};
+use gibbous::{CreateRefusal, JoinError, RequestError};
 
 /// Why something came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,9 @@ pub enum HostError {
     /// The join failed, by what the other server answered.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// What one of our users wants to say is not allowed.
+    #[error(transparent)]
+    Refusal(#[from] CreateRefusal),
     /// The other server cannot be reached, or took too long.
     #[error("no answer: {0}")]
     Unreachable(String),

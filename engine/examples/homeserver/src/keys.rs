@@ -7,10 +7,10 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use ed25519_dalek::Signer;
+use ed25519_dalek::Signer as _;
 use gibbous::{
-    OwnedServerName, Pdu, ServerName,
-    gibbous_codec::{FormatError, RoomRules, SigningKey, VerifyKey, json::Value, sign},
+    OwnedServerName, Pdu, ServerName, Signer, SigningKey,
+    gibbous_codec::{FormatError, RoomRules, VerifyKey, json::Value, sign_by},
 };
 use serde_json::{Value as Json, json};
 
@@ -41,7 +41,7 @@ impl OurKey {
 
     /// Completes an event of ours: hash, signature, event ID.
     pub(crate) fn sign_event(&self, rules: &RoomRules, event: &Json) -> Result<Pdu, FormatError> {
-        sign(rules, event.to_string().as_bytes(), &self.server, &self.key_id, &self.key)
+        sign_by(rules, event.to_string().as_bytes(), self)
     }
 
     /// Returns our signature of a JSON object.
@@ -60,6 +60,21 @@ impl OurKey {
         let signature = self.sign_json(&document)?;
         document["signatures"] = json!({ self.server.as_str(): { &self.key_id: signature } });
         Ok(document.to_string().into_bytes())
+    }
+}
+
+/// How the engine has our events signed. The key could as well be where no process can read it.
+impl Signer for OurKey {
+    fn server(&self) -> &ServerName {
+        &self.server
+    }
+
+    fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.key.sign(message).to_bytes()
     }
 }
 

@@ -1,0 +1,115 @@
+//! Events of our own: made, judged and stored; to whom they go; and how our users join.
+
+use gibbous_codec::{EventId, RoomId, Signer, UserId};
+
+use super::Engine;
+use crate::{CreateRefusal, Created, Destinations, Error, EventDraft, JoinRoute, SendPolicy};
+
+impl Engine {
+    /// Makes an event of what one of our users wants to say: it is placed behind the room's forward extremities, given
+    /// its auth events (server-server specification, "Auth events selection"), hashed, signed, and judged as any other
+    /// (checks 4 and 5, and 6 where the room is full). Only what is allowed is stored; it is durable by then, and is to
+    /// be sent to [`Created::destinations`].
+    ///
+    /// Nothing is waited for: while the room is partial the state as far as it is known decides, and the refusal says
+    /// whether that is to blame.
+    ///
+    /// ```
+    /// use gibbous::{
+    ///     Config, CreateRefusal, Engine, Error, EventDraft, LocalSigner, MemoryBackend, OwnedEventId, OwnedServerName,
+    ///     RoomId, Signer, SigningKey, UserId,
+    /// };
+    /// use serde_json::{json, value::to_raw_value};
+    /// use std::sync::Arc;
+    ///
+    /// /// What a host does when a client sends a message.
+    /// fn say(
+    ///     engine: &Engine,
+    ///     signer: &dyn Signer,
+    ///     (room_id, sender, body): (&RoomId, &UserId, &str),
+    ///     now_ms: u64,
+    ///     send: impl Fn(&OwnedServerName, &str),
+    /// ) -> Result<Option<OwnedEventId>, Box<dyn std::error::Error>> {
+    ///     let draft = EventDraft {
+    ///         sender,
+    ///         event_type: "m.room.message",
+    ///         state_key: None,
+    ///         content: &to_raw_value(&json!({ "msgtype": "m.text", "body": body }))?,
+    ///         redacts: None,
+    ///         origin_server_ts: now_ms,
+    ///     };
+    ///     match engine.create(room_id, &draft, signer, now_ms)? {
+    ///         Ok(created) => {
+    ///             for server in &created.destinations.servers {
+    ///                 send(server, created.pdu.canonical_json());
+    ///             }
+    ///             Ok(Some(created.pdu.event_id().to_owned()))
+    ///         }
+    ///         // The client may be told to try again when the room has its full state.
+    ///         Err(CreateRefusal::Rejected { because_partial: true, .. }) => Ok(None),
+    ///         Err(refusal) => Err(refusal.into()),
+    ///     }
+    /// }
+    ///
+    /// let us: OwnedServerName = "us.example".try_into()?;
+    /// let engine = Engine::open(Arc::new(MemoryBackend::new()), Config::new(us.clone()), 0)?;
+    /// let signer = LocalSigner::new(us, "ed25519:1", SigningKey::from_bytes(&[7; 32]));
+    /// let hello = ("!room:other.example".try_into()?, "@alice:us.example".try_into()?, "hello");
+    /// let sent = say(&engine, &signer, hello, 0, |server, pdu| println!("{pdu} goes to {server}"));
+    /// // Nobody of ours has joined that room.
+    /// let error = sent.expect_err("the room is not known");
+    /// assert!(matches!(error.downcast_ref(), Some(Error::UnknownRoom(_))));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, the room is damaged, or it is not known here.
+    pub fn create(
+        &self,
+        room_id: &RoomId,
+        draft: &EventDraft<'_>,
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Result<Result<Created, CreateRefusal>, Error> {
+        self.with_room(room_id, now_ms, |room, cx| room.create(cx, draft, signer))
+    }
+
+    /// Returns to which servers an event of ours is to be sent, as far as is known now, or `None` for an event that has
+    /// no place in the room's history. It may be asked again for an event that a server may have missed.
+    ///
+    /// When the room is full: the servers that had members in it before the event. While it is partial: see
+    /// [`SendPolicy`]. Besides, the server of whom the event invites, or whose invite it takes back. Nobody gets events
+    /// of other servers from us, a join that another server has let in, or what was rejected or soft-failed.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, the room is damaged, or it is not known here.
+    pub fn destinations(
+        &self,
+        room_id: &RoomId,
+        event_id: &EventId,
+        policy: SendPolicy,
+    ) -> Result<Option<Destinations>, Error> {
+        self.with_room(room_id, 0, |room, cx| room.destinations(cx, event_id, policy))
+    }
+
+    /// Tells how one of our users joins a room: by an event of ours, or by a handshake with another server, and then
+    /// with which, and whether the members may be left out of its response (MSC3706, `omit_members`).
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is damaged.
+    pub fn how_to_join(&self, room_id: &RoomId, user: &UserId) -> Result<JoinRoute, Error> {
+        let route = self.with_room(room_id, 0, |room, cx| {
+            let mut txn = cx.store.txn(room.num)?;
+            let route = room.join_route(cx, &mut txn, user)?;
+            room.commit(txn)?;
+            Ok(route)
+        });
+        match route {
+            Err(Error::UnknownRoom(_)) => Ok(JoinRoute::Handshake { candidates: Vec::new(), omit_members: true }),
+            route => route,
+        }
+    }
+}
