@@ -77,7 +77,8 @@ fn auth_events(view: &RoomView, rules: &RoomRules, sender: &UserId) -> Result<Ve
         if event_type == "m.room.create" && rules.room_id_is_create_hash() {
             continue;
         }
-        if let Some(event) = view.state_event(&StateKey::new(event_type, state_key))? {
+        // Of these nothing is ever unknown: the sender is one of ours.
+        if let Some(event) = view.state_event(&StateKey::new(event_type, state_key))?.present() {
             auth_events.push(event.event_id().to_owned());
         }
     }
