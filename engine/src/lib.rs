@@ -121,7 +121,7 @@ pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};
 pub use request::{Request, RequestError, RequestId, RequestKind, Response};
 pub use resync::ResyncStatus;
-pub use view::{EventInfo, EventStage, RoomView};
+pub use view::{At, EventInfo, EventStage, Lookup, NotYet, RoomView, StateFilter, StateRead, Trust, WaitingOn};
 
 /// The examples of the README, which stands outside the package: it is read for doc tests alone.
 #[cfg(doctest)]

@@ -10,6 +10,7 @@ use std::{
 use gibbous_codec::{EventNum, EventRecord, Membership, OwnedServerName, Path, ServerName, StateGroup, UserId};
 use gibbous_storage::{RoomRows, StoreError, Txn, diff, entries};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     Error,
@@ -185,20 +186,23 @@ impl First {
 /// is no user: nobody can be in a room by it.
 pub(crate) fn member(record: &EventRecord) -> Result<Option<(&UserId, Membership)>, Error> {
     #[derive(Deserialize)]
-    struct Event {
-        content: Content,
+    struct Event<'a> {
+        #[serde(borrow)]
+        content: Content<'a>,
     }
     #[derive(Deserialize)]
-    struct Content {
-        membership: Option<serde_json::Value>,
+    struct Content<'a> {
+        #[serde(borrow)]
+        membership: Option<&'a RawValue>,
     }
     let Some(key) = record.state_key.as_ref().filter(|key| key.event_type == "m.room.member") else { return Ok(None) };
     let Ok(user) = <&UserId>::try_from(key.state_key.as_str()) else { return Ok(None) };
     // A better copy of the event differs from the first one by what redaction removes, which a membership is not.
-    let event: Event = serde_json::from_slice(&record.json)
+    let event: Event<'_> = serde_json::from_slice(&record.json)
         .map_err(|error| Error::DamagedEvent { event: record.event_id.to_string(), why: error.to_string() })?;
-    let membership = event.content.membership.as_ref().and_then(serde_json::Value::as_str);
-    Ok(Some((user, membership.map_or(Membership::Other, Membership::of))))
+    // What is no string is no membership, as the rules have it.
+    let membership = event.content.membership.and_then(|value| serde_json::from_str::<String>(value.get()).ok());
+    Ok(Some((user, membership.map_or(Membership::Other, |membership| Membership::of(&membership)))))
 }
 
 impl Room {

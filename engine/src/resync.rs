@@ -26,6 +26,7 @@ use crate::{
     Error, Limits, RequestKind,
     questions::{Writes, that_fit},
     room::{Ask, Question},
+    view::Waits,
 };
 
 pub(crate) use self::fetch::Fetch;
@@ -102,6 +103,8 @@ pub(crate) struct Resync {
     servers: Vec<OwnedServerName>,
     /// How many of them responses named.
     named: usize,
+    /// Since when the room is partial, as far as is remembered; `None` in a room with full state.
+    since_ms: Option<u64>,
     /// The server that answered last: it is asked first.
     good: Option<OwnedServerName>,
     /// Needs of which something is to be stored.
@@ -147,6 +150,16 @@ pub(crate) enum Progress {
 }
 
 impl Resync {
+    /// The room is partial, now if it was not before.
+    pub(crate) fn begin(&mut self, now_ms: u64) {
+        self.since_ms.get_or_insert(now_ms);
+    }
+
+    /// The room has its full state.
+    pub(crate) fn end(&mut self) {
+        self.since_ms = None;
+    }
+
     /// Takes the servers that `send_join` responses named.
     pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
         self.named = servers.len();
@@ -329,6 +342,15 @@ impl Resync {
             }
             _ => ResyncStatus::Running { needs: self.needs.len() },
         }
+    }
+
+    /// Returns how it stands, for those who wait for it.
+    pub(crate) fn waits(&self, now_ms: u64) -> Waits {
+        let next_retry_ms = match self.status(now_ms) {
+            ResyncStatus::BackingOff { until_ms, .. } => Some(until_ms),
+            ResyncStatus::Idle | ResyncStatus::Running { .. } | ResyncStatus::Stalled { .. } => None,
+        };
+        Waits { since_ms: self.since_ms, attempts: self.backoff().rounds, next_retry_ms }
     }
 
     pub(crate) fn next_timeout(&self) -> Option<u64> {
