@@ -2,7 +2,7 @@
 
 mod destinations;
 mod route;
-mod template;
+pub(crate) mod template;
 
 use gibbous_codec::{
     Authoriser, Check, EventId, EventStatus, FormatError, Membership, OwnedEventId, OwnedServerName, OwnedUserId, Pdu,
@@ -235,7 +235,7 @@ impl Room {
 
     /// Check 6, where the room is full and the state before the event is not the current one: an event follows at most
     /// twenty extremities, of which there may be more.
-    fn rejected_by_current(
+    pub(crate) fn rejected_by_current(
         &mut self,
         txn: &mut Txn<'_>,
         pdu: &Pdu,

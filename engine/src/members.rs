@@ -56,6 +56,9 @@ struct First {
     least: BTreeSet<EventNum>,
 }
 
+/// By how many members a room is named.
+const HEROES_MAX: usize = 5;
+
 /// How many events [`First`] lists: so many of the first members may go before the state is counted anew.
 const FIRST_MAX: usize = 64;
 
@@ -94,6 +97,32 @@ impl Members {
     /// Tells whether a server has an invited user.
     pub(crate) fn is_invited(&self, server: &ServerName) -> bool {
         self.invited_hosts.contains_key(server)
+    }
+
+    /// Returns how many members have joined.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined.count
+    }
+
+    /// Returns how many members are invited.
+    pub(crate) fn invited(&self) -> u64 {
+        self.invited.count
+    }
+
+    /// Returns the events of the first members, by which a room can be named (MSC3943): of those who joined, then of
+    /// those who are invited; where there are none, of those who are gone.
+    pub(crate) fn heroes<R: RoomRows>(&mut self, rows: &R, but: Option<EventNum>) -> Result<Vec<EventNum>, Error> {
+        if let Some(group) = self.group
+            && [&self.joined, &self.invited, &self.gone].into_iter().any(First::is_worn)
+        {
+            *self = Self::count(rows, group)?;
+        }
+        let first = |of: [&First; 2]| -> Vec<EventNum> {
+            let events = of.into_iter().flat_map(|first| &first.least).copied();
+            events.filter(|num| Some(*num) != but).take(HEROES_MAX).collect()
+        };
+        let heroes = first([&self.joined, &self.invited]);
+        Ok(if heroes.is_empty() { first([&self.gone, &First::default()]) } else { heroes })
     }
 
     fn go<R: RoomRows>(&mut self, rows: &R, from: StateGroup, to: StateGroup) -> Result<(), Error> {
@@ -180,6 +209,11 @@ impl First {
         self.count = self.count.saturating_sub(1);
         self.least.remove(&num);
     }
+
+    /// Tells whether so many have gone that the list is too short for heroes, one of whom may be left out.
+    fn is_worn(&self) -> bool {
+        (self.least.len() as u64) < self.count.min(HEROES_MAX as u64 + 1)
+    }
 }
 
 /// Returns whose membership an event tells and what it is, or `None` for other events, and for a member event of what
@@ -238,3 +272,6 @@ impl Room {
         *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Members::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

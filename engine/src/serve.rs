@@ -14,16 +14,22 @@
 
 mod answer;
 mod events;
+mod handshake;
+mod joined;
 mod state;
 mod visibility;
 
-use gibbous_codec::{EventId, EventNum, RoomVersionId, ServerName, Stage};
+use std::collections::BTreeSet;
+
+use gibbous_codec::{EventId, EventNum, OwnedServerName, RoomVersionId, ServerName, Stage};
 use gibbous_storage::RoomRows;
 use serde_json::json;
 
+pub(crate) use self::handshake::{Condition, Handshake, Sent};
 pub use self::{
     answer::{Answer, WriteError},
     events::MissingEvents,
+    handshake::Admitted,
 };
 use crate::{Error, RoomView, state::stage_of};
 
@@ -43,6 +49,22 @@ pub enum Refusal {
     /// The server that asks is not in the room, or may not have this.
     #[error("{0}")]
     Forbidden(String),
+    /// The user would have to be let in by a room that we cannot look into.
+    #[error("this server cannot tell whether the user may join")]
+    UnableToAuthoriseJoin,
+    /// The user may join, but nobody of ours may let anybody in.
+    #[error("no user of this server can let the user in")]
+    UnableToGrantJoin,
+    /// What is asked, or the event that is sent, is not as it has to be.
+    #[error("{0}")]
+    InvalidParam(String),
+    /// The event that is sent is no event of the room's version.
+    #[error("{0}")]
+    BadJson(String),
+    /// The keys of these servers are not known here: the host asks for them, hands them in
+    /// ([`Engine::handle_server_keys`](crate::Engine::handle_server_keys)), and then asks again.
+    #[error("the keys of {0:?} are not known")]
+    MissingKeys(BTreeSet<OwnedServerName>),
     /// The room's version is none of those that the server that asks supports.
     #[error("the room has version {0}")]
     IncompatibleRoomVersion(RoomVersionId),
@@ -54,7 +76,12 @@ impl Refusal {
         match self {
             Self::NotFound(_) | Self::NotFullyJoined => 404,
             Self::PartialState | Self::Forbidden(_) => 403,
-            Self::IncompatibleRoomVersion(_) => 400,
+            Self::MissingKeys(_) => 401,
+            Self::UnableToAuthoriseJoin
+            | Self::UnableToGrantJoin
+            | Self::InvalidParam(_)
+            | Self::BadJson(_)
+            | Self::IncompatibleRoomVersion(_) => 400,
         }
     }
 
@@ -64,6 +91,11 @@ impl Refusal {
             Self::NotFound(_) | Self::NotFullyJoined => "M_NOT_FOUND",
             Self::PartialState => "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE",
             Self::Forbidden(_) => "M_FORBIDDEN",
+            Self::UnableToAuthoriseJoin => "M_UNABLE_TO_AUTHORISE_JOIN",
+            Self::UnableToGrantJoin => "M_UNABLE_TO_GRANT_JOIN",
+            Self::InvalidParam(_) => "M_INVALID_PARAM",
+            Self::BadJson(_) => "M_BAD_JSON",
+            Self::MissingKeys(_) => "M_UNAUTHORIZED",
             Self::IncompatibleRoomVersion(_) => "M_INCOMPATIBLE_ROOM_VERSION",
         }
     }

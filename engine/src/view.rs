@@ -2,7 +2,9 @@
 
 mod at;
 mod filter;
+mod members;
 mod read;
+mod summary;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +26,9 @@ pub(crate) use self::read::Waits;
 pub use self::{
     at::{At, StateRead},
     filter::StateFilter,
+    members::{Member, MembersPage},
     read::{Lookup, NotYet, Trust, WaitingOn},
+    summary::Summary,
 };
 
 /// A room as it stood when the view was taken; take it again after each change.

@@ -102,6 +102,27 @@ impl Engine {
         self.settle(cx, &room_id, &mut slot, answered)
     }
 
+    /// Takes a server's keys that were not asked for by [`RequestKind::ServerKeys`](crate::RequestKind): those of the server
+    /// that sends a request, say, which the host has got to authenticate it. `body` is what `GET /_matrix/key/v2/server`
+    /// answers. Says why it cannot be used, if it cannot.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn handle_server_keys(
+        &self,
+        server: &ServerName,
+        body: &[u8],
+        now_ms: u64,
+    ) -> Result<Result<(), String>, Error> {
+        let cx = self.context(now_ms);
+        let taken = cx.keys.handle_answer(server, body, cx.limits, cx.now_ms)?;
+        if taken.is_ok() {
+            self.go_on_with_keys(cx, server)?;
+        }
+        Ok(taken)
+    }
+
     fn answer_keys(&self, cx: Context<'_>, server: &ServerName, response: Response) -> Result<(), Error> {
         let taken = match response {
             Response::Body(body) => cx.keys.handle_answer(server, &body, cx.limits, cx.now_ms)?,
@@ -112,6 +133,11 @@ impl Engine {
             tracing::warn!(%server, reason, "the keys of this server cannot be had: its events cannot be verified");
             cx.keys.failed(server, cx.limits, cx.now_ms)?;
         }
+        self.go_on_with_keys(cx, server)
+    }
+
+    /// Goes on with what waits for a server's keys.
+    fn go_on_with_keys(&self, cx: Context<'_>, server: &ServerName) -> Result<(), Error> {
         let rooms = lock(&self.inner.requests).keys_answered(server);
         // A room in trouble does not keep the others from the keys.
         let mut done = Ok(());

@@ -1,12 +1,14 @@
 //! What other servers ask of our rooms. The host has authenticated the server that asks.
 
-use gibbous_codec::{EventId, OwnedEventId, RoomId, ServerName};
+use gibbous_codec::{EventId, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, ServerName, Signer, StateKey, UserId};
 use gibbous_storage::RoomRows;
+use serde::Deserialize;
 
 use super::Engine;
 use crate::{
-    Error, RoomView,
-    serve::{Answer, MissingEvents, Refusal, Served, granted},
+    Error, Lookup, RoomView,
+    room::{Context, Room},
+    serve::{Admitted, Answer, Condition, Handshake, MissingEvents, Refusal, Sent, Served, granted},
 };
 
 impl Engine {
@@ -92,6 +94,193 @@ impl Engine {
         request: &MissingEvents,
     ) -> Served<Answer> {
         granted!(self.room_served(room_id)?).serve_missing_events(origin, request)
+    }
+
+    /// Answers `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`: the template of a join by a user of the server
+    /// that asks. Where the room lets in who is in another one (room version 8 on, `restricted`), we look into the rooms
+    /// that we are in, and one of our users authorises the join.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn make_join(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        user: &UserId,
+        versions: &[RoomVersionId],
+        now_ms: u64,
+    ) -> Served<Answer> {
+        self.make_member(origin, room_id, Handshake::Join, user, versions, now_ms)
+    }
+
+    /// Answers `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`: the template by which a user of the server that
+    /// asks turns down an invite or leaves. It is given while the room is partial, too.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn make_leave(&self, origin: &ServerName, room_id: &RoomId, user: &UserId, now_ms: u64) -> Served<Answer> {
+        self.make_member(origin, room_id, Handshake::Leave, user, &[], now_ms)
+    }
+
+    /// Answers `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`: the template of a knock (room version 7 on).
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn make_knock(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        user: &UserId,
+        versions: &[RoomVersionId],
+        now_ms: u64,
+    ) -> Served<Answer> {
+        self.make_member(origin, room_id, Handshake::Knock, user, versions, now_ms)
+    }
+
+    /// Answers `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`: takes the join in, and tells the room's state
+    /// before it. With `omit_members` the members are left out (MSC3706) but for heroes (MSC3943).
+    ///
+    /// What is refused is not stored. The same join may be sent again.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the signer is not of our server ([`Error::BadLocalEvent`]).
+    pub fn send_join(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event: &[u8],
+        omit_members: bool,
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Served<Admitted> {
+        let condition = granted!(self.condition_of_sender(room_id, event)?);
+        self.with_served_room(room_id, now_ms, |room, cx| {
+            let sent = Sent { origin, handshake: Handshake::Join, event, omit_members, condition };
+            room.send_member(cx, sent, signer)
+        })
+    }
+
+    /// Answers `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`: takes the leave in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::send_join`].
+    pub fn send_leave(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event: &[u8],
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Served<Admitted> {
+        self.with_served_room(room_id, now_ms, |room, cx| {
+            let sent =
+                Sent { origin, handshake: Handshake::Leave, event, omit_members: false, condition: Condition::Unknown };
+            room.send_member(cx, sent, signer)
+        })
+    }
+
+    /// Answers `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`: takes the knock in, and tells what the room is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::send_join`].
+    pub fn send_knock(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event: &[u8],
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Served<Admitted> {
+        self.with_served_room(room_id, now_ms, |room, cx| {
+            let sent =
+                Sent { origin, handshake: Handshake::Knock, event, omit_members: false, condition: Condition::Unknown };
+            room.send_member(cx, sent, signer)
+        })
+    }
+
+    fn make_member(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        handshake: Handshake,
+        user: &UserId,
+        versions: &[RoomVersionId],
+        now_ms: u64,
+    ) -> Served<Answer> {
+        let condition = match handshake {
+            Handshake::Join => granted!(self.condition(room_id, user)?),
+            Handshake::Leave | Handshake::Knock => Condition::Unknown,
+        };
+        self.with_served_room(room_id, now_ms, |room, cx| {
+            room.make_member(cx, origin, handshake, user, versions, condition)
+        })
+    }
+
+    fn condition_of_sender(&self, room_id: &RoomId, event: &[u8]) -> Served<Condition> {
+        #[derive(Deserialize)]
+        struct Sender {
+            sender: OwnedUserId,
+        }
+        match serde_json::from_slice::<Sender>(event) {
+            Ok(Sender { sender }) => self.condition(room_id, &sender),
+            Err(error) => Ok(Err(Refusal::BadJson(error.to_string()))),
+        }
+    }
+
+    /// Tells whether a user is in a room that the join rules name. Each room is looked into by itself: no two are locked
+    /// at a time.
+    fn condition(&self, room_id: &RoomId, user: &UserId) -> Served<Condition> {
+        #[derive(Deserialize)]
+        struct Event {
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(default)]
+            allow: Vec<serde_json::Value>,
+        }
+        let view = granted!(self.room_served(room_id)?);
+        let rules = view.state_event(&StateKey::new("m.room.join_rules", ""))?;
+        let Lookup::Present(rules) = rules else { return Ok(Ok(Condition::Unknown)) };
+        let Ok(event) = serde_json::from_str::<Event>(rules.canonical_json()) else {
+            return Ok(Ok(Condition::Unknown));
+        };
+        let mut condition = Condition::NotMet;
+        for allow in event.content.allow {
+            let named = allow.get("room_id").and_then(serde_json::Value::as_str);
+            let Some(Ok(allowed)) = named.map(<&RoomId>::try_from) else { continue };
+            let member = match self.room_served(allowed)? {
+                Ok(room) => room.state_event(&StateKey::new("m.room.member", user.as_str()))?,
+                Err(_) => {
+                    condition = Condition::Unknown;
+                    continue;
+                }
+            };
+            match member {
+                Lookup::Present(member) if member.membership() == Some("join") => return Ok(Ok(Condition::Met)),
+                Lookup::Present(_) | Lookup::Absent => {}
+                Lookup::Unknown(_) => condition = Condition::Unknown,
+            }
+        }
+        Ok(Ok(condition))
+    }
+
+    fn with_served_room<T>(
+        &self,
+        room_id: &RoomId,
+        now_ms: u64,
+        work: impl FnOnce(&mut Room, Context<'_>) -> Served<T>,
+    ) -> Served<T> {
+        match self.with_room(room_id, now_ms, work) {
+            Err(Error::UnknownRoom(_)) => Ok(Err(Refusal::NotFound(format!("room {room_id}")))),
+            served => served,
+        }
     }
 
     fn room_served(&self, room_id: &RoomId) -> Served<RoomView> {

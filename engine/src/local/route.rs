@@ -87,7 +87,7 @@ impl Room {
     }
 
     /// Returns the rule by which the current state refuses a user's join, if it does.
-    fn join_is_refused_by(
+    pub(crate) fn join_is_refused_by(
         &mut self,
         txn: &mut Txn<'_>,
         current: StateGroup,
@@ -112,7 +112,7 @@ impl Room {
         self.refused_by(txn, current, template.unsigned)
     }
 
-    fn refused_by(&self, txn: &Txn<'_>, current: StateGroup, pdu: Pdu) -> Result<Option<Rule>, Error> {
+    pub(crate) fn refused_by(&self, txn: &Txn<'_>, current: StateGroup, pdu: Pdu) -> Result<Option<Rule>, Error> {
         let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu, false);
         let by_current =

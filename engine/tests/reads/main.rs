@@ -4,6 +4,7 @@
 //! an engine has a part in it.
 
 mod lookups;
+mod members;
 mod servers;
 mod states;
 

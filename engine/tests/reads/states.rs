@@ -62,9 +62,13 @@ fn s29_a_request_for_the_joined_members_waits_for_the_full_state_of_the_room() {
         let mut story = Story::joined(version);
         let ours = members_of(&[(ALICE, &story.join)]);
         check_waits(&read(&story, At::Now, &all_members()), &WaitingOn::Room, &ours);
+        let page = story.view().members(None, 100).expect("the store works");
+        assert_eq!((page.known.len(), page.is_complete), (1, false));
         story.release();
         let expected = members_of(&[(ALICE, &story.join), (CHARLIE, &story.charlie), (DEREK, &story.derek)]);
         assert_eq!(read(&story, At::Now, &all_members()), StateRead::Ready(expected));
+        let page = story.view().members(None, 100).expect("the store works");
+        assert_eq!((page.known.len(), page.is_complete), (3, true));
     }
 }
 
