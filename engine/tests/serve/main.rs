@@ -1,5 +1,6 @@
 //! What other servers are given of our rooms, and what they are refused.
 
+mod handshake;
 mod history;
 mod state;
 
