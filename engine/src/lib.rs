@@ -10,8 +10,8 @@
 //!
 //! # What it does not
 //!
-//! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It has no invites,
-//! creates no rooms and serves nothing to other servers yet. It does not authenticate origins: the host does.
+//! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It creates no
+//! rooms, and has no invites to rooms that it does not know. It does not authenticate origins: the host does.
 //!
 //! The rules of authorisation ([`authorisation`]) and state resolution ([`resolution`]) can be had alone.
 //!

@@ -10,7 +10,40 @@
 //! | `backfill`, `get_missing_events` | as always, but the events of other servers are redacted |
 //! | `make_leave`, `invite`, `send` | as always |
 //!
-//! Nothing here asks another server or waits.
+//! Nothing here asks another server or waits. The host has authenticated the server that asks, and for that has its keys,
+//! which it hands in too.
+//!
+//! ```
+//! use gibbous::{Engine, RoomId, RoomVersionId, ServerName, Signer, UserId};
+//!
+//! /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`: HTTP status and body.
+//! fn make_join(
+//!     engine: &Engine,
+//!     (origin, room_id, user): (&ServerName, &RoomId, &UserId),
+//!     versions: &[RoomVersionId],
+//!     now_ms: u64,
+//! ) -> Result<(u16, Vec<u8>), gibbous::Error> {
+//!     Ok(match engine.make_join(origin, room_id, user, versions, now_ms)? {
+//!         Ok(template) => (200, template.to_bytes()?),
+//!         Err(refusal) => (refusal.status(), refusal.body()),
+//!     })
+//! }
+//!
+//! /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}?omit_members=`.
+//! fn send_join(
+//!     engine: &Engine,
+//!     (origin, room_id, omit_members): (&ServerName, &RoomId, bool),
+//!     event: &[u8],
+//!     signer: &dyn Signer,
+//!     now_ms: u64,
+//! ) -> Result<(u16, Vec<u8>), gibbous::Error> {
+//!     Ok(match engine.send_join(origin, room_id, event, omit_members, signer, now_ms)? {
+//!         // `joined.pdu` now goes to `joined.relay_to`.
+//!         Ok(joined) => (200, joined.answer.to_bytes()?),
+//!         Err(refusal) => (refusal.status(), refusal.body()),
+//!     })
+//! }
+//! ```
 
 mod answer;
 mod events;

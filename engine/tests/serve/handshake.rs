@@ -390,7 +390,7 @@ fn who_is_in_a_room_that_lets_in_joins_with_our_signature() {
         join_through(&story, &taken.pdu, &answer, true);
 
         // Who is in none of the rooms is not let in.
-        let bob = story.engine().make_join(server(US), story.room.id(), user(BOB), &[version.clone()], 0);
+        let bob = story.engine().make_join(server(US), story.room.id(), user(BOB), std::slice::from_ref(version), 0);
         assert_eq!(refused(bob), FORBIDDEN);
     }
 }
