@@ -63,7 +63,11 @@ impl<'a> KeyReader<'a> {
         Self(key)
     }
 
-    /// Takes a number. Fails if fewer than eight bytes are left.
+    /// Takes a number.
+    ///
+    /// # Errors
+    ///
+    /// If fewer than eight bytes are left.
     pub fn u64(&mut self) -> Result<u64, MalformedKey> {
         let (number, rest) =
             self.0.split_first_chunk().ok_or(MalformedKey::Short { expected: 8, found: self.0.len() })?;
@@ -71,7 +75,11 @@ impl<'a> KeyReader<'a> {
         Ok(u64::from_be_bytes(*number))
     }
 
-    /// Takes terminated bytes. Fails if their end is missing or an escape is not one that [`KeyBuf`] writes.
+    /// Takes terminated bytes.
+    ///
+    /// # Errors
+    ///
+    /// If their end is missing or an escape is not one that [`KeyBuf`] writes.
     pub fn bytes_terminated(&mut self) -> Result<Vec<u8>, MalformedKey> {
         let mut bytes = Vec::new();
         loop {
@@ -96,7 +104,11 @@ impl<'a> KeyReader<'a> {
         self.0
     }
 
-    /// Ends the reading. Fails if bytes are left.
+    /// Ends the reading.
+    ///
+    /// # Errors
+    ///
+    /// If bytes are left.
     pub fn end(self) -> Result<(), MalformedKey> {
         if self.0.is_empty() { Ok(()) } else { Err(MalformedKey::Trailing { found: self.0.len() }) }
     }

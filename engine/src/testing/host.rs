@@ -181,6 +181,10 @@ impl Host {
     }
 
     /// Lets one of our users say something, which the other servers know at once, and answers what the engine asks.
+    ///
+    /// # Errors
+    ///
+    /// If the engine refuses it.
     pub fn create(
         &mut self,
         sender: &str,
@@ -200,6 +204,10 @@ impl Host {
     }
 
     /// Does the same with the draft of an event.
+    ///
+    /// # Errors
+    ///
+    /// If the engine refuses it.
     pub fn create_from(&mut self, draft: &EventDraft<'_>) -> Result<Created, CreateRefusal> {
         let signer = self.room.keys().signer_of(&self.config.our_server);
         let created = self.engine().create(self.room.id(), draft, &signer, self.now_ms).expect("the store works")?;
