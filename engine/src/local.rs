@@ -121,12 +121,7 @@ impl Room {
         let Allowed { pdu, verdict, rests_on_unknown } = match self.allow(cx, &mut txn, draft, signer)? {
             Ok(allowed) => allowed,
             Err(refusal) => {
-                if !txn.is_empty() {
-                    // States that were resolved on the way are gone with the transaction.
-                    self.memory.forget_resolved();
-                    self.provisional = None;
-                }
-                txn.discard();
+                self.abandon(txn);
                 tracing::debug!(room = %self.id, sender = %draft.sender, %refusal, "an event of ours is refused");
                 return Ok(Err(refusal));
             }

@@ -239,6 +239,15 @@ impl Room {
         Ok(())
     }
 
+    /// Drops what is staged. States that were resolved for it are gone with it, so they are not remembered.
+    pub(crate) fn abandon(&mut self, txn: Txn<'_>) {
+        if !txn.is_empty() {
+            self.memory.forget_resolved();
+            self.provisional = None;
+        }
+        txn.discard();
+    }
+
     /// Stages what is held of an event from here on, and keeps the memory beside it.
     pub(crate) fn judge(
         &mut self,

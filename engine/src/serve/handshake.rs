@@ -14,6 +14,7 @@ use super::{Answer, Refusal, Served, answer::Field, granted};
 use crate::{
     Error, EventDraft,
     intake::place::{Assessment, Demand},
+    local::template::Template,
     room::{Context, Room},
     state::stage_of,
     verify_pool::servers_of,
@@ -90,30 +91,53 @@ impl Room {
             return Ok(Err(Refusal::Forbidden(format!("{user} is no user of {origin}"))));
         }
         let mut txn = cx.store.txn(self.num)?;
-        let present = granted!(self.users_who_admit(&mut txn, handshake == Handshake::Leave)?);
+        let made = self.template_if_allowed(cx, &mut txn, (handshake, user), versions, condition)?;
+        let template = granted!(self.commit_if_granted(txn, made)?);
+        tracing::debug!(room = %self.id, %user, ?handshake, "a template is given");
+        let Some(view) = self.view(cx)? else { return Ok(Err(Refusal::NotFound(format!("room {}", self.id)))) };
+        let version = Field::Json(json!(self.memory.rules.version()).to_string());
+        Ok(Ok(Answer::new(&view, vec![("room_version", version), ("event", Field::Json(template.json))])))
+    }
+
+    /// Commits what was staged for something that is granted. What is refused leaves nothing behind: states that were
+    /// resolved on the way are gone with the transaction, so they are not remembered.
+    fn commit_if_granted<T>(&mut self, txn: Txn<'_>, result: Result<T, Refusal>) -> Served<T> {
+        match result {
+            Ok(granted) => self.commit(txn).map(|()| Ok(granted)),
+            Err(refusal) => {
+                self.abandon(txn);
+                Ok(Err(refusal))
+            }
+        }
+    }
+
+    fn template_if_allowed(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        (handshake, user): (Handshake, &UserId),
+        versions: &[RoomVersionId],
+        condition: Condition,
+    ) -> Served<Template> {
+        let present = granted!(self.users_who_admit(txn, handshake == Handshake::Leave)?);
         let version = self.memory.rules.version().clone();
         if handshake != Handshake::Leave && !versions.contains(&version) {
             return Ok(Err(Refusal::IncompatibleRoomVersion(version)));
         }
-        let (_, current) = self.provisional(&mut txn)?;
-        let mut authoriser = None;
-        let mut template = granted!(self.member_template(cx, &mut txn, handshake, user, None)?);
-        let mut refused = self.refused_by(&txn, current, template.unsigned.clone())?;
+        let (_, current) = self.provisional(txn)?;
+        let mut template = granted!(self.member_template(cx, txn, handshake, user, None)?);
+        let mut refused = self.refused_by(txn, current, template.unsigned.clone())?;
         if handshake == Handshake::Join && refused == Some(Rule::JoinNotAuthorised) {
             granted!(granted_by(condition));
-            authoriser = self.authoriser_among(&mut txn, current, user, present)?;
+            let authoriser = self.authoriser_among(txn, current, user, present)?;
             let Some(by) = &authoriser else { return Ok(Err(Refusal::UnableToGrantJoin)) };
-            template = granted!(self.member_template(cx, &mut txn, handshake, user, Some(by))?);
-            refused = self.refused_by(&txn, current, template.unsigned.clone())?;
+            template = granted!(self.member_template(cx, txn, handshake, user, Some(by))?);
+            refused = self.refused_by(txn, current, template.unsigned.clone())?;
         }
-        self.commit(txn)?;
-        if let Some(rule) = refused {
-            return Ok(Err(Refusal::Forbidden(format!("{user} may not {}: {rule}", handshake.membership()))));
-        }
-        tracing::debug!(room = %self.id, %user, ?handshake, ?authoriser, "a template is given");
-        let Some(view) = self.view(cx)? else { return Ok(Err(Refusal::NotFound(format!("room {}", self.id)))) };
-        let version = Field::Json(json!(version).to_string());
-        Ok(Ok(Answer::new(&view, vec![("room_version", version), ("event", Field::Json(template.json))])))
+        Ok(match refused {
+            None => Ok(template),
+            Some(rule) => Err(Refusal::Forbidden(format!("{user} may not {}: {rule}", handshake.membership()))),
+        })
     }
 
     /// Returns our users in the room, if it may let anybody in or out; `while_partial`, if it may while it is partial.
@@ -136,7 +160,7 @@ impl Room {
         handshake: Handshake,
         user: &UserId,
         authoriser: Option<&UserId>,
-    ) -> Served<crate::local::template::Template> {
+    ) -> Served<Template> {
         let mut content = json!({ "membership": handshake.membership() });
         if let Some(authoriser) = authoriser {
             content["join_authorised_via_users_server"] = json!(authoriser);
@@ -172,7 +196,20 @@ impl Room {
     /// Takes in a membership event that was made of a template, if it is allowed; else nothing is stored.
     pub(crate) fn send_member(&mut self, cx: Context<'_>, sent: Sent<'_>, signer: &dyn Signer) -> Served<Admitted> {
         let mut txn = cx.store.txn(self.num)?;
-        granted!(self.users_who_admit(&mut txn, false)?);
+        let taken = self.take_if_allowed(cx, &mut txn, sent, signer)?;
+        let pdu = granted!(self.commit_if_granted(txn, taken)?);
+        self.advance(cx)?;
+        self.admitted(cx, sent, pdu)
+    }
+
+    fn take_if_allowed(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        sent: Sent<'_>,
+        signer: &dyn Signer,
+    ) -> Served<Pdu> {
+        granted!(self.users_who_admit(txn, false)?);
         let pdu = match Pdu::parse(&self.memory.rules, sent.event) {
             Ok(pdu) => pdu,
             Err(error) => return Ok(Err(Refusal::BadJson(error.to_string()))),
@@ -188,17 +225,11 @@ impl Room {
             Err(VerifyError::MissingKeys { servers }) => return Ok(Err(Refusal::MissingKeys(servers))),
             Err(error) => return Ok(Err(Refusal::Forbidden(error.to_string()))),
         };
-        let is_known = match stage_of(&txn, pdu.event_id())? {
-            None => false,
-            Some((_, Stage::Placed { status: EventStatus::Accepted, .. })) => true,
-            Some(_) => return Ok(Err(Refusal::Forbidden("the event was not accepted before".to_owned()))),
-        };
-        if !is_known {
-            granted!(self.place_member(&mut txn, &pdu)?);
+        match stage_of(txn, pdu.event_id())? {
+            None => Ok(self.place_member(txn, &pdu)?.map(|_| pdu)),
+            Some((_, Stage::Placed { status: EventStatus::Accepted, .. })) => Ok(Ok(pdu)),
+            Some(_) => Ok(Err(Refusal::Forbidden("the event was not accepted before".to_owned()))),
         }
-        self.commit(txn)?;
-        self.advance(cx)?;
-        self.admitted(cx, sent, pdu)
     }
 
     fn expect_member(&self, pdu: &Pdu, Sent { origin, handshake, .. }: Sent<'_>) -> Result<(), Refusal> {
