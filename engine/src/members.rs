@@ -263,7 +263,7 @@ impl Room {
         let in_room = self.servers_in_room(cx, &mut txn)?;
         self.commit(txn)?;
         let others = in_room.servers.into_iter().filter(|server| server != cx.our_server);
-        self.resync.set_hosts(others.take(cx.limits.servers_max));
+        self.resync.add_hosts(others.take(cx.limits.servers_max));
         Ok(())
     }
 

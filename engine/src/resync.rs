@@ -9,6 +9,7 @@ mod fetch;
 pub(crate) mod finish;
 pub(crate) mod outliers;
 mod reauth;
+mod state_ids;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,17 +20,15 @@ use gibbous_codec::{
     Backoff, EventId, EventNum, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, ServerName,
     StateQuestion,
 };
-use gibbous_storage::RoomRows;
-use serde::Deserialize;
 
 use crate::{
-    Error, Limits, RequestKind,
+    Limits, RequestKind,
     questions::{Writes, that_fit},
     room::{Ask, Question},
     view::Waits,
 };
 
-pub(crate) use self::fetch::Fetch;
+pub(crate) use self::{fetch::Fetch, state_ids::StateIds};
 
 /// How the resync of a room stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,41 +54,6 @@ pub enum ResyncStatus {
         /// Why.
         reason: String,
     },
-}
-
-/// The IDs that a `state_ids` answer names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct StateIds {
-    pub(crate) pdu_ids: Vec<OwnedEventId>,
-    pub(crate) auth_chain_ids: Vec<OwnedEventId>,
-}
-
-impl StateIds {
-    pub(crate) fn all(&self) -> impl Iterator<Item = &OwnedEventId> {
-        self.pdu_ids.iter().chain(&self.auth_chain_ids)
-    }
-
-    /// Reads what [`Resync::handle_ids`] had stored; `None` if a part is missing.
-    pub(crate) fn read<R: RoomRows>(rows: &R, prev: &OwnedEventId, parts: u64) -> Result<Option<Self>, Error> {
-        let mut ids = Self::default();
-        for part in 0..parts {
-            let Some(NamedIds { pdu_ids, auth_chain_ids, .. }) = rows.named_ids(prev, part)? else { return Ok(None) };
-            ids.pdu_ids.extend(pdu_ids);
-            ids.auth_chain_ids.extend(auth_chain_ids);
-        }
-        Ok(Some(ids))
-    }
-
-    /// Returns the IDs in parts that fit a row each.
-    fn parts(&self, prev: &EventId) -> Vec<NamedIds> {
-        /// At 255 bytes an ID and 8 for its length, 63 KiB.
-        const IDS_A_PART: usize = 240;
-        let of_state = self.pdu_ids.chunks(IDS_A_PART).map(|ids| (ids.to_vec(), Vec::new()));
-        let of_chain = self.auth_chain_ids.chunks(IDS_A_PART).map(|ids| (Vec::new(), ids.to_vec()));
-        let named =
-            |(part, (pdu_ids, auth_chain_ids))| NamedIds { prev: prev.to_owned(), part, pdu_ids, auth_chain_ids };
-        (0..).zip(of_state.chain(of_chain)).map(named).collect()
-    }
 }
 
 /// How much of a reason is kept: a line.
@@ -161,16 +125,18 @@ impl Resync {
     }
 
     /// Takes the servers that `send_join` responses named.
+    ///
+    /// The list never becomes shorter: an event that is being fetched waits for those that were not asked for it yet.
     pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
-        self.named = servers.len();
-        self.servers = servers;
+        let others = mem::replace(&mut self.servers, servers);
+        self.named = self.servers.len();
+        self.add_hosts(others.into_iter());
     }
 
-    /// Takes the servers that have members here. Those that were named are asked before them.
-    pub(crate) fn set_hosts(&mut self, hosts: impl Iterator<Item = OwnedServerName>) {
-        self.servers.truncate(self.named);
-        let named: BTreeSet<OwnedServerName> = self.servers.iter().cloned().collect();
-        self.servers.extend(hosts.filter(|host| !named.contains(host)));
+    /// Takes servers that have members here. Those that were named are asked before them.
+    pub(crate) fn add_hosts(&mut self, hosts: impl Iterator<Item = OwnedServerName>) {
+        let known: BTreeSet<OwnedServerName> = self.servers.iter().cloned().collect();
+        self.servers.extend(hosts.filter(|host| !known.contains(host)));
     }
 
     /// Returns the servers to ask.
@@ -183,9 +149,13 @@ impl Resync {
         self.servers.get(..self.named).unwrap_or(&self.servers)
     }
 
-    /// Tells whether something is needed and no server is known to be in the room.
-    pub(crate) fn has_nobody_to_ask(&self) -> bool {
-        self.servers.is_empty() && !self.needs.is_empty()
+    /// Tells whether a need is due and nobody is left to be asked for it.
+    pub(crate) fn has_nobody_to_ask(&self, now_ms: u64) -> bool {
+        self.needs.values().any(|need| {
+            let mut candidates = self.servers.iter().chain(&need.told_by);
+            let is_due = matches!(need.phase, Phase::Ready) && need.until_ms <= now_ms;
+            is_due && candidates.all(|server| need.tried.contains(server))
+        })
     }
 
     /// Tells whether everybody will have refused a need when this server does.
@@ -378,8 +348,14 @@ impl Resync {
                 Phase::Ready if need.until_ms <= now_ms => {
                     let mut candidates = self.good.iter().chain(&self.servers).chain(&need.told_by);
                     let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else {
-                        // There is nobody to ask, at this time or any other.
-                        need.until_ms = 0;
+                        if need.tried.is_empty() {
+                            // There is nobody to ask, at this time or any other.
+                            need.until_ms = 0;
+                        } else {
+                            // Who was still to be asked before a restart is in the room no longer.
+                            need.end_round(limits, now_ms);
+                            self.changed.insert(prev.clone());
+                        }
                         continue;
                     };
                     need.phase = Phase::Asked;
@@ -435,9 +411,7 @@ impl Resync {
         need.reason = format!("{from}: {reason}").chars().take(REASON_CHARS_MAX).collect();
         let mut is_round_over = false;
         if self.servers.iter().chain(&need.told_by).all(|server| need.tried.contains(server)) {
-            need.tried.clear();
-            need.rounds = need.rounds.saturating_add(1);
-            need.until_ms = now_ms.saturating_add(limits.backoff_ms(need.rounds));
+            need.end_round(limits, now_ms);
             is_round_over = true;
         }
         if let Phase::Fetching(fetch) = phase {
@@ -500,6 +474,13 @@ impl Resync {
 }
 
 impl Need {
+    /// Everybody has refused: after a pause they are asked again.
+    fn end_round(&mut self, limits: &Limits, now_ms: u64) {
+        self.tried.clear();
+        self.rounds = self.rounds.saturating_add(1);
+        self.until_ms = now_ms.saturating_add(limits.backoff_ms(self.rounds));
+    }
+
     fn question(&self, prev: &EventId) -> StateQuestion {
         StateQuestion {
             prev: prev.to_owned(),
