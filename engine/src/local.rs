@@ -1,6 +1,7 @@
 //! Events of our own: from what one of our users wants to say to an event that is judged, stored and may be sent.
 
 mod destinations;
+mod invite;
 mod route;
 mod template;
 
@@ -14,6 +15,7 @@ use serde_json::value::RawValue;
 use self::template::Template;
 pub use self::{
     destinations::{Destinations, SendPolicy},
+    invite::{Invite, InviteRefusal},
     route::JoinRoute,
 };
 use crate::{
