@@ -109,9 +109,9 @@ mod view;
 pub use engine::{Config, DamagedRoom, Engine, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
 pub use gibbous_codec::{
-    self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, OwnedEventId, OwnedRoomId, OwnedServerName,
-    OwnedUserId, Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, Signer, SigningKey, StateGroupId,
-    StateKey, StateMap, UserId,
+    self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, Membership, OwnedEventId, OwnedRoomId,
+    OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, Signer, SigningKey,
+    StateGroupId, StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
@@ -122,7 +122,10 @@ pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};
 pub use request::{Request, RequestError, RequestId, RequestKind, Response};
 pub use resync::ResyncStatus;
-pub use view::{EventInfo, EventStage, RoomView};
+pub use view::{
+    At, EventInfo, EventStage, Lookup, Member, MembersPage, NotYet, RoomView, StateFilter, StateRead, Summary, Trust,
+    WaitingOn,
+};
 
 /// The examples of the README, which stands outside the package: it is read for doc tests alone.
 #[cfg(doctest)]

@@ -25,6 +25,7 @@ use crate::{
     lookup::AuthEvent,
     room::{Context, Room},
     state::stage_of,
+    view::may_be_omitted,
 };
 
 /// What one of our users wants to say in a room. Where it stands in the room's history, and what allows it, is for
@@ -258,10 +259,6 @@ impl Room {
 /// Returns those cells that are empty though nobody knows whether they truly are: a `send_join` response may leave out
 /// the members of other servers.
 fn unknown(cells: &[Cell], cx: Context<'_>) -> Vec<StateKey> {
-    let is_unknown = |key: &StateKey| {
-        let user = <&UserId>::try_from(key.state_key.as_str());
-        key.event_type == "m.room.member" && user.is_ok_and(|user| user.server_name() != cx.our_server)
-    };
     let empty = cells.iter().filter(|cell| cell.event.is_none());
-    empty.map(|cell| &cell.key).filter(|key| is_unknown(key)).cloned().collect()
+    empty.map(|cell| &cell.key).filter(|key| may_be_omitted(key, cx.our_server)).cloned().collect()
 }

@@ -10,6 +10,7 @@ use std::{
 use gibbous_codec::{EventNum, EventRecord, Membership, OwnedServerName, Path, StateGroup, UserId};
 use gibbous_storage::{RoomRows, StoreError, Txn, diff, entries};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     Error,
@@ -53,6 +54,9 @@ struct First {
     least: BTreeSet<EventNum>,
 }
 
+/// By how many members a room is named.
+const HEROES_MAX: usize = 5;
+
 /// How many events [`First`] lists: so many of the first members may go before the state is counted anew.
 const FIRST_MAX: usize = 64;
 
@@ -81,6 +85,32 @@ impl Members {
     /// Returns the servers of the joined members.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &OwnedServerName> {
         self.hosts.keys()
+    }
+
+    /// Returns how many members have joined.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined.count
+    }
+
+    /// Returns how many members are invited.
+    pub(crate) fn invited(&self) -> u64 {
+        self.invited.count
+    }
+
+    /// Returns the events of the first members, by which a room can be named (MSC3943): of those who joined, then of
+    /// those who are invited; where there are none, of those who are gone.
+    pub(crate) fn heroes<R: RoomRows>(&mut self, rows: &R, but: Option<EventNum>) -> Result<Vec<EventNum>, Error> {
+        if let Some(group) = self.group
+            && [&self.joined, &self.invited, &self.gone].into_iter().any(First::is_worn)
+        {
+            *self = Self::count(rows, group)?;
+        }
+        let first = |of: [&First; 2]| -> Vec<EventNum> {
+            let events = of.into_iter().flat_map(|first| &first.least).copied();
+            events.filter(|num| Some(*num) != but).take(HEROES_MAX).collect()
+        };
+        let heroes = first([&self.joined, &self.invited]);
+        Ok(if heroes.is_empty() { first([&self.gone, &First::default()]) } else { heroes })
     }
 
     fn go<R: RoomRows>(&mut self, rows: &R, from: StateGroup, to: StateGroup) -> Result<(), Error> {
@@ -164,26 +194,34 @@ impl First {
         self.count = self.count.saturating_sub(1);
         self.least.remove(&num);
     }
+
+    /// Tells whether so many have gone that the list is too short for heroes, one of whom may be left out.
+    fn is_worn(&self) -> bool {
+        (self.least.len() as u64) < self.count.min(HEROES_MAX as u64 + 1)
+    }
 }
 
 /// Returns whose membership an event tells and what it is, or `None` for other events, and for a member event of what
 /// is no user: nobody can be in a room by it.
 pub(crate) fn member(record: &EventRecord) -> Result<Option<(&UserId, Membership)>, Error> {
     #[derive(Deserialize)]
-    struct Event {
-        content: Content,
+    struct Event<'a> {
+        #[serde(borrow)]
+        content: Content<'a>,
     }
     #[derive(Deserialize)]
-    struct Content {
-        membership: Option<serde_json::Value>,
+    struct Content<'a> {
+        #[serde(borrow)]
+        membership: Option<&'a RawValue>,
     }
     let Some(key) = record.state_key.as_ref().filter(|key| key.event_type == "m.room.member") else { return Ok(None) };
     let Ok(user) = <&UserId>::try_from(key.state_key.as_str()) else { return Ok(None) };
     // A better copy of the event differs from the first one by what redaction removes, which a membership is not.
-    let event: Event = serde_json::from_slice(&record.json)
+    let event: Event<'_> = serde_json::from_slice(&record.json)
         .map_err(|error| Error::DamagedEvent { event: record.event_id.to_string(), why: error.to_string() })?;
-    let membership = event.content.membership.as_ref().and_then(serde_json::Value::as_str);
-    Ok(Some((user, membership.map_or(Membership::Other, Membership::of))))
+    // What is no string is no membership, as the rules have it.
+    let membership = event.content.membership.and_then(|value| serde_json::from_str::<String>(value.get()).ok());
+    Ok(Some((user, membership.map_or(Membership::Other, |membership| Membership::of(&membership)))))
 }
 
 impl Room {
@@ -210,7 +248,7 @@ impl Room {
         let in_room = self.servers_in_room(cx, &mut txn)?;
         self.commit(txn)?;
         let others = in_room.servers.into_iter().filter(|server| server != cx.our_server);
-        self.resync.set_hosts(others.take(cx.limits.servers_max));
+        self.resync.add_hosts(others.take(cx.limits.servers_max));
         Ok(())
     }
 
@@ -219,3 +257,6 @@ impl Room {
         *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Members::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,6 +254,9 @@ impl Room {
         // What was said of events that wait was said by verdicts that may change.
         self.memory.forget_condemned();
         self.present = None;
+        if joined.partial {
+            self.resync.begin(cx.now_ms);
+        }
         self.refresh_servers(cx)?;
         self.advance(cx)?;
         tracing::info!(room = %self.id, event = %joined.event_id, partial = joined.partial, "joined");

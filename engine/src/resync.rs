@@ -26,6 +26,7 @@ use crate::{
     Error, Limits, RequestKind,
     questions::{Writes, that_fit},
     room::{Ask, Question},
+    view::Waits,
 };
 
 pub(crate) use self::fetch::Fetch;
@@ -102,6 +103,8 @@ pub(crate) struct Resync {
     servers: Vec<OwnedServerName>,
     /// How many of them responses named.
     named: usize,
+    /// Since when the room is partial, as far as is remembered; `None` in a room with full state.
+    since_ms: Option<u64>,
     /// The server that answered last: it is asked first.
     good: Option<OwnedServerName>,
     /// Needs of which something is to be stored.
@@ -147,17 +150,29 @@ pub(crate) enum Progress {
 }
 
 impl Resync {
-    /// Takes the servers that `send_join` responses named.
-    pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
-        self.named = servers.len();
-        self.servers = servers;
+    /// The room is partial, now if it was not before.
+    pub(crate) fn begin(&mut self, now_ms: u64) {
+        self.since_ms.get_or_insert(now_ms);
     }
 
-    /// Takes the servers that have members here. Those that were named are asked before them.
-    pub(crate) fn set_hosts(&mut self, hosts: impl Iterator<Item = OwnedServerName>) {
-        self.servers.truncate(self.named);
-        let named: BTreeSet<OwnedServerName> = self.servers.iter().cloned().collect();
-        self.servers.extend(hosts.filter(|host| !named.contains(host)));
+    /// The room has its full state.
+    pub(crate) fn end(&mut self) {
+        self.since_ms = None;
+    }
+
+    /// Takes the servers that `send_join` responses named.
+    ///
+    /// The list never becomes shorter: an event that is being fetched waits for those that were not asked for it yet.
+    pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
+        let others = mem::replace(&mut self.servers, servers);
+        self.named = self.servers.len();
+        self.add_hosts(others.into_iter());
+    }
+
+    /// Takes servers that have members here. Those that were named are asked before them.
+    pub(crate) fn add_hosts(&mut self, hosts: impl Iterator<Item = OwnedServerName>) {
+        let known: BTreeSet<OwnedServerName> = self.servers.iter().cloned().collect();
+        self.servers.extend(hosts.filter(|host| !known.contains(host)));
     }
 
     /// Returns the servers to ask.
@@ -170,9 +185,13 @@ impl Resync {
         self.servers.get(..self.named).unwrap_or(&self.servers)
     }
 
-    /// Tells whether something is needed and no server is known to be in the room.
-    pub(crate) fn has_nobody_to_ask(&self) -> bool {
-        self.servers.is_empty() && !self.needs.is_empty()
+    /// Tells whether a need is due and nobody is left to be asked for it.
+    pub(crate) fn has_nobody_to_ask(&self, now_ms: u64) -> bool {
+        self.needs.values().any(|need| {
+            let mut candidates = self.servers.iter().chain(&need.told_by);
+            let is_due = matches!(need.phase, Phase::Ready) && need.until_ms <= now_ms;
+            is_due && candidates.all(|server| need.tried.contains(server))
+        })
     }
 
     /// Tells whether everybody will have refused a need when this server does.
@@ -331,6 +350,15 @@ impl Resync {
         }
     }
 
+    /// Returns how it stands, for those who wait for it.
+    pub(crate) fn waits(&self, now_ms: u64) -> Waits {
+        let next_retry_ms = match self.status(now_ms) {
+            ResyncStatus::BackingOff { until_ms, .. } => Some(until_ms),
+            ResyncStatus::Idle | ResyncStatus::Running { .. } | ResyncStatus::Stalled { .. } => None,
+        };
+        Waits { since_ms: self.since_ms, attempts: self.backoff().rounds, next_retry_ms }
+    }
+
     pub(crate) fn next_timeout(&self) -> Option<u64> {
         let ready = |need: &&Need| matches!(need.phase, Phase::Ready) && need.until_ms > 0;
         self.needs.values().filter(ready).map(|need| need.until_ms).min()
@@ -344,8 +372,14 @@ impl Resync {
                 Phase::Ready if need.until_ms <= now_ms => {
                     let mut candidates = self.good.iter().chain(&self.servers).chain(&need.told_by);
                     let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else {
-                        // There is nobody to ask, at this time or any other.
-                        need.until_ms = 0;
+                        if need.tried.is_empty() {
+                            // There is nobody to ask, at this time or any other.
+                            need.until_ms = 0;
+                        } else {
+                            // Who was still to be asked before a restart is in the room no longer.
+                            need.end_round(limits, now_ms);
+                            self.changed.insert(prev.clone());
+                        }
                         continue;
                     };
                     need.phase = Phase::Asked;
@@ -401,9 +435,7 @@ impl Resync {
         need.reason = format!("{from}: {reason}").chars().take(REASON_CHARS_MAX).collect();
         let mut is_round_over = false;
         if self.servers.iter().chain(&need.told_by).all(|server| need.tried.contains(server)) {
-            need.tried.clear();
-            need.rounds = need.rounds.saturating_add(1);
-            need.until_ms = now_ms.saturating_add(limits.backoff_ms(need.rounds));
+            need.end_round(limits, now_ms);
             is_round_over = true;
         }
         if let Phase::Fetching(fetch) = phase {
@@ -466,6 +498,13 @@ impl Resync {
 }
 
 impl Need {
+    /// Everybody has refused: after a pause they are asked again.
+    fn end_round(&mut self, limits: &Limits, now_ms: u64) {
+        self.tried.clear();
+        self.rounds = self.rounds.saturating_add(1);
+        self.until_ms = now_ms.saturating_add(limits.backoff_ms(self.rounds));
+    }
+
     fn question(&self, prev: &EventId) -> StateQuestion {
         StateQuestion {
             prev: prev.to_owned(),

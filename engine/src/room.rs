@@ -148,6 +148,9 @@ impl Room {
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
+        if head.partial.is_some() {
+            room.resync.begin(cx.now_ms);
+        }
         room.resync.set_named(room.servers(&rows, &head, cx)?);
         drop(rows);
         room.resume_questions(cx)?;
@@ -439,7 +442,9 @@ impl Room {
             is_partial: head.partial.is_some(),
             extremities: extremity_ids,
             current,
+            our_server: cx.our_server.to_owned(),
             resync: self.resync.status(cx.now_ms),
+            waits: self.resync.waits(cx.now_ms),
             servers: self.resync.named().to_vec(),
             last_ids: self.last_ids.clone(),
             members: self.members.clone(),

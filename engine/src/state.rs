@@ -1,7 +1,7 @@
 //! The state before an event: from the states after its prev events (one group, a fork, or what another server told of
 //! a gap).
 
-use gibbous_codec::{EventNum, Stage, StateGroup};
+use gibbous_codec::{EventNum, Stage, StateGroup, States};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{Error, room::RoomMemory};
@@ -17,16 +17,22 @@ pub(crate) enum StateAfter {
     Full(StateGroup),
 }
 
+/// Returns the states before and after an event of which this is held, and whether they may still change; `None` where
+/// nothing is known of them.
+pub(crate) fn states_of(stage: &Stage) -> Option<(States, bool)> {
+    match stage {
+        Stage::Placed { partial, states, .. } => Some((*states, *partial)),
+        Stage::Outlier { states, provisional, .. } => states.map(|states| (states, *provisional)),
+        Stage::Unverified | Stage::Waiting | Stage::Dropped => None,
+    }
+}
+
 /// Returns the state after an event of which this is held.
 pub(crate) fn state_after(stage: &Stage) -> StateAfter {
-    match stage {
-        Stage::Placed { partial: true, states, .. } => StateAfter::Partial(states.after),
-        Stage::Placed { partial: false, states, .. } => StateAfter::Full(states.after),
-        Stage::Outlier { states: Some(states), provisional: true, .. } => StateAfter::Partial(states.after),
-        Stage::Outlier { states: Some(states), provisional: false, .. } => StateAfter::Full(states.after),
-        Stage::Outlier { states: None, .. } | Stage::Unverified | Stage::Waiting | Stage::Dropped => {
-            StateAfter::Unknown
-        }
+    match states_of(stage) {
+        Some((states, true)) => StateAfter::Partial(states.after),
+        Some((states, false)) => StateAfter::Full(states.after),
+        None => StateAfter::Unknown,
     }
 }
 

@@ -1,5 +1,11 @@
 //! Reads: a room as it stands at one instant.
 
+mod at;
+mod filter;
+mod members;
+mod read;
+mod summary;
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -7,13 +13,22 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomNum, RoomRules, RoomVersionId, Stage,
-    StateGroup, StateGroupId, StateKey, StateMap, path,
+    StateGroup, StateGroupId, StateMap,
 };
 use gibbous_storage::{Difference, RoomRows, Store, diff};
 
 use crate::{
     Error, ResyncStatus, ServersInRoom, lookup::parse_stored, members::SharedMembers, resolve::all_entries,
     state::stage_of,
+};
+
+pub(crate) use self::read::{Waits, may_be_omitted};
+pub use self::{
+    at::{At, StateRead},
+    filter::StateFilter,
+    members::{Member, MembersPage},
+    read::{Lookup, NotYet, Trust, WaitingOn},
+    summary::Summary,
 };
 
 /// A room as it stood when the view was taken; take it again after each change.
@@ -29,7 +44,9 @@ pub struct RoomView {
     pub(crate) is_partial: bool,
     pub(crate) extremities: Vec<OwnedEventId>,
     pub(crate) current: StateGroup,
+    pub(crate) our_server: OwnedServerName,
     pub(crate) resync: ResyncStatus,
+    pub(crate) waits: Waits,
     pub(crate) servers: Vec<OwnedServerName>,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
@@ -223,19 +240,6 @@ impl RoomView {
     /// Returns the ID of the current state, the same on every machine for the same state.
     pub fn current_state_id(&self) -> StateGroupId {
         self.current.id(self.rules.version())
-    }
-
-    /// Returns the event of the current state at a key, or `None` where the state has none.
-    ///
-    /// # Errors
-    ///
-    /// If it could not be read.
-    pub fn state_event(&self, key: &StateKey) -> Result<Option<Pdu>, Error> {
-        let rows = self.store.snapshot(self.num)?;
-        match rows.state_event(self.current, &path(key))? {
-            Some(num) => parse_stored(&self.rules, &rows.event(num)?).map(Some),
-            None => Ok(None),
-        }
     }
 
     fn state_of(&self, group: StateGroup) -> Result<StateMap<OwnedEventId>, Error> {

@@ -487,7 +487,7 @@ fn what_was_never_omitted_is_read_without_waiting() {
         [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", ""), ("m.room.member", ALICE)]
     {
         let found = view.state_event(&StateKey::new(event_type, state_key)).expect("the store works");
-        assert!(found.is_some(), "{event_type}");
+        assert!(found.present().is_some(), "{event_type}");
     }
 }
 

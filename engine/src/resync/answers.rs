@@ -194,7 +194,7 @@ impl Room {
         let open = &self.open;
         self.resync.retain(|prev| open.waiters(prev).next().is_some());
         self.gaps.retain(|root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
-        if self.resync.has_nobody_to_ask() {
+        if self.resync.has_nobody_to_ask(cx.now_ms) {
             self.ask_hosts_too(cx)?;
         }
         let asks = self.resync.poll(cx.limits, cx.now_ms);

@@ -303,6 +303,7 @@ impl Room {
         let holes = that_fit(holes, |event_id| event_id.as_str().len());
         txn.stage(&LogRecord::Completed(Completed { holes }))?;
         self.memory.forget_grounds();
+        self.resync.end();
         self.present = None;
         Ok(())
     }

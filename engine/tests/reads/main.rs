@@ -3,14 +3,30 @@
 //! Tests with a number in their name follow the test of that number in Complement's suite for faster joins, as far as
 //! an engine has a part in it.
 
+mod lookups;
+mod members;
 mod servers;
+mod states;
 
 use std::collections::BTreeSet;
 
-use gibbous::{RoomVersionId, testing::Story};
+use gibbous::{OwnedEventId, RoomVersionId, StateKey, StateMap, testing::Story};
 
 /// The room versions of interest: the last ones before and after the create event's ID became the room's.
 const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+
+fn key(event_type: &str) -> StateKey {
+    StateKey::new(event_type, "")
+}
+
+fn member(user: &str) -> StateKey {
+    StateKey::new("m.room.member", user)
+}
+
+/// Returns a state of nothing but these members.
+fn members_of(members: &[(&str, &OwnedEventId)]) -> StateMap<OwnedEventId> {
+    members.iter().map(|(user, event_id)| (member(user), (*event_id).clone())).collect()
+}
 
 /// Returns the servers with a joined member in the current state, found by looking at every event of it.
 fn hosts_counted_whole(story: &Story) -> BTreeSet<String> {

@@ -72,7 +72,7 @@ fn at_the_tip(members: usize) -> Result<Duration, String> {
     let view = engine.room(&room_id).map_err(|error| error.to_string())?.ok_or("there is no room")?;
     let state = |event_type: &str, state_key: &str| {
         let event = view.state_event(&StateKey::new(event_type, state_key));
-        event.map_err(|error| error.to_string())?.ok_or(format!("the state has no {event_type}"))
+        event.map_err(|error| error.to_string())?.present().ok_or(format!("the state has no {event_type}"))
     };
     let create = state("m.room.create", "")?;
     let creator = create.sender();
