@@ -90,7 +90,7 @@ pub enum CreateRefusal {
     #[error("nobody of ours is in the room")]
     NotInRoom,
     /// The membership is to be changed by a handshake with another server, such as `make_join` and `send_join`.
-    #[error("a handshake with another server is needed, such as {:?}", candidates.first())]
+    #[error("a handshake with another server is needed")]
     NeedsHandshake {
         /// The servers that can be asked, the best first.
         candidates: Vec<OwnedServerName>,
