@@ -4,14 +4,15 @@
 //!
 //! A homeserver hands an [`Engine`] what arrives over federation. The engine does the checks on receipt of a PDU, finds
 //! the state before and after each event, stores all of it durably, and says what to ask other servers ([`Request`])
-//! and what has changed ([`Update`]). It makes *faster joins* (MSC3706, MSC3902) available: after a `send_join`
-//! response without members a room can be used at once; the full state is fetched in the background, and events flip
-//! from partial to full state in place, with their verdicts given anew.
+//! and what has changed ([`Update`]). Of what the homeserver's own users say it makes events ([`Engine::create`]). It
+//! makes *faster joins* (MSC3706, MSC3902) available: after a `send_join` response without members a room can be used
+//! at once; the full state is fetched in the background, and events flip from partial to full state in place, with
+//! their verdicts given anew.
 //!
 //! # What it does not
 //!
-//! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It creates no
-//! rooms, and has no invites to rooms that it does not know. It does not authenticate origins: the host does.
+//! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It keeps no invites to
+//! rooms that it does not know, and creates no rooms. It does not authenticate origins: the host does.
 //!
 //! The rules of authorisation ([`authorisation`]) and state resolution ([`resolution`]) can be had alone.
 //!
@@ -115,7 +116,7 @@ pub use gibbous_codec::{
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
-pub use local::{CreateRefusal, Created, Destinations, EventDraft, JoinRoute, SendPolicy};
+pub use local::{CreateRefusal, Created, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute, SendPolicy};
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};

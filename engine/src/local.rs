@@ -1,6 +1,7 @@
 //! Events of our own: from what one of our users wants to say to an event that is judged, stored and may be sent.
 
 mod destinations;
+mod invite;
 mod route;
 pub(crate) mod template;
 
@@ -14,6 +15,7 @@ use serde_json::value::RawValue;
 use self::template::Template;
 pub use self::{
     destinations::{Destinations, SendPolicy},
+    invite::{Invite, InviteRefusal},
     route::JoinRoute,
 };
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
     lookup::AuthEvent,
     room::{Context, Room},
     state::stage_of,
+    view::may_be_omitted,
 };
 
 /// What one of our users wants to say in a room. Where it stands in the room's history, and what allows it, is for
@@ -87,7 +90,7 @@ pub enum CreateRefusal {
     #[error("nobody of ours is in the room")]
     NotInRoom,
     /// The membership is to be changed by a handshake with another server, such as `make_join` and `send_join`.
-    #[error("a handshake with another server is needed, such as {:?}", candidates.first())]
+    #[error("a handshake with another server is needed")]
     NeedsHandshake {
         /// The servers that can be asked, the best first.
         candidates: Vec<OwnedServerName>,
@@ -251,10 +254,6 @@ impl Room {
 /// Returns those cells that are empty though nobody knows whether they truly are: a `send_join` response may leave out
 /// the members of other servers.
 fn unknown(cells: &[Cell], cx: Context<'_>) -> Vec<StateKey> {
-    let is_unknown = |key: &StateKey| {
-        let user = <&UserId>::try_from(key.state_key.as_str());
-        key.event_type == "m.room.member" && user.is_ok_and(|user| user.server_name() != cx.our_server)
-    };
     let empty = cells.iter().filter(|cell| cell.event.is_none());
-    empty.map(|cell| &cell.key).filter(|key| is_unknown(key)).cloned().collect()
+    empty.map(|cell| &cell.key).filter(|key| may_be_omitted(key, cx.our_server)).cloned().collect()
 }

@@ -16,7 +16,7 @@ use crate::{
     intake::helpless::Standing,
     lookup::AuthEvent,
     resync::outliers::in_auth_order,
-    room::{Context, Room, SERVERS_A_RECORD},
+    room::{Context, Room},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
     verify_pool::map,
 };
@@ -289,7 +289,8 @@ impl Room {
             return Ok(Err(JoinError::PartialInFullRoom));
         }
         let num = self.place_join(txn, join, before, partial)?;
-        for servers in parsed.servers.chunks(SERVERS_A_RECORD) {
+        for servers in parsed.servers.chunks(250) {
+            // 250 names of at most 255 bytes stay below what a value may hold.
             txn.stage(&LogRecord::Servers(servers.to_vec()))?;
         }
         let user: OwnedUserId = join.sender().to_owned();

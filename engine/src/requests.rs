@@ -138,6 +138,10 @@ impl Requests {
         let is_key = |question: &Question| matches!(question, Question::Keys { .. });
         if let Some(queue) = self.queues.get_mut(room_id) {
             queue.retain(|ask| is_key(&ask.question));
+            if queue.is_empty() {
+                self.queues.remove(room_id);
+                self.rooms.retain(|of| of != room_id);
+            }
         }
         let is_moot = |in_flight: &InFlight| in_flight.room_id == room_id && !is_key(&in_flight.question);
         let moot: Vec<RequestId> =

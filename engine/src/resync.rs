@@ -328,14 +328,17 @@ impl Resync {
         self.needs.values().filter(ready).map(|need| need.until_ms).min()
     }
 
-    /// Ends every pause: a new round begins at once, with these servers if they are known to be in the room.
-    pub(crate) fn retry(&mut self, via: &[OwnedServerName]) {
-        if let Some(first) = via.iter().find(|server| self.servers.contains(server)) {
-            self.good = Some(first.clone());
+    /// Ends every pause: a new round begins at once, with this server.
+    pub(crate) fn retry(&mut self, via: Option<&ServerName>) {
+        if let Some(via) = via {
+            self.good = Some(via.to_owned());
         }
         for (prev, need) in self.needs.iter_mut().filter(|(_, need)| matches!(need.phase, Phase::Ready)) {
             need.tried.clear();
             need.until_ms = 0;
+            if let Some(via) = via {
+                need.told_by = Some(via.to_owned());
+            }
             self.changed.insert(prev.clone());
         }
     }

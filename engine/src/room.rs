@@ -65,9 +65,6 @@ pub(crate) enum Question {
     Keys { server: OwnedServerName },
 }
 
-/// How many servers one record names: 250 names of at most 255 bytes stay below what a value may hold.
-pub(crate) const SERVERS_A_RECORD: usize = 250;
-
 /// One room's writer.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -173,11 +170,11 @@ impl Room {
         cx: Context<'_>,
     ) -> Result<Vec<OwnedServerName>, Error> {
         let mut servers: Vec<_> = head.partial.iter().map(|partial| partial.via.clone()).collect();
-        for server in rows.servers()? {
-            if server != cx.our_server && !servers.contains(&server) {
-                servers.push(server);
-            }
-        }
+        // Each is named once, but for the one joined by.
+        let via = servers.first().cloned();
+        servers.extend(
+            rows.servers()?.into_iter().filter(|server| server != cx.our_server && via.as_ref() != Some(server)),
+        );
         Ok(servers)
     }
 
@@ -323,19 +320,9 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Asks again at once whatever a pause is being made for; `via` are asked too, and first.
-    pub(crate) fn retry(&mut self, cx: Context<'_>, via: &[OwnedServerName]) -> Result<(), Error> {
-        let is_new = |server: &&OwnedServerName| *server != cx.our_server && !self.resync.servers().contains(server);
-        let new: Vec<OwnedServerName> = via.iter().filter(is_new).cloned().collect();
-        if !new.is_empty() {
-            let mut txn = cx.store.txn(self.num)?;
-            for servers in new.chunks(SERVERS_A_RECORD) {
-                txn.stage(&LogRecord::Servers(servers.to_vec()))?;
-            }
-            self.commit(txn)?;
-            self.refresh_servers(cx)?;
-        }
-        self.resync.retry(via);
+    /// Asks again at once whatever a pause is being made for; `via` is asked first.
+    pub(crate) fn retry(&mut self, cx: Context<'_>, via: Option<&ServerName>) -> Result<(), Error> {
+        self.resync.retry(via.filter(|server| *server != cx.our_server));
         self.auth_questions.retry(cx.now_ms);
         self.handle_timeout(cx)
     }

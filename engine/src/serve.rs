@@ -71,7 +71,7 @@ use crate::{Error, RoomView, state::stage_of};
 #[non_exhaustive]
 pub enum Refusal {
     /// The room, or the event, is not known here.
-    #[error("{0} is not known here")]
+    #[error("not known here: {0}")]
     NotFound(String),
     /// We are ourselves still joining the room.
     #[error("this server has not fully joined the room")]
@@ -94,8 +94,9 @@ pub enum Refusal {
     /// The event that is sent is no event of the room's version.
     #[error("{0}")]
     BadJson(String),
-    /// The keys of these servers are not known here: the host asks for them, hands them in
-    /// ([`Engine::handle_server_keys`](crate::Engine::handle_server_keys)), and then asks again.
+    /// The keys of these servers are not known here, or not the one that was used; ours may be among them. The host asks
+    /// for them, hands them in ([`Engine::handle_server_keys`](crate::Engine::handle_server_keys)), and then asks again,
+    /// once.
     #[error("the keys of {0:?} are not known")]
     MissingKeys(BTreeSet<OwnedServerName>),
     /// The room's version is none of those that the server that asks supports.
@@ -158,11 +159,15 @@ macro_rules! granted {
 pub(crate) use granted;
 
 impl RoomView {
-    /// Refuses a server that is not in the room, as far as is known here.
+    /// Refuses a server that is not in the room, as far as is known here; and any, if we are not in it any more.
     pub(crate) fn admit(&self, origin: &ServerName) -> Served<()> {
-        Ok(match self.servers_in_room()?.servers.contains(origin) {
-            true => Ok(()),
-            false => Err(Refusal::Forbidden(format!("{origin} is not in the room"))),
+        let servers = self.servers_in_room()?.servers;
+        Ok(if !servers.contains(&self.our_server) {
+            Err(Refusal::NotFound(format!("room {}", self.room_id)))
+        } else if !servers.contains(origin) {
+            Err(Refusal::Forbidden(format!("{origin} is not in the room")))
+        } else {
+            Ok(())
         })
     }
 

@@ -22,7 +22,7 @@ use crate::{
     state::stage_of,
 };
 
-pub(crate) use self::read::Waits;
+pub(crate) use self::read::{Waits, may_be_omitted};
 pub use self::{
     at::{At, StateRead},
     filter::StateFilter,

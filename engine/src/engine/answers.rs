@@ -1,6 +1,6 @@
 //! Questions that go out to other servers, and what comes of them: an answer, a failure, or nothing in time.
 
-use gibbous_codec::{OwnedServerName, RoomId, ServerName};
+use gibbous_codec::{RoomId, ServerName};
 
 use super::{Engine, Slot, lock};
 use crate::{
@@ -49,14 +49,14 @@ impl Engine {
         next
     }
 
-    /// Asks again at once for what a room lacks, whatever pauses are being made after servers refused. Servers of `via`
-    /// are taken to be in the room from now on, and the first of them is asked first: who cannot go on because nobody
-    /// answers ([`ResyncStatus`](crate::ResyncStatus)) may know somebody who will.
+    /// Asks again at once for what a room lacks, whatever pauses are being made after servers refused. `via` is
+    /// asked first, and until the state that is missing is there: who cannot go on because nobody answers
+    /// ([`ResyncStatus`](crate::ResyncStatus)) may know somebody who will. It is not taken to be in the room for that.
     ///
     /// # Errors
     ///
     /// If the store fails, or [`Error::UnknownRoom`].
-    pub fn retry(&self, room_id: &RoomId, via: &[OwnedServerName], now_ms: u64) -> Result<(), Error> {
+    pub fn retry(&self, room_id: &RoomId, via: Option<&ServerName>, now_ms: u64) -> Result<(), Error> {
         self.with_room(room_id, now_ms, |room, cx| room.retry(cx, via))
     }
 

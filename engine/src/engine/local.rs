@@ -1,9 +1,9 @@
 //! Events of our own: made, judged and stored; to whom they go; and how our users join.
 
-use gibbous_codec::{EventId, RoomId, Signer, UserId};
+use gibbous_codec::{EventId, Pdu, RoomId, ServerName, Signer, UserId};
 
 use super::Engine;
-use crate::{CreateRefusal, Created, Destinations, Error, EventDraft, JoinRoute, SendPolicy};
+use crate::{CreateRefusal, Created, Destinations, Error, EventDraft, Invite, InviteRefusal, JoinRoute, SendPolicy};
 
 impl Engine {
     /// Makes an event of what one of our users wants to say: it is placed behind the room's forward extremities, given
@@ -111,5 +111,42 @@ impl Engine {
             Err(Error::UnknownRoom(_)) => Ok(JoinRoute::Handshake { candidates: Vec::new(), omit_members: true }),
             route => route,
         }
+    }
+    /// Takes an invite of one of our users that `origin`, whom the host has authenticated, has handed over, and returns
+    /// it with our signature, to be given back (server-server specification, "Inviting to a room"). It is durable by
+    /// then where one of ours is in the room, and its verdict comes as an [`Update`](crate::Update); else the host keeps
+    /// it.
+    ///
+    /// ```
+    /// use gibbous::{Engine, Error, Invite, InviteRefusal, RoomId, ServerName, Signer};
+    ///
+    /// /// The body of the answer to `PUT /invite`, or the HTTP status and code of the refusal.
+    /// fn invited(
+    ///     engine: &Engine,
+    ///     signer: &dyn Signer,
+    ///     (origin, room_id, event): (&ServerName, &RoomId, &[u8]),
+    ///     now_ms: u64,
+    /// ) -> Result<Result<String, (u16, &'static str)>, Error> {
+    ///     Ok(match engine.handle_invite(origin, Invite { room_id, event }, signer, now_ms)? {
+    ///         Ok(signed) => Ok(format!(r#"{{"event":{}}}"#, signed.canonical_json())),
+    ///         // What `poll_request` names is to be asked first.
+    ///         Err(InviteRefusal::MissingKeys(_)) => Err((503, "M_UNKNOWN")),
+    ///         Err(InviteRefusal::Format(_) | InviteRefusal::NoInvite(_)) => Err((400, "M_INVALID_PARAM")),
+    ///         Err(_) => Err((403, "M_FORBIDDEN")),
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, the room is damaged, or it is not known here.
+    pub fn handle_invite(
+        &self,
+        origin: &ServerName,
+        invite: Invite<'_>,
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Result<Result<Pdu, InviteRefusal>, Error> {
+        self.with_room(invite.room_id, now_ms, |room, cx| room.handle_invite(cx, origin, invite, signer))
     }
 }

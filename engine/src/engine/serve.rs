@@ -213,13 +213,14 @@ impl Engine {
         versions: &[RoomVersionId],
         now_ms: u64,
     ) -> Served<Answer> {
+        if user.server_name() != origin {
+            return Ok(Err(Refusal::Forbidden(format!("{user} is no user of {origin}"))));
+        }
         let condition = match handshake {
             Handshake::Join => granted!(self.condition(room_id, user)?),
             Handshake::Leave | Handshake::Knock => Condition::Unknown,
         };
-        self.with_served_room(room_id, now_ms, |room, cx| {
-            room.make_member(cx, origin, handshake, user, versions, condition)
-        })
+        self.with_served_room(room_id, now_ms, |room, cx| room.make_member(cx, handshake, user, versions, condition))
     }
 
     fn condition_of_sender(&self, room_id: &RoomId, event: &[u8]) -> Served<Condition> {
@@ -236,6 +237,8 @@ impl Engine {
     /// Tells whether a user is in a room that the join rules name. Each room is looked into by itself: no two are locked
     /// at a time.
     fn condition(&self, room_id: &RoomId, user: &UserId) -> Served<Condition> {
+        /// How many rooms that a join rule names are looked into.
+        const ALLOW_MAX: usize = 100;
         #[derive(Deserialize)]
         struct Event {
             content: Content,
@@ -252,17 +255,21 @@ impl Engine {
             return Ok(Ok(Condition::Unknown));
         };
         let mut condition = Condition::NotMet;
-        for allow in event.content.allow {
-            let named = allow.get("room_id").and_then(serde_json::Value::as_str);
+        for allow in event.content.allow.into_iter().take(ALLOW_MAX) {
+            let is_membership = allow.get("type").is_some_and(|named| named == "m.room_membership");
+            let named = allow.get("room_id").filter(|_| is_membership).and_then(serde_json::Value::as_str);
             let Some(Ok(allowed)) = named.map(<&RoomId>::try_from) else { continue };
-            let member = match self.room_served(allowed)? {
-                Ok(room) => room.state_event(&StateKey::new("m.room.member", user.as_str()))?,
-                Err(_) => {
-                    condition = Condition::Unknown;
-                    continue;
-                }
+            let room = self.room_served(allowed)?.ok();
+            // What a partial room tells of members is one server's word, and what we have left may have changed.
+            let Some(room) = room.filter(|room| !room.is_partial()) else {
+                condition = Condition::Unknown;
+                continue;
             };
-            match member {
+            if !room.servers_in_room()?.servers.contains(&self.inner.config.our_server) {
+                condition = Condition::Unknown;
+                continue;
+            }
+            match room.state_event(&StateKey::new("m.room.member", user.as_str()))? {
                 Lookup::Present(member) if member.membership() == Some("join") => return Ok(Ok(Condition::Met)),
                 Lookup::Present(_) | Lookup::Absent => {}
                 Lookup::Unknown(_) => condition = Condition::Unknown,

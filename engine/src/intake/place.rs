@@ -117,17 +117,24 @@ impl Room {
         if !position.is_root {
             self.pull_before(txn, pdu, position.root)?;
         }
-        let num = EventNum(txn.next_seq().0);
-        let root = if position.is_root { LogSeq(num.0) } else { position.root };
-        let position = Position { root, ..position };
         let accepted = !verdict.status.is_rejected();
-        let after = with_event(txn, verdict.before, pdu, num, accepted)?;
-        let states = States { before: verdict.before, after };
-        let mut status = verdict.status;
-        let mut folded = None;
-        if !verdict.partial && position.is_root && self.open.is_folded() {
-            folded = self.fold_at_once(txn, pdu, num, &mut status, states)?;
-        }
+        let (position, states, status, folded) = loop {
+            let num = EventNum(txn.next_seq().0);
+            let root = if position.is_root { LogSeq(num.0) } else { position.root };
+            let position = Position { root, ..position };
+            let after = with_event(txn, verdict.before, pdu, num, accepted)?;
+            let states = States { before: verdict.before, after };
+            let mut status = verdict.status.clone();
+            let mut folded = None;
+            if !verdict.partial && position.is_root && self.open.is_folded() {
+                folded = self.fold_at_once(txn, pdu, num, &mut status, states)?;
+            }
+            // A current state that had to be resolved for the fold has taken this place in the log. It is remembered
+            // now.
+            if txn.next_seq().0 == num.0 {
+                break (position, states, status, folded);
+            }
+        };
         let stage = Stage::Placed { status, partial: verdict.partial, states };
         let state = EventState { stage, position: Some(position), replaced_json: None };
         let num = self.stage_new(txn, pdu, state, folded)?;

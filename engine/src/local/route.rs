@@ -25,7 +25,7 @@ pub enum JoinRoute {
     /// By an event of ours that one of these users of ours authorises (`join_authorised_via_users_server`, room version
     /// 8 on), if the host finds that the user meets a condition of the join rules.
     Authorised {
-        /// Those of ours who may invite.
+        /// Those of ours who may invite; the first ten of them.
         by: Vec<OwnedUserId>,
     },
     /// By `make_join` and `send_join`, whose response is for [`Engine::begin_join`](crate::Engine::begin_join).
@@ -61,19 +61,35 @@ impl Room {
         if is_partial {
             return Ok(JoinRoute::Handshake { candidates: self.candidates(cx, txn)?, omit_members: true });
         }
-        if self.join_is_refused_by(txn, current, user, None)? != Some(Rule::JoinNotAuthorised) {
+        if self.join_is_refused_by(txn, user, None)? != Some(Rule::JoinNotAuthorised) {
             return Ok(JoinRoute::Local);
         }
-        let mut by = Vec::new();
-        for authoriser in present {
-            if self.join_is_refused_by(txn, current, user, Some(&authoriser))?.is_none() {
-                by.push(authoriser);
-            }
-        }
+        let by = self.authorisers(txn, present, user)?;
         Ok(match by.is_empty() {
             true => JoinRoute::Handshake { candidates: self.candidates(cx, txn)?, omit_members: false },
             false => JoinRoute::Authorised { by },
         })
+    }
+
+    /// Returns those of some of our users who may authorise a restricted join, whosever it is; the first of them.
+    pub(crate) fn authorisers(
+        &mut self,
+        txn: &mut Txn<'_>,
+        ours: Vec<OwnedUserId>,
+        who_joins: &UserId,
+    ) -> Result<Vec<OwnedUserId>, Error> {
+        /// One is enough; some more, should the host prefer one.
+        const AUTHORISERS_MAX: usize = 10;
+        let mut by = Vec::new();
+        for user in ours {
+            if self.join_is_refused_by(txn, who_joins, Some(&user))?.is_none() {
+                by.push(user);
+            }
+            if by.len() == AUTHORISERS_MAX {
+                break;
+            }
+        }
+        Ok(by)
     }
 
     /// Returns the servers that can be asked to let somebody in: the one joined by first.
@@ -87,10 +103,9 @@ impl Room {
     }
 
     /// Returns the rule by which the current state refuses a user's join, if it does.
-    pub(crate) fn join_is_refused_by(
+    fn join_is_refused_by(
         &mut self,
         txn: &mut Txn<'_>,
-        current: StateGroup,
         user: &UserId,
         authoriser: Option<&UserId>,
     ) -> Result<Option<Rule>, Error> {
@@ -98,20 +113,21 @@ impl Room {
         if let Some(authoriser) = authoriser {
             content["join_authorised_via_users_server"] = json!(authoriser);
         }
-        let Ok(content) = to_raw_value(&content) else { return Ok(None) };
         let draft = EventDraft {
             sender: user,
             event_type: "m.room.member",
             state_key: Some(user.as_str()),
-            content: &content,
+            content: &to_raw_value(&content).expect("strings can always be written"),
             redacts: None,
             origin_server_ts: 0,
         };
         // A user whose ID makes no event is told so by `create`.
         let Ok(template) = self.template(txn, &draft)? else { return Ok(None) };
+        let (_, current) = self.provisional(txn)?;
         self.refused_by(txn, current, template.unsigned)
     }
 
+    /// Returns the rule by which a state refuses an event, if it does.
     pub(crate) fn refused_by(&self, txn: &Txn<'_>, current: StateGroup, pdu: Pdu) -> Result<Option<Rule>, Error> {
         let events = self.memory.events(txn);
         let event = AuthEvent::new(pdu, false);

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
 };
 
@@ -111,7 +112,8 @@ struct FullConflicted<'a, R: RoomRows> {
     own_chain: EventSet,
     below_before: RefCell<Upwards<'a, R>>,
     below_conflicted: RefCell<Upwards<'a, R>>,
-    /// Events that were seen to rest on none in conflict.
+    /// Events that were seen to rest on one in conflict, and on none.
+    on_conflicted: RefCell<EventSet>,
     on_no_conflicted: RefCell<EventSet>,
     /// Events that no power event was seen to rest on.
     below_no_power_event: RefCell<EventSet>,
@@ -123,8 +125,16 @@ impl<'a, R: RoomRows> FullConflicted<'a, R> {
         let own_chain = with_auth_chain(source, states.own.values().copied())?;
         expect_all_below(source, |event| states.is_in_before(event))?;
         let (below_before, below_conflicted) = (Upwards::new(source).into(), Upwards::new(source).into());
-        let (on_no_conflicted, below_no_power_event) = Default::default();
-        Ok(Self { states, own_chain, below_before, below_conflicted, on_no_conflicted, below_no_power_event })
+        let (on_conflicted, on_no_conflicted, below_no_power_event) = Default::default();
+        Ok(Self {
+            states,
+            own_chain,
+            below_before,
+            below_conflicted,
+            on_conflicted,
+            on_no_conflicted,
+            below_no_power_event,
+        })
     }
 
     fn contains(&self, event: EventIndex) -> Result<bool, Error> {
@@ -148,12 +158,14 @@ impl<'a, R: RoomRows> FullConflicted<'a, R> {
     }
 
     fn rests_on_conflicted(&self, event: EventIndex) -> Result<bool, Error> {
-        let mut on_none = self.on_no_conflicted.borrow_mut();
+        let (mut on_some, mut on_none) = (self.on_conflicted.borrow_mut(), self.on_no_conflicted.borrow_mut());
         let mut seen = EventSet::default();
         let mut next = vec![event];
-        while let Some(event) = next.pop() {
-            for auth_event in self.states.source.auth_events(event)?.iter().copied() {
-                if self.states.is_conflicted(auth_event)? {
+        // Events are asked about in the order in which they came: what one rests on mostly is known by then.
+        while let Some(above) = next.pop() {
+            for auth_event in self.states.source.auth_events(above)?.iter().copied() {
+                if on_some.contains(auth_event) || self.states.is_conflicted(auth_event)? {
+                    on_some.insert(event);
                     return Ok(true);
                 }
                 if !on_none.contains(auth_event) && seen.insert(auth_event) {
@@ -223,10 +235,20 @@ impl Part {
 
     /// Returns what of set X is in the part: power events left out put events of the part into it as well.
     fn power_events<R: RoomRows>(&self, full: &FullConflicted<'_, R>) -> Result<EventSet, Error> {
-        let mut x = power_events(full.states.source, &self.full_conflicted)?;
-        for event in self.full_conflicted.iter() {
-            if !x.contains(event) && full.is_below_power_event(event)? {
-                x.insert(event);
+        let source = full.states.source;
+        let mut x = power_events(source, &self.full_conflicted)?;
+        let mut latest_first: Vec<EventIndex> = self.full_conflicted.iter().collect();
+        latest_first.sort_unstable_by_key(|event| Reverse(source.num(*event)));
+        for event in latest_first {
+            if x.contains(event) || !full.is_below_power_event(event)? {
+                continue;
+            }
+            // What it rests on within the set is in X with it, and need not be asked about.
+            let mut next = vec![event];
+            while let Some(event) = next.pop() {
+                if self.full_conflicted.contains(event) && x.insert(event) {
+                    next.extend(source.auth_events(event)?.iter().copied());
+                }
             }
         }
         Ok(x)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use gibbous_codec::{
     Authoriser, EventNum, EventStatus, OwnedServerName, OwnedUserId, Pdu, RoomVersionId, Rule, ServerName, Signer,
-    Stage, StateGroup, UserId, VerifyError, sign_again_by, verify,
+    Stage, UserId, VerifyError, sign_again_by, verify,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::{json, value::to_raw_value};
@@ -58,8 +58,8 @@ pub struct Admitted {
     pub answer: Answer,
     /// The event, with our signature where it needs one.
     pub pdu: Pdu,
-    /// The servers that the event is to be sent to: those that were in the room before, but for ours and the one that
-    /// sent it to us.
+    /// The servers that the event is to be sent to: those that are in the room, but for ours and the one that sent it to
+    /// us. None, if the event was sent to us before.
     pub relay_to: BTreeSet<OwnedServerName>,
     /// Whether the room has further extremities that the new server cannot know of: an event of ours that follows them
     /// all, an `m.dummy` say, tells it of them.
@@ -81,15 +81,11 @@ impl Room {
     pub(crate) fn make_member(
         &mut self,
         cx: Context<'_>,
-        origin: &ServerName,
         handshake: Handshake,
         user: &UserId,
         versions: &[RoomVersionId],
         condition: Condition,
     ) -> Served<Answer> {
-        if user.server_name() != origin {
-            return Ok(Err(Refusal::Forbidden(format!("{user} is no user of {origin}"))));
-        }
         let mut txn = cx.store.txn(self.num)?;
         let made = self.template_if_allowed(cx, &mut txn, (handshake, user), versions, condition)?;
         let template = granted!(self.commit_if_granted(txn, made)?);
@@ -129,8 +125,8 @@ impl Room {
         let mut refused = self.refused_by(txn, current, template.unsigned.clone())?;
         if handshake == Handshake::Join && refused == Some(Rule::JoinNotAuthorised) {
             granted!(granted_by(condition));
-            let authoriser = self.authoriser_among(txn, current, user, present)?;
-            let Some(by) = &authoriser else { return Ok(Err(Refusal::UnableToGrantJoin)) };
+            let authorisers = self.authorisers(txn, present, user)?;
+            let Some(by) = authorisers.first() else { return Ok(Err(Refusal::UnableToGrantJoin)) };
             template = granted!(self.member_template(cx, txn, handshake, user, Some(by))?);
             refused = self.refused_by(txn, current, template.unsigned.clone())?;
         }
@@ -145,7 +141,7 @@ impl Room {
         let present = self.users_present(txn)?;
         let is_partial = txn.head()?.is_some_and(|head| head.partial.is_some());
         Ok(if present.is_empty() {
-            Err(Refusal::NotFound(format!("nobody here is in room {}, which", self.id)))
+            Err(Refusal::NotFound(format!("room {}", self.id)))
         } else if is_partial && !while_partial {
             Err(Refusal::NotFullyJoined)
         } else {
@@ -177,29 +173,17 @@ impl Room {
         Ok(self.template(txn, &draft)?.map_err(|error| Refusal::InvalidParam(error.to_string())))
     }
 
-    /// Returns one of our users who may let somebody in by a `restricted` join rule.
-    fn authoriser_among(
-        &mut self,
-        txn: &mut Txn<'_>,
-        current: StateGroup,
-        user: &UserId,
-        present: Vec<OwnedUserId>,
-    ) -> Result<Option<OwnedUserId>, Error> {
-        for authoriser in present {
-            if self.join_is_refused_by(txn, current, user, Some(&authoriser))?.is_none() {
-                return Ok(Some(authoriser));
-            }
-        }
-        Ok(None)
-    }
-
     /// Takes in a membership event that was made of a template, if it is allowed; else nothing is stored.
     pub(crate) fn send_member(&mut self, cx: Context<'_>, sent: Sent<'_>, signer: &dyn Signer) -> Served<Admitted> {
         let mut txn = cx.store.txn(self.num)?;
         let taken = self.take_if_allowed(cx, &mut txn, sent, signer)?;
-        let pdu = granted!(self.commit_if_granted(txn, taken)?);
+        let (pdu, is_new) = granted!(self.commit_if_granted(txn, taken)?);
         self.advance(cx)?;
-        self.admitted(cx, sent, pdu)
+        let mut admitted = granted!(self.admitted(cx, sent, pdu)?);
+        if !is_new {
+            admitted.relay_to.clear();
+        }
+        Ok(Ok(admitted))
     }
 
     fn take_if_allowed(
@@ -208,7 +192,7 @@ impl Room {
         txn: &mut Txn<'_>,
         sent: Sent<'_>,
         signer: &dyn Signer,
-    ) -> Served<Pdu> {
+    ) -> Served<(Pdu, bool)> {
         granted!(self.users_who_admit(txn, false)?);
         let pdu = match Pdu::parse(&self.memory.rules, sent.event) {
             Ok(pdu) => pdu,
@@ -226,8 +210,8 @@ impl Room {
             Err(error) => return Ok(Err(Refusal::Forbidden(error.to_string()))),
         };
         match stage_of(txn, pdu.event_id())? {
-            None => Ok(self.place_member(txn, &pdu)?.map(|_| pdu)),
-            Some((_, Stage::Placed { status: EventStatus::Accepted, .. })) => Ok(Ok(pdu)),
+            None => Ok(self.place_member(txn, &pdu)?.map(|_| (pdu, true))),
+            Some((_, Stage::Placed { status: EventStatus::Accepted, .. })) => Ok(Ok((pdu, false))),
             Some(_) => Ok(Err(Refusal::Forbidden("the event was not accepted before".to_owned()))),
         }
     }
@@ -293,7 +277,7 @@ impl Room {
             Handshake::Knock => view.knock_answer(&rows, states.before)?,
             Handshake::Leave => Answer::new(&view, Vec::new()),
         };
-        let mut relay_to = view.hosts_of(&rows, states.before)?;
+        let mut relay_to = view.servers_in_room()?.servers;
         relay_to.retain(|server| server != origin && server != cx.our_server);
         let concurrent_extremities = handshake == Handshake::Join && view.extremities.len() > 1;
         Ok(Ok(Admitted { answer, pdu, relay_to, concurrent_extremities }))

@@ -37,14 +37,15 @@ impl<'a, R: RoomRows> Eyes<'a, R> {
 
     /// Tells how an event is shown to the server.
     ///
-    /// An outlier has no state around it: it is shown, being in the state or the auth chain of something that is.
+    /// An outlier has no state around it: a state event is shown, as it may be in the state or the auth chain of something
+    /// that is.
     pub(super) fn see(&self, event: EventNum) -> Result<Shown, Error> {
         let is_visible = match self.rows.stage_of(event)? {
             Stage::Placed { states, .. } => {
                 let is_kept_back = self.view.is_partial && !self.view.is_ours(self.rows, event)?;
                 !is_kept_back && self.is_visible(states.after)?
             }
-            _ => true,
+            _ => self.rows.event_record(event)?.state_key.is_some(),
         };
         Ok(Shown { event, is_redacted: !is_visible })
     }

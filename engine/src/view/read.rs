@@ -71,7 +71,7 @@ pub(super) const OMITTED_TYPES: [&str; 1] = ["m.room.member"];
 ///
 /// Of our own users it lacks none who is in the room: nobody of ours was when it was joined, and those who have come
 /// since came through us.
-pub(super) fn may_be_omitted(key: &StateKey, our_server: &ServerName) -> bool {
+pub(crate) fn may_be_omitted(key: &StateKey, our_server: &ServerName) -> bool {
     OMITTED_TYPES.contains(&key.event_type.as_str())
         && <&UserId>::try_from(key.state_key.as_str()).map_or(true, |user| user.server_name() != our_server)
 }

@@ -2,6 +2,7 @@
 
 mod destinations;
 mod every_kind;
+mod invites;
 mod refused;
 mod route;
 mod scripts;
