@@ -17,6 +17,7 @@ pub struct Limits {
     /// How many event IDs may be unknown before the whole state is asked for instead of single events: 500.
     pub single_events_max: usize,
     /// How many questions may be in flight at a time, over all rooms: 64. The rooms take turns; the rest wait in memory.
+    /// As many again may be for keys, and for joins that a user waits for.
     pub requests_max: usize,
     /// How many of them may go to one server: 8. One that is slow or silent holds up none of the others.
     pub requests_a_server_max: usize,

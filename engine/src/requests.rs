@@ -19,6 +19,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// The questions of an engine.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
+    /// What a user waits for who joins, and keys: it goes before all else, however busy a server is.
+    urgent: VecDeque<(OwnedRoomId, Ask)>,
     /// The rooms that have something to ask, in turn.
     rooms: VecDeque<OwnedRoomId>,
     queues: BTreeMap<OwnedRoomId, VecDeque<Ask>>,
@@ -50,24 +52,27 @@ impl Requests {
                     continue;
                 }
             }
+            if matches!(ask.question, Question::Keys { .. } | Question::JoinAuthChain) {
+                self.urgent.push_back((room_id.to_owned(), ask));
+                continue;
+            }
             let queue = self.queues.entry(room_id.to_owned()).or_default();
             if queue.is_empty() {
                 self.rooms.push_back(room_id.to_owned());
             }
-            match ask.question {
-                // What waits for keys may be what the other answers bring.
-                Question::Keys { .. } => queue.push_front(ask),
-                _ => queue.push_back(ask),
-            }
+            queue.push_back(ask);
         }
     }
 
     /// Returns the next question to be asked, or `None` while as many are in flight as may be.
     pub(crate) fn poll(&mut self, limits: &Limits, now_ms: u64) -> Option<Request> {
-        if self.in_flight.len() >= limits.requests_max {
-            return None;
-        }
-        let (room_id, Ask { destination, kind, question }) = self.next(limits.requests_a_server_max)?;
+        let in_flight = self.in_flight.len();
+        let urgent = if in_flight < 2 * limits.requests_max { self.urgent.pop_front() } else { None };
+        let next = match urgent {
+            None if in_flight < limits.requests_max => self.next(limits.requests_a_server_max),
+            urgent => urgent,
+        };
+        let (room_id, Ask { destination, kind, question }) = next?;
         let id = RequestId(NEXT.fetch_add(1, Ordering::Relaxed));
         let patience_ms = match kind {
             RequestKind::State { .. } => limits.state_request_ms_max,
@@ -136,12 +141,9 @@ impl Requests {
     /// Forgets the questions of a room that is no more; late answers find nothing.
     pub(crate) fn forget(&mut self, room_id: &RoomId) {
         let is_key = |question: &Question| matches!(question, Question::Keys { .. });
-        if let Some(queue) = self.queues.get_mut(room_id) {
-            queue.retain(|ask| is_key(&ask.question));
-            if queue.is_empty() {
-                self.queues.remove(room_id);
-                self.rooms.retain(|of| of != room_id);
-            }
+        self.urgent.retain(|(of, ask)| of != room_id || is_key(&ask.question));
+        if self.queues.remove(room_id).is_some() {
+            self.rooms.retain(|of| of != room_id);
         }
         let is_moot = |in_flight: &InFlight| in_flight.room_id == room_id && !is_key(&in_flight.question);
         let moot: Vec<RequestId> =
@@ -228,6 +230,20 @@ mod tests {
         assert_eq!((to(&asked, "silent.example"), to(&asked, "other.example")), (0, 8));
         assert_eq!(requests.overdue(limits.request_ms_max).len(), 16);
         assert_eq!(to(&poll_all(&mut requests, &limits), "silent.example"), 8);
+    }
+
+    #[test]
+    fn a_join_waits_for_no_other_question() {
+        let limits = Limits::default();
+        let mut requests = Requests::default();
+        for number in 0..100 {
+            requests.add(&room(number), (0..20).map(|about| ask("busy.example", about)).collect());
+            requests.add(&room(number), (0..20).map(|about| ask(&format!("s{number}.example"), about)).collect());
+        }
+        assert_eq!(poll_all(&mut requests, &limits).len(), limits.requests_max);
+        requests.add(&room(7), vec![Ask { question: Question::JoinAuthChain, ..ask("busy.example", 0) }]);
+        let asked = poll_all(&mut requests, &limits);
+        assert_eq!(asked.iter().map(|request| &request.room_id).collect::<Vec<_>>(), [&room(7)]);
     }
 
     #[test]

@@ -73,7 +73,6 @@ fn two_engines_hold_the_same_of_a_room_when_the_network_works_again() {
     let seeds = std::env::var("GIBBOUS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
     let mut rejoined = 0;
     for seed in 0..seeds {
-        eprintln!("SEED {seed}");
         match play(seed) {
             Ok(steps) => rejoined += usize::from(steps.iter().any(|step| step.contains("joins again"))),
             Err((steps, what)) => panic!("seed {seed}: {what}\n{}", steps.join("\n")),
