@@ -2,11 +2,9 @@
 
 use gibbous::{
     EventStatus, FailureCode, Outcome, OwnedEventId, RoomVersionId, StateKey,
-    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, RoomBuilder, S, S2, Story, US},
+    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Story, US},
 };
 use serde_json::{Value, json};
-
-const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 
 fn member(user: &str) -> StateKey {
     StateKey::new("m.room.member", user)
@@ -25,7 +23,7 @@ fn check_received(story: &mut Story, event: &OwnedEventId) {
 #[test]
 fn our_users_can_send_during_a_partial_join() {
     // Script 5.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
         story.take_asked();
@@ -42,7 +40,7 @@ fn our_users_can_send_during_a_partial_join() {
 #[test]
 fn our_users_can_change_their_names_during_a_partial_join() {
     // Script 52.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let named = story.room.join(ALICE).content("displayname", json!("Alice")).send();
         let outcome = story.submit(&named);
@@ -55,7 +53,7 @@ fn our_users_can_change_their_names_during_a_partial_join() {
 #[test]
 fn a_member_that_was_omitted_is_taken_from_the_auth_chain() {
     // Script 12.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
         let hello = story.room.message(DEREK, "hello").send();
@@ -70,7 +68,7 @@ fn a_member_that_was_omitted_is_taken_from_the_auth_chain() {
 #[test]
 fn a_missing_parent_is_pulled() {
     // Script 13.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
         let first = story.room.message(DEREK, "A").send();
@@ -86,7 +84,7 @@ fn a_missing_parent_is_pulled() {
 #[test]
 fn a_parent_that_is_missing_beside_one_that_is_not_is_pulled() {
     // Script 14.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
         let first = story.room.message(DEREK, "A").send();
@@ -101,7 +99,7 @@ fn a_parent_that_is_missing_beside_one_that_is_not_is_pulled() {
 #[test]
 fn a_missing_grandparent_that_nobody_sends_is_bridged_by_the_state_after_it() {
     // Script 15.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
         let first = story.room.message(DEREK, "A").send();
@@ -132,7 +130,7 @@ fn a_missing_grandparent_that_nobody_sends_is_bridged_by_the_state_after_it() {
 #[test]
 fn a_hundred_outliers_that_are_then_pushed_do_not_keep_the_resync_going_round() {
     // Script 23.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version);
         let derek = story.derek.clone();
         story.servers.set_about(&derek, Asked::StateIds, Reply::Held);
@@ -178,7 +176,7 @@ fn a_hundred_outliers_that_are_then_pushed_do_not_keep_the_resync_going_round() 
 #[test]
 fn an_event_rejected_by_its_auth_events_stays_rejected() {
     // Script 24.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let bad = story.room.state(DEREK, "m.room.test", "", json!({})).without_effect().send();
         let sentinel = story.room.message(CHARLIE, "on it goes").after(&[&bad]).send();
@@ -197,7 +195,7 @@ fn an_event_rejected_by_its_auth_events_stays_rejected() {
 #[test]
 fn a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
     // Script 25.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 50)], |room| drop(room.leave(DEREK).send()));
         let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
         let bad =
@@ -217,7 +215,7 @@ fn a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
 #[test]
 fn a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
     // Script 26.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 100), (ELSIE, 50)], |room| {
             room.leave(DEREK).send();
             room.join(ELSIE).send();
@@ -244,7 +242,7 @@ fn a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
 #[test]
 fn our_last_user_can_be_kicked_during_a_partial_join() {
     // Script 58.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let kick = story.room.member(CHARLIE, ALICE, "leave").send();
         story.receive(S, &[&kick]);
@@ -264,7 +262,7 @@ fn our_last_user_can_be_kicked_during_a_partial_join() {
 #[test]
 fn many_events_that_lack_the_same_parent_ask_for_its_state_once() {
     // X12.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let [join, levels, derek] = [story.join.clone(), story.power_levels.clone(), story.derek.clone()];
         let missing = story.room.message(DEREK, "nobody sends it").send();
@@ -307,7 +305,7 @@ fn an_event_comes_twice_and_is_known() {
 
 #[test]
 fn a_transaction_in_the_wrong_order_comes_to_the_same() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let events: Vec<OwnedEventId> = (0..8).map(|n| story.room.message(DEREK, &n.to_string()).send()).collect();
         let backwards: Vec<&OwnedEventId> = events.iter().rev().collect();
@@ -357,7 +355,7 @@ fn message_json(room: &RoomBuilder) -> Value {
 
 #[test]
 fn a_bad_signature_is_refused() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         check_refused(version, FailureCode::BadSignature, |room| {
             let json = message_json(room);
             let mut signed: Value = serde_json::from_str(room.sign(S, &json).canonical_json()).expect("JSON");
@@ -394,7 +392,7 @@ fn what_is_no_event_is_refused() {
 
 #[test]
 fn more_than_twenty_parents_are_refused() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         check_refused(version, FailureCode::BadFormat, |room| {
             let mut json = message_json(room);
             let made_up = |number| json!(format!("${number:0>43}"));
@@ -425,7 +423,7 @@ fn an_event_of_an_unknown_room_is_refused() {
 
 #[test]
 fn an_event_whose_hash_is_wrong_is_redacted_and_taken_in() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let hello = story.room.message(CHARLIE, "hello").send();
         let mut json = story.room.value(&hello);
@@ -441,7 +439,7 @@ fn an_event_whose_hash_is_wrong_is_redacted_and_taken_in() {
 
 #[test]
 fn an_event_whose_keys_come_later_waits_for_them() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let elsie = story.room.join(ELSIE).send();
         story.servers.set_keyless(S2, true);
@@ -466,7 +464,7 @@ fn an_event_whose_keys_come_later_waits_for_them() {
 
 #[test]
 fn a_room_that_is_full_bridges_a_gap_too() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         story.servers.set(S, Asked::MissingEvents, Reply::Body("{\"events\":[]}".to_owned()));
         let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": "missed" })).send();
@@ -481,7 +479,7 @@ fn a_room_that_is_full_bridges_a_gap_too() {
 
 #[test]
 fn an_event_behind_a_gap_that_nobody_fills_waits_visibly_and_holds_nothing_up() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
         story.room.message(CHARLIE, "lost").send();

@@ -4,11 +4,10 @@ use gibbous::{
     Backend, Change, EventStatus, Limits, MemoryBackend, OwnedEventId, Request, RequestError, Response, ResyncStatus,
     RoomVersionId, StateKey,
     gibbous_storage::Table,
-    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, RoomBuilder, S, S2, Storage, Story},
+    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
 use serde_json::json;
 
-const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 /// A server that is in no list.
 const OTHER: &str = "other.example";
 const MINUTE: u64 = 60_000;
@@ -112,7 +111,7 @@ fn a_restart_amid_fetching_goes_on() {
 #[test]
 fn an_empty_object_is_no_answer_and_the_next_server_is_asked() {
     // Script 21.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         story.servers.set(S, Asked::StateIds, Reply::Body("{}".to_owned()));
         let story = join(story);
@@ -145,7 +144,7 @@ fn answers_of_other_shapes_are_no_answers_either() {
 #[test]
 fn a_purge_forgets_everything_and_late_answers_find_nothing() {
     // Script 62.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let storage = MemoryBackend::new();
         let story = Story::with(version, &[], |_| {}, Storage::Memory(storage.clone()), Limits::default());
         let mut story = story.join_held();
@@ -178,7 +177,7 @@ fn a_purge_forgets_everything_and_late_answers_find_nothing() {
 #[test]
 fn servers_that_have_not_seen_our_join_are_asked_again_until_they_have() {
     // X2.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         refuse_all(&mut story);
         let mut story = join(story);
@@ -198,7 +197,7 @@ fn servers_that_have_not_seen_our_join_are_asked_again_until_they_have() {
 
 #[test]
 fn a_host_can_end_a_pause_and_name_a_server_to_ask_first() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         refuse_all(&mut story);
         let mut story = join(story);
@@ -303,7 +302,7 @@ fn a_state_or_event_that_does_not_come_in_time_is_asked_for_elsewhere() {
 #[test]
 fn an_event_that_only_the_second_server_has_is_had_from_there() {
     // X3.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         let derek = story.derek.clone();
         story.servers.lacks(S, &derek);
@@ -341,7 +340,7 @@ fn a_room_is_not_full_without_an_event_that_nobody_gives() {
 
 #[test]
 fn a_server_that_names_an_event_that_nobody_has_is_passed_over() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         let invent = |body: &mut serde_json::Value| {
             let ids = body["pdu_ids"].as_array_mut().expect("a list");
@@ -432,7 +431,7 @@ fn an_answer_to_an_engine_that_was_closed_finds_no_question_of_the_next() {
 #[test]
 fn an_event_that_the_full_state_rejects_leaves_the_extremities() {
     // X4, from script 25: derek has left before alice joins, which she cannot know.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 50)], |room| drop(room.leave(DEREK).send()));
         let [join, derek] = [story.join.clone(), story.derek.clone()];
         let levels = story.power_levels.clone();
@@ -456,7 +455,7 @@ fn an_event_that_the_full_state_rejects_leaves_the_extremities() {
 #[test]
 fn an_event_that_the_full_state_allows_becomes_an_extremity() {
     // X5, from script 26: derek, who has left, kicks elsie, who then sets a state.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 100), (ELSIE, 50)], |room| {
             room.leave(DEREK).send();
             room.join(ELSIE).send();
@@ -484,7 +483,7 @@ fn an_event_that_the_full_state_allows_becomes_an_extremity() {
 #[test]
 fn an_event_that_the_current_state_forbids_is_soft_failed_at_completion() {
     // X7: derek is banned on one branch, and writes on another.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let [join, derek, levels] = [story.join.clone(), story.derek.clone(), story.power_levels.clone()];
         let charlie = story.charlie.clone();
@@ -517,7 +516,7 @@ fn what_was_never_omitted_is_read_without_waiting() {
 
 #[test]
 fn a_member_whose_server_has_no_keys_is_a_hole_that_the_host_is_told_of() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         on_both(|storage| {
             let mut story = on_two_servers(version, storage);
             let elsie = story.room.membership_of(ELSIE);
@@ -558,7 +557,7 @@ fn a_hole_is_filled_when_the_keys_turn_up() {
 
 #[test]
 fn events_that_arrive_while_answers_are_on_their_way_become_full_with_the_rest() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let mut messages = Vec::new();
         for number in 0..50 {
@@ -578,7 +577,7 @@ fn events_that_arrive_while_answers_are_on_their_way_become_full_with_the_rest()
 
 #[test]
 fn a_restart_after_each_answer_changes_nothing() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory()).join_held();
         let hello = story.room.message(DEREK, "hello").send();
         let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": "t" })).send();

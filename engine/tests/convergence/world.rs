@@ -7,9 +7,9 @@ use std::{
 
 use gibbous::{
     EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, OwnedServerName, Request, RequestError,
-    RequestId, RequestKind, Response, RoomVersionId, StateKey,
+    RequestId, RequestKind, Response, StateKey,
     testing::{
-        Host, S, Storage, US,
+        ALL_VERSIONS, Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
     },
 };
@@ -19,21 +19,6 @@ use crate::{
     picture::Picture,
     script::{Action, How, Script},
 };
-
-const VERSIONS: [RoomVersionId; 12] = [
-    RoomVersionId::V1,
-    RoomVersionId::V2,
-    RoomVersionId::V3,
-    RoomVersionId::V4,
-    RoomVersionId::V5,
-    RoomVersionId::V6,
-    RoomVersionId::V7,
-    RoomVersionId::V8,
-    RoomVersionId::V9,
-    RoomVersionId::V10,
-    RoomVersionId::V11,
-    RoomVersionId::V12,
-];
 
 /// Beyond so many steps the engine is not coming to rest.
 const STEPS_MAX: usize = 5_000;
@@ -73,7 +58,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(script: &Script, late_keys: bool) -> Self {
-        let version = &VERSIONS[(script.seed % 12) as usize];
+        let version = &ALL_VERSIONS[(script.seed % 12) as usize];
         let random = RandomRoom::new(version, script.seed, script.later_max);
         let backend = MemoryBackend::new();
         let storage = Storage::Memory(backend.clone());

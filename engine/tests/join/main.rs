@@ -3,9 +3,7 @@
 mod response;
 mod room;
 
-use gibbous::{RoomVersionId, testing::Host};
-
-const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+use gibbous::testing::Host;
 
 /// Tells whether the engine knows nothing of the room, also after a restart.
 fn nothing_of(host: &Host) -> Result<(), String> {

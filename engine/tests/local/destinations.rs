@@ -2,11 +2,11 @@
 
 use gibbous::{
     Created, Destinations, EventId, SendPolicy,
-    testing::{ALICE, CHARLIE, DEREK, ELSIE, S, S2, Story},
+    testing::{ALICE, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, S2, Story},
 };
 use serde_json::json;
 
-use super::{VERSIONS, membership, message, servers};
+use super::{membership, message, servers};
 
 const S3: &str = "s3.example";
 const FRED: &str = "@fred:s3.example";
@@ -26,7 +26,7 @@ fn check(story: &Story, created: &Created, expected: &[&str], is_exact: bool) {
 
 #[test]
 fn a_server_whose_user_joined_after_us_gets_what_we_say_while_the_room_is_partial() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let created = message(&mut story, ALICE, "who is there?").expect("alice may speak");
         check(&story, &created, &[S], false);
@@ -47,7 +47,7 @@ fn a_server_whose_user_joined_after_us_gets_what_we_say_while_the_room_is_partia
 
 #[test]
 fn the_servers_that_the_response_named_get_what_we_say_unless_only_proven_ones_may() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         // Elsie's server is named, but she has been left out of the response.
         let mut story = Story::joined_with(version, &[], |room| drop(room.join(ELSIE).send()));
         let created = message(&mut story, ALICE, "hello").expect("alice may speak");
@@ -65,7 +65,7 @@ fn the_servers_that_the_response_named_get_what_we_say_unless_only_proven_ones_m
 
 #[test]
 fn whom_we_invite_kick_or_ban_is_told_of_it_too() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(ALICE, 60)], |_| {});
         let invite = membership(&mut story, ALICE, FRED, "invite").expect("alice may invite");
         check(&story, &invite, &[S, S3], false);
@@ -89,7 +89,7 @@ fn whom_we_invite_kick_or_ban_is_told_of_it_too() {
 
 #[test]
 fn the_last_user_of_a_server_is_kicked_and_the_server_is_told() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::with(
             version,
             &[(ALICE, 60)],
@@ -109,7 +109,7 @@ fn the_last_user_of_a_server_is_kicked_and_the_server_is_told() {
 #[test]
 fn what_is_not_ours_to_send_goes_to_nobody() {
     let nobody = |is_exact| Destinations { servers: Default::default(), is_exact };
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         for is_full in [false, true] {
             let story = Story::new(version);
             let mut story = if is_full { story.join_full() } else { story.join_held() };
@@ -134,7 +134,7 @@ fn what_is_not_ours_to_send_goes_to_nobody() {
 
 #[test]
 fn an_event_of_ours_that_the_full_state_rejects_goes_to_nobody() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(ALICE, 60)], |room| {
             room.join(ELSIE).send();
             room.member(CHARLIE, ELSIE, "ban").send();

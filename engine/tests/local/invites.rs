@@ -2,10 +2,10 @@
 
 use gibbous::{
     Error, Invite, InviteRefusal, JoinRoute, LocalSigner, Pdu, RoomVersionId,
-    testing::{ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, Reply, S, S2, Story, US},
+    testing::{ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, S2, Story, US},
 };
 
-use super::{VERSIONS, member, membership};
+use super::{member, membership};
 
 fn signer(story: &Story, server: &str) -> LocalSigner {
     story.room.keys().signer_of(server.try_into().expect("a name"))
@@ -27,7 +27,7 @@ fn refused(story: &Story, origin: &str, event: &[u8]) -> InviteRefusal {
 
 #[test]
 fn an_invite_is_signed_by_us_and_stands_in_the_room() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         for is_full in [false, true] {
             let story = Story::new(version);
             let mut story = if is_full { story.join_full() } else { story.join_held() };
@@ -51,7 +51,7 @@ fn an_invite_is_signed_by_us_and_stands_in_the_room() {
 
 #[test]
 fn what_is_no_invite_of_ours_is_not_signed() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let invite = story.room.member(CHARLIE, BOB, "invite").unsent();
         let refused_of = |story: &Story, pdu: &Pdu| refused(story, S, pdu.canonical_json().as_bytes());
@@ -79,7 +79,7 @@ fn what_is_no_invite_of_ours_is_not_signed() {
 
 #[test]
 fn an_invite_of_a_server_whose_keys_are_not_known_is_signed_when_they_are() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let elsie = story.room.join(ELSIE).send();
         story.servers.set(S2, Asked::ServerKeys, Reply::Held);
@@ -99,7 +99,7 @@ fn an_invite_of_a_server_whose_keys_are_not_known_is_signed_when_they_are() {
 
 #[test]
 fn where_nobody_of_ours_is_left_an_invite_is_signed_and_not_stored() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         drop(membership(&mut story, ALICE, ALICE, "leave").expect("alice may leave"));
         let invite = story.room.member(CHARLIE, ALICE, "invite").send();

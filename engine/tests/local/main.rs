@@ -8,12 +8,10 @@ mod route;
 mod scripts;
 
 use gibbous::{
-    CreateRefusal, Created, OwnedEventId, RoomVersionId, StateKey,
+    CreateRefusal, Created, OwnedEventId, StateKey,
     testing::{ALICE, Story},
 };
 use serde_json::{Value, json};
-
-const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 
 fn member(user: &str) -> StateKey {
     StateKey::new("m.room.member", user)

@@ -3,11 +3,11 @@
 use gibbous::{
     Check, CreateRefusal, EventDraft, EventStatus, Rejection, RoomVersionId,
     gibbous_codec::{FormatError, Rule},
-    testing::{ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, S, Story},
+    testing::{ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, Story},
 };
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{VERSIONS, member, membership, message, said};
+use super::{member, membership, message, said};
 
 /// Asserts that an event is refused, and that not a row has been written for it.
 #[track_caller]
@@ -43,7 +43,7 @@ fn rule_of(refusal: &CreateRefusal) -> (Check, Rule, bool) {
 
 #[test]
 fn a_refusal_says_whether_partial_state_is_to_blame() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let leave = json!({ "membership": "leave" });
         // Derek's membership has been left out of the response.
@@ -64,7 +64,7 @@ fn a_refusal_says_whether_partial_state_is_to_blame() {
 
 #[test]
 fn what_rests_on_the_unknown_says_so_and_the_host_is_told_when_it_was_wrong() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         // Elsie is banned, which alice cannot know.
         let mut story = Story::joined_with(version, &[(ALICE, 60)], |room| {
             room.join(ELSIE).send();
@@ -134,7 +134,7 @@ fn users_and_signers_of_other_servers_are_not_ours() {
 
 #[test]
 fn who_is_not_in_the_room_may_not_speak() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         // Alice is in it, bob is not.
         let refusal = check_refused(&mut story, BOB, "m.room.message", None, json!({ "body": "hello" }));
@@ -146,7 +146,7 @@ fn who_is_not_in_the_room_may_not_speak() {
 
 #[test]
 fn a_fork_that_a_refused_event_had_resolved_is_resolved_again_by_the_next() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let join = story.join.clone();
         let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": "t" })).after(&[&join]).send();
@@ -170,7 +170,7 @@ fn topic_key(event_type: &str) -> gibbous::StateKey {
 
 #[test]
 fn an_event_follows_the_twenty_latest_extremities_and_must_be_allowed_by_all_of_them() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let join = story.join.clone();
         let mut forks = Vec::new();
@@ -207,7 +207,7 @@ fn an_event_follows_the_twenty_latest_extremities_and_must_be_allowed_by_all_of_
 
 #[test]
 fn a_join_in_progress_does_not_hold_up_who_is_in_the_room() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let bob = story.room.join(BOB).send();
         story.servers.set_all(Asked::ServerKeys, gibbous::testing::Reply::Held);

@@ -3,11 +3,11 @@
 use gibbous::{
     CreateRefusal, JoinError, JoinRoute, JoinStatus, Rejection, RoomVersionId,
     gibbous_codec::Rule,
-    testing::{ALICE, BOB, CHARLIE, DEREK, ELSIE, S, S2, Story},
+    testing::{ALICE, BOB, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, S2, Story},
 };
 use serde_json::json;
 
-use super::{VERSIONS, member, membership, message, said, servers};
+use super::{member, membership, message, said, servers};
 
 fn route(story: &Story, user: &str) -> JoinRoute {
     let user = user.try_into().expect("a user ID");
@@ -27,7 +27,7 @@ fn a_room_that_is_not_known_is_joined_by_a_handshake_without_its_members() {
 
 #[test]
 fn while_the_room_is_partial_only_who_is_in_it_joins_again_by_himself() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[], |room| drop(room.join(ELSIE).send()));
         assert_eq!(route(&story, ALICE), JoinRoute::Local);
         assert_eq!(route(&story, BOB), by_handshake(&[S, S2], true));
@@ -38,7 +38,7 @@ fn while_the_room_is_partial_only_who_is_in_it_joins_again_by_himself() {
 
 #[test]
 fn in_a_full_room_a_second_user_joins_by_an_event_of_ours() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let created = membership(&mut story, BOB, BOB, "join").expect("the room is public");
         assert_eq!((servers(&created), created.destinations.is_exact), (vec![S], true));
@@ -56,7 +56,7 @@ fn in_a_full_room_a_second_user_joins_by_an_event_of_ours() {
 
 #[test]
 fn when_the_last_of_us_has_left_a_full_room_it_is_joined_anew() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         drop(membership(&mut story, ALICE, ALICE, "leave").expect("alice may leave"));
         assert_eq!(route(&story, ALICE), by_handshake(&[S], true));
@@ -69,7 +69,7 @@ fn when_the_last_of_us_has_left_a_full_room_it_is_joined_anew() {
 
 #[test]
 fn who_is_refused_is_told_why_without_asking_anybody() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let ban = story.room.member(CHARLIE, BOB, "ban").send();
         story.receive(S, &[&ban]);
@@ -127,7 +127,7 @@ fn a_restricted_room_is_joined_by_who_may_invite_or_by_a_handshake() {
 
 #[test]
 fn a_partial_response_for_a_room_that_is_full_is_refused_and_nothing_is_lost() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let hello = said(&mut story, "hello");
         // What bob's join follows has not come here yet.
@@ -152,7 +152,7 @@ fn a_partial_response_for_a_room_that_is_full_is_refused_and_nothing_is_lost() {
 #[test]
 fn a_partial_response_whose_join_follows_what_is_known_leaves_a_full_room_full() {
     // The room became full while the response was on its way.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let bob = story.room.join(BOB).send();
         assert_eq!(story.join_partially(&bob, S), JoinStatus::Joined { event_id: bob.clone(), partial: false });

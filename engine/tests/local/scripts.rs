@@ -3,11 +3,11 @@
 
 use gibbous::{
     CreateRefusal, EventStatus, JoinError, JoinRoute, JoinStatus, Outcome, OwnedEventId, StateKey,
-    testing::{ALICE, BOB, CHARLIE, DEREK, ELSIE, S, Story},
+    testing::{ALICE, BOB, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, Story},
 };
 use serde_json::json;
 
-use super::{VERSIONS, assert_made_like, member, membership, message, said, servers};
+use super::{assert_made_like, member, membership, message, said, servers};
 
 const ACCEPTED_PARTIALLY: Outcome = Outcome::Judged { status: EventStatus::Accepted, partial: true };
 
@@ -28,7 +28,7 @@ fn route(story: &Story, user: &str) -> JoinRoute {
 
 #[test]
 fn s01_what_is_said_before_the_resync_has_the_members_in_its_state_after_it() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
         let created = message(&mut story, ALICE, "m1").expect("alice may speak");
@@ -44,7 +44,7 @@ fn s01_what_is_said_before_the_resync_has_the_members_in_its_state_after_it() {
 
 #[test]
 fn s05_can_send_events_during_partial_state_join() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
         let expected = story.room.message(ALICE, "hello").unsent();
@@ -61,7 +61,7 @@ fn s05_can_send_events_during_partial_state_join() {
 
 #[test]
 fn s52_can_change_display_name_during_partial_state_join() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
         assert_eq!(route(&story, ALICE), JoinRoute::Local);
@@ -77,7 +77,7 @@ fn s52_can_change_display_name_during_partial_state_join() {
 
 #[test]
 fn s53_leave_during_resync_is_seen_after_the_resync() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let created = membership(&mut story, ALICE, ALICE, "leave").expect("alice may leave");
         check_full(&mut story, &created.pdu.event_id().to_owned());
@@ -88,7 +88,7 @@ fn s53_leave_during_resync_is_seen_after_the_resync() {
 
 #[test]
 fn s54_leave_during_resync_does_not_wait_for_the_resync() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
         let join = story.join.clone();
@@ -107,7 +107,7 @@ fn s54_leave_during_resync_does_not_wait_for_the_resync() {
 
 #[test]
 fn s55_leave_during_resync_works_after_a_second_partial_join() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         assert_eq!(
             route(&story, BOB),
@@ -138,7 +138,7 @@ fn s57_leave_during_resync_succeeds_then_another_user_can_join_without_resync_co
 
 #[track_caller]
 fn check_rejoin(user: &str) {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let created = membership(&mut story, ALICE, ALICE, "leave").expect("alice may leave");
         let candidates = vec![S.try_into().expect("a name")];
@@ -156,7 +156,7 @@ fn check_rejoin(user: &str) {
 
 #[test]
 fn s59_leave_during_resync_can_be_triggered_by_remote_ban() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let ban = story.room.member(CHARLIE, ALICE, "ban").send();
         story.receive(S, &[&ban]);
@@ -179,7 +179,7 @@ fn s59_leave_during_resync_can_be_triggered_by_remote_ban() {
 fn a_leave_that_is_rejected_at_the_flip_does_not_bring_its_user_back() {
     // As far as is known derek, who in truth has left, kicks elsie, so that her ban of alice is rejected. When the room
     // is full the ban holds, and alice has left a room that she was banned from.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 100), (ELSIE, 50)], |room| {
             room.leave(DEREK).send();
             room.join(ELSIE).send();
@@ -214,7 +214,7 @@ fn a_leave_that_is_rejected_at_the_flip_does_not_bring_its_user_back() {
 #[test]
 fn the_next_event_of_ours_does_not_follow_one_that_the_full_state_has_rejected() {
     // Derek has left before alice joins, which she cannot know.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 50)], |room| drop(room.leave(DEREK).send()));
         let [join, derek, levels] = [story.join.clone(), story.derek.clone(), story.power_levels.clone()];
         let bad =
@@ -233,7 +233,7 @@ fn the_next_event_of_ours_does_not_follow_one_that_the_full_state_has_rejected()
 
 #[test]
 fn what_is_said_before_and_after_a_restart_stands_in_one_line() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let first = said(&mut story, "before");
         story.restart();

@@ -2,11 +2,14 @@
 
 use gibbous::{
     At, JoinStatus, Lookup, NotYet, OwnedEventId, ServerName, StateFilter, StateRead, Trust, WaitingOn,
-    testing::{ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, Host, Reply, RoomBuilder, S, Story, US, history::Dice},
+    testing::{
+        ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, Host, NEWEST_VERSIONS, Reply, RoomBuilder, S, Story, US,
+        history::Dice,
+    },
 };
 use serde_json::json;
 
-use crate::{VERSIONS, key, member, members_of};
+use crate::{key, member, members_of};
 
 /// What a view says of a key of the current state, and how far it can be relied on.
 fn lookup(host: &Host, key: &gibbous::StateKey) -> (Lookup<OwnedEventId>, Option<Trust>) {
@@ -36,7 +39,7 @@ fn check_unknown(host: &Host, key: &gibbous::StateKey) -> NotYet {
 
 #[test]
 fn s39_members_from_before_the_join_are_not_to_be_relied_on_until_it_is_complete() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         for user in [CHARLIE, DEREK] {
             check_unknown(&story, &member(user));
@@ -51,7 +54,7 @@ fn s39_members_from_before_the_join_are_not_to_be_relied_on_until_it_is_complete
 
 #[test]
 fn s40_members_of_another_room_with_full_state_are_exact_all_the_same() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let story = Story::joined(version);
         let mut other = RoomBuilder::new(version, ELSIE);
         other.join(ELSIE).send();
@@ -68,7 +71,7 @@ fn s40_members_of_another_room_with_full_state_are_exact_all_the_same() {
 
 #[test]
 fn s50_aliases_can_be_deleted_by_levels_that_are_known_at_once() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(ALICE, 50)], |_| {});
         let levels = key("m.room.power_levels");
         let expected = Lookup::Present(story.power_levels.clone());
@@ -81,7 +84,7 @@ fn s50_aliases_can_be_deleted_by_levels_that_are_known_at_once() {
 
 #[test]
 fn x10_what_is_no_member_never_waits_and_what_is_one_elsewhere_does_but_for_heroes() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         // MSC3943: a room without a name tells of its heroes.
         let mut story = Story::new(version);
         story.hold_resync();
@@ -125,7 +128,7 @@ fn x10_what_is_no_member_never_waits_and_what_is_one_elsewhere_does_but_for_hero
 
 #[test]
 fn what_came_since_the_join_is_trusted_more_than_what_was_only_told() {
-    let mut story = Story::joined(&VERSIONS[1]);
+    let mut story = Story::joined(&NEWEST_VERSIONS[1]);
     let elsie = story.room.join(ELSIE).send();
     story.receive(S, &[&elsie]);
     assert_eq!(lookup(&story, &member(ELSIE)), (Lookup::Present(elsie), Some(Trust::PartialTrusted)));
@@ -133,7 +136,7 @@ fn what_came_since_the_join_is_trusted_more_than_what_was_only_told() {
 
 #[test]
 fn what_is_not_known_says_since_when_and_when_it_is_asked_again() {
-    let mut story = Story::joined(&VERSIONS[1]);
+    let mut story = Story::joined(&NEWEST_VERSIONS[1]);
     let joined_ms = story.now_ms;
     let not_yet = check_unknown(&story, &member(DEREK));
     assert_eq!((not_yet.since_ms, not_yet.attempts, not_yet.next_retry_ms), (Some(joined_ms), 0, None));
@@ -163,7 +166,7 @@ fn what_is_not_known_says_since_when_and_when_it_is_asked_again() {
 fn nothing_of_the_true_state_is_ever_absent() {
     let users: Vec<String> = (0..12).map(|number| format!("@user{number}:s{}.example", number % 4)).collect();
     for seed in 0..30 {
-        let version = &VERSIONS[seed % VERSIONS.len()];
+        let version = &NEWEST_VERSIONS[seed % NEWEST_VERSIONS.len()];
         let mut dice = Dice::new(seed as u64);
         let mut banned: Vec<&String> = Vec::new();
         let mut tell = |room: &mut RoomBuilder, number: usize| {

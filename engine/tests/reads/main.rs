@@ -10,10 +10,7 @@ mod states;
 
 use std::collections::BTreeSet;
 
-use gibbous::{OwnedEventId, RoomVersionId, StateKey, StateMap, testing::Story};
-
-/// The room versions of interest: the last ones before and after the create event's ID became the room's.
-const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+use gibbous::{OwnedEventId, StateKey, StateMap, testing::Story};
 
 fn key(event_type: &str) -> StateKey {
     StateKey::new(event_type, "")

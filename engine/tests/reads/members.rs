@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 
 use gibbous::{
     JoinStatus, Limits, Lookup, Membership, MemoryBackend, OwnedEventId, Summary, UserId, WaitingOn,
-    testing::{ALICE, CHARLIE, DEREK, ELSIE, RoomBuilder, S, Storage, Story},
+    testing::{ALICE, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, RoomBuilder, S, Storage, Story},
 };
 use serde_json::json;
-
-use crate::VERSIONS;
 
 fn member_for_timeline(story: &Story, event: &OwnedEventId) -> Lookup<OwnedEventId> {
     story.view().member_for_timeline(event).expect("the store works")
@@ -21,7 +19,7 @@ fn two_of_dereks(story: &mut Story) -> [OwnedEventId; 2] {
 
 #[test]
 fn s16_an_initial_sync_has_the_senders_of_its_timeline() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let hello = story.room.message(DEREK, "hello").send();
         story.receive(S, &[&hello]);
@@ -34,7 +32,7 @@ fn s16_an_initial_sync_has_the_senders_of_its_timeline() {
 
 #[test]
 fn s17_a_gappy_sync_has_the_sender_of_the_one_event_that_it_shows() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let [one, two] = two_of_dereks(&mut story);
         story.receive(S, &[&one, &two]);
@@ -44,7 +42,7 @@ fn s17_a_gappy_sync_has_the_sender_of_the_one_event_that_it_shows() {
 
 #[test]
 fn s18_an_incremental_sync_has_the_senders_of_its_timeline() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         for event in two_of_dereks(&mut story) {
             story.receive(S, &[&event]);
@@ -55,7 +53,7 @@ fn s18_an_incremental_sync_has_the_senders_of_its_timeline() {
 
 #[test]
 fn s22_a_gappy_sync_after_the_join_is_complete_has_the_sender() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.release();
         let [one, two] = two_of_dereks(&mut story);
@@ -67,7 +65,7 @@ fn s22_a_gappy_sync_after_the_join_is_complete_has_the_sender() {
 
 #[test]
 fn who_was_not_in_the_room_before_has_no_membership_to_be_shown() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         assert_eq!(member_for_timeline(&story, &story.join), Lookup::Absent);
         let elsie = story.room.join(ELSIE).send();
@@ -93,7 +91,7 @@ fn members_come_in_pages_each_once() {
         }
     };
     let storage = Storage::Memory(MemoryBackend::new());
-    let story = Story::with(&VERSIONS[1], &[], crowd, storage, Limits::default()).join_full();
+    let story = Story::with(&NEWEST_VERSIONS[1], &[], crowd, storage, Limits::default()).join_full();
     let view = story.view();
     let whole = view.members(None, MEMBERS + 10).expect("the store works");
     assert_eq!((whole.known.len(), whole.next.clone(), whole.is_complete), (MEMBERS + 3, None, true));
@@ -129,7 +127,7 @@ fn heroes(story: &Story, reader: Option<&str>) -> Vec<String> {
 
 #[test]
 fn heroes_are_the_first_who_joined_then_the_first_who_are_invited() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         assert_eq!(heroes(&story, Some(ALICE)), [CHARLIE, DEREK]);
         assert_eq!(heroes(&story, None), [CHARLIE, DEREK, ALICE]);
@@ -151,7 +149,7 @@ fn heroes_are_the_first_who_joined_then_the_first_who_are_invited() {
 
 #[test]
 fn a_room_that_all_others_have_left_is_named_by_them() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let ban = story.room.member(CHARLIE, DEREK, "ban").send();
         let leave = story.room.leave(CHARLIE).send();
@@ -165,7 +163,7 @@ fn a_room_that_all_others_have_left_is_named_by_them() {
 
 #[test]
 fn a_partial_room_is_named_without_waiting() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         // MSC3943: the response of a room without a name has heroes.
         let mut story = Story::new(version);
         story.hold_resync();
@@ -191,7 +189,7 @@ fn a_partial_room_is_named_without_waiting() {
 
 #[test]
 fn a_name_is_a_text_that_is_not_empty() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         for (name, expected) in [(json!("Moon"), Some("Moon")), (json!(""), None), (json!(7), None), (json!({}), None)]
         {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use gibbous::{
     At, JoinStatus, Lookup, OwnedEventId, StateFilter, StateMap, StateRead, WaitingOn,
-    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, S, Story},
+    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, Story},
 };
 
-use crate::{VERSIONS, member, members_of};
+use crate::{member, members_of};
 
 fn everything_but_members() -> StateFilter {
     StateFilter::none().with_keys("m.room.member", []).and_others()
@@ -32,7 +32,7 @@ fn check_waits(read: &StateRead, on: &WaitingOn, expected: &StateMap<OwnedEventI
 
 #[test]
 fn s04_a_lazy_sync_is_answered_during_a_partial_join() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let story = Story::joined(version);
         let filter = StateFilter::none().with_keys("m.room.member", [ALICE]).and_others();
         let StateRead::Ready(state) = read(&story, At::Now, &filter) else { panic!("it does not wait") };
@@ -43,7 +43,7 @@ fn s04_a_lazy_sync_is_answered_during_a_partial_join() {
 
 #[test]
 fn s19_a_request_for_the_members_at_a_token_waits_for_the_full_state_there() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
         let waiting_on = WaitingOn::Event(join.clone());
@@ -58,7 +58,7 @@ fn s19_a_request_for_the_members_at_a_token_waits_for_the_full_state_there() {
 
 #[test]
 fn s29_a_request_for_the_joined_members_waits_for_the_full_state_of_the_room() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let ours = members_of(&[(ALICE, &story.join)]);
         check_waits(&read(&story, At::Now, &all_members()), &WaitingOn::Room, &ours);
@@ -74,7 +74,7 @@ fn s29_a_request_for_the_joined_members_waits_for_the_full_state_of_the_room() {
 
 #[test]
 fn all_of_a_state_is_what_the_filters_make_of_it() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.release();
         let state = story.view().current_state().expect("the store works");
@@ -95,7 +95,7 @@ fn all_of_a_state_is_what_the_filters_make_of_it() {
 
 #[test]
 fn the_state_at_an_event_is_partial_as_long_as_the_event_is_and_not_as_its_room_is() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         // With full state first; then all of ours leave, and one joins again after what nobody here has seen.
         let mut story = Story::new(version).join_full();
         let hello = story.room.message(DEREK, "hello").send();
@@ -138,7 +138,7 @@ fn the_state_at_an_event_is_partial_as_long_as_the_event_is_and_not_as_its_room_
 
 #[test]
 fn of_an_event_without_a_place_nothing_is_known() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.servers.set_all(Asked::MissingEvents, Reply::Held);
         story.room.message(DEREK, "unseen").send();

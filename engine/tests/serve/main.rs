@@ -13,9 +13,6 @@ use gibbous::{
 };
 use serde_json::Value;
 
-/// The room versions of interest: the last ones before and after the create event's ID became the room's.
-const VERSIONS: [RoomVersionId; 3] = [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
-
 fn server(name: &str) -> &ServerName {
     name.try_into().expect("a server name")
 }

@@ -2,14 +2,14 @@
 
 use gibbous::{
     EventId,
-    testing::{ALICE, CHARLIE, DEREK, ELSIE, RoomBuilder, S, S2, Story},
+    testing::{ALICE, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, RoomBuilder, S, S2, Story},
 };
 
-use super::{FORBIDDEN, NOT_FOUND, PARTIAL, VERSIONS, given, ids, refused, server, values};
+use super::{FORBIDDEN, NOT_FOUND, PARTIAL, given, ids, refused, server, values};
 
 #[test]
 fn the_state_before_an_event_is_given_with_all_that_it_rests_on() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let topic = story.room.state(CHARLIE, "m.room.topic", "", serde_json::json!({ "topic": "a" })).send();
         story.receive(S, &[&topic]);
@@ -40,7 +40,7 @@ fn the_state_before_an_event_is_given_with_all_that_it_rests_on() {
 
 #[test]
 fn what_is_not_known_or_not_allowed_is_refused() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version).join_full();
         let topic = story.room.state(DEREK, "m.room.topic", "", serde_json::json!({})).without_effect().send();
         story.receive(S, &[&topic]);
@@ -72,7 +72,7 @@ fn what_is_not_known_or_not_allowed_is_refused() {
 #[test]
 fn a_partial_room_refuses_what_it_cannot_know_and_answers_when_it_is_full() {
     // T(X) (b) and (d) of the scripts on received events: the state at X is refused first, and then the true one.
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let hello = story.room.message(DEREK, "hello").send();
         story.receive(S, &[&hello]);
@@ -95,7 +95,7 @@ fn a_partial_room_refuses_what_it_cannot_know_and_answers_when_it_is_full() {
 
 #[test]
 fn a_server_whose_last_user_has_left_is_given_nothing_more() {
-    for version in &VERSIONS {
+    for version in &NEWEST_VERSIONS {
         let elsie = |room: &mut RoomBuilder| drop(room.join(ELSIE).send());
         let storage = gibbous::testing::Storage::Memory(gibbous::MemoryBackend::new());
         let mut story = Story::with(version, &[], elsie, storage, gibbous::Limits::default()).join_full();
