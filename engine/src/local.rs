@@ -6,8 +6,8 @@ mod route;
 pub(crate) mod template;
 
 use gibbous_codec::{
-    Authoriser, Check, EventId, EventStatus, FormatError, Membership, OwnedEventId, OwnedServerName, OwnedUserId, Pdu,
-    Rejection, Signer, StateGroup, StateKey, UserId, sign_by,
+    Authoriser, EventId, EventStatus, FormatError, Membership, OwnedEventId, OwnedServerName, OwnedUserId, Pdu,
+    Rejection, Signer, StateKey, UserId, sign_by,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::value::RawValue;
@@ -20,9 +20,8 @@ pub use self::{
 };
 use crate::{
     Error, Outcome, Receipt,
-    auth::{Cell, check_state},
-    intake::place::{Assessment, Demand, Verdict, find},
-    lookup::AuthEvent,
+    auth::Cell,
+    intake::place::{Assessment, Demand, Verdict},
     room::{Context, Room},
     state::stage_of,
     view::may_be_omitted,
@@ -121,18 +120,22 @@ impl Room {
         signer: &dyn Signer,
     ) -> Result<Result<Created, CreateRefusal>, Error> {
         let mut txn = cx.store.txn(self.num)?;
-        let Allowed { pdu, verdict, rests_on_unknown } = match self.allow(cx, &mut txn, draft, signer)? {
-            Ok(allowed) => allowed,
+        let placed = match self.allow(cx, &mut txn, draft, signer)? {
+            Ok(Allowed { pdu, verdict, rests_on_unknown }) => {
+                let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
+                self.place_judged(&mut txn, &pdu, position, verdict)?;
+                self.note_local_join(&mut txn, &pdu, cx.our_server)?;
+                Ok((pdu, rests_on_unknown))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let (pdu, rests_on_unknown) = match self.commit_if_granted(txn, placed)? {
+            Ok(placed) => placed,
             Err(refusal) => {
-                self.abandon(txn);
                 tracing::debug!(room = %self.id, sender = %draft.sender, %refusal, "an event of ours is refused");
                 return Ok(Err(refusal));
             }
         };
-        let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
-        self.place_judged(&mut txn, &pdu, position, verdict)?;
-        self.note_local_join(&mut txn, &pdu, cx.our_server)?;
-        self.commit(txn)?;
         self.advance(cx)?;
         let mut receipts = [Receipt { event_id: Some(pdu.event_id().to_owned()), outcome: Outcome::Waiting }];
         self.update_receipts(cx, &mut receipts)?;
@@ -178,11 +181,7 @@ impl Room {
             }
         };
         let unknown = if template.is_partial { unknown(&verdict.cells, cx) } else { Vec::new() };
-        let rejection = match &verdict.status {
-            EventStatus::Rejected(rejection) => Some(rejection.clone()),
-            EventStatus::Accepted | EventStatus::SoftFailed => self.rejected_by_current(txn, &pdu, verdict.before)?,
-        };
-        Ok(match rejection {
+        Ok(match self.rejection_of(txn, &pdu, &verdict)? {
             None => Ok(Allowed { pdu, verdict, rests_on_unknown: unknown }),
             Some(rejection) => {
                 // It does not come again, at least not as the same event.
@@ -231,23 +230,25 @@ impl Room {
         }))
     }
 
-    /// Check 6, where the room is full and the state before the event is not the current one: an event follows at most
-    /// twenty extremities, of which there may be more.
-    pub(crate) fn rejected_by_current(
+    /// Returns why an event that nobody has seen yet is not to be taken in, if it is not: checks 4 and 5, which have given
+    /// the verdict, and check 6.
+    ///
+    /// Check 6 asks only where the room is full and the state before the event is not the current one: an event follows at
+    /// most twenty extremities, of which there may be more.
+    pub(crate) fn rejection_of(
         &mut self,
         txn: &mut Txn<'_>,
         pdu: &Pdu,
-        before: StateGroup,
+        verdict: &Verdict,
     ) -> Result<Option<Rejection>, Error> {
+        if let EventStatus::Rejected(rejection) = &verdict.status {
+            return Ok(Some(rejection.clone()));
+        }
         let (_, current) = self.provisional(txn)?;
-        if current == before || txn.head()?.is_none_or(|head| head.partial.is_some()) {
+        if current == verdict.before || txn.head()?.is_none_or(|head| head.partial.is_some()) {
             return Ok(None);
         }
-        let events = self.memory.events(txn);
-        let event = AuthEvent::new(pdu.clone(), false);
-        let by_current =
-            check_state(&self.memory.rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
-        Ok(by_current.decision.err())
+        self.refused_by(txn, current, pdu)
     }
 }
 

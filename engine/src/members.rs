@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use gibbous_codec::{EventNum, EventRecord, Membership, OwnedServerName, Path, ServerName, StateGroup, UserId};
@@ -61,6 +61,26 @@ const HEROES_MAX: usize = 5;
 
 /// How many events [`First`] lists: so many of the first members may go before the state is counted anew.
 const FIRST_MAX: usize = 64;
+
+/// Moves shared members to a state, which they stand at until they are let go.
+pub(crate) fn members_of<'m, R: RoomRows>(
+    shared: &'m SharedMembers,
+    rows: &R,
+    state: StateGroup,
+) -> Result<MutexGuard<'m, Members>, Error> {
+    let mut members = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    members.follow(rows, state)?;
+    Ok(members)
+}
+
+/// Returns the servers with a joined member in a state.
+pub(crate) fn hosts_of<R: RoomRows>(
+    shared: &SharedMembers,
+    rows: &R,
+    state: StateGroup,
+) -> Result<BTreeSet<OwnedServerName>, Error> {
+    Ok(members_of(shared, rows, state)?.hosts().cloned().collect())
+}
 
 impl Members {
     /// Moves to a state, from wherever the last one asked about was.
@@ -250,9 +270,7 @@ impl Room {
             servers.extend(self.servers(txn, &head, cx)?);
         }
         let (_, current) = self.provisional(txn)?;
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.follow(txn, current)?;
-        servers.extend(members.hosts().cloned());
+        servers.extend(members_of(&self.members, txn, current)?.hosts().cloned());
         Ok(ServersInRoom { servers, is_exact })
     }
 

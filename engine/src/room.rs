@@ -236,13 +236,20 @@ impl Room {
         Ok(())
     }
 
-    /// Drops what is staged. States that were resolved for it are gone with it, so they are not remembered.
-    pub(crate) fn abandon(&mut self, txn: Txn<'_>) {
-        if !txn.is_empty() {
-            self.memory.forget_resolved();
-            self.provisional = None;
+    /// Commits what was staged for something that is granted. What is refused leaves nothing behind: states that were
+    /// resolved on the way are gone with the transaction, so they are not remembered.
+    pub(crate) fn commit_if_granted<T, E>(&mut self, txn: Txn<'_>, done: Result<T, E>) -> Result<Result<T, E>, Error> {
+        match &done {
+            Ok(_) => self.commit(txn)?,
+            Err(_) => {
+                if !txn.is_empty() {
+                    self.memory.forget_resolved();
+                    self.provisional = None;
+                }
+                txn.discard();
+            }
         }
-        txn.discard();
+        Ok(done)
     }
 
     /// Stages what is held of an event from here on, and keeps the memory beside it.

@@ -64,7 +64,7 @@ pub use self::{
     events::MissingEvents,
     handshake::Admitted,
 };
-use crate::{Error, RoomView, state::stage_of};
+use crate::{Error, RoomView, lookup::is_rejected, state::stage_of};
 
 /// Why another server is not given what it asks for: a Matrix error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,9 +175,7 @@ impl RoomView {
     /// rejected.
     fn find_event(&self, rows: &impl RoomRows, event_id: &EventId) -> Served<(EventNum, Stage)> {
         Ok(match stage_of(rows, event_id)? {
-            Some((num, stage @ (Stage::Placed { .. } | Stage::Outlier { .. })))
-                if !crate::lookup::is_rejected(&stage) =>
-            {
+            Some((num, stage @ (Stage::Placed { .. } | Stage::Outlier { .. }))) if !is_rejected(&stage) => {
                 Ok((num, stage))
             }
             _ => Err(Refusal::NotFound(format!("event {event_id}"))),

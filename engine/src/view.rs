@@ -18,7 +18,10 @@ use gibbous_codec::{
 use gibbous_storage::{Difference, RoomRows, Store, diff};
 
 use crate::{
-    Error, ResyncStatus, ServersInRoom, lookup::parse_stored, members::SharedMembers, resolve::all_entries,
+    Error, ResyncStatus, ServersInRoom,
+    lookup::parse_stored,
+    members::{SharedMembers, members_of},
+    resolve::all_entries,
     state::stage_of,
 };
 
@@ -142,9 +145,7 @@ impl RoomView {
         if self.is_partial {
             servers.extend(self.servers.iter().cloned());
         }
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.follow(&rows, self.current)?;
-        servers.extend(members.hosts().cloned());
+        servers.extend(members_of(&self.members, &rows, self.current)?.hosts().cloned());
         Ok(ServersInRoom { servers, is_exact: !self.is_partial })
     }
 

@@ -158,10 +158,8 @@ impl Engine {
         now_ms: u64,
     ) -> Served<Admitted> {
         let condition = granted!(self.condition_of_sender(room_id, event)?);
-        self.with_served_room(room_id, now_ms, |room, cx| {
-            let sent = Sent { origin, handshake: Handshake::Join, event, omit_members, condition };
-            room.send_member(cx, sent, signer)
-        })
+        let sent = Sent { origin, handshake: Handshake::Join, event, omit_members, condition };
+        self.send_member(room_id, sent, signer, now_ms)
     }
 
     /// Answers `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`: takes the leave in.
@@ -177,11 +175,9 @@ impl Engine {
         signer: &dyn Signer,
         now_ms: u64,
     ) -> Served<Admitted> {
-        self.with_served_room(room_id, now_ms, |room, cx| {
-            let sent =
-                Sent { origin, handshake: Handshake::Leave, event, omit_members: false, condition: Condition::Unknown };
-            room.send_member(cx, sent, signer)
-        })
+        let condition = Condition::Unknown;
+        let sent = Sent { origin, handshake: Handshake::Leave, event, omit_members: false, condition };
+        self.send_member(room_id, sent, signer, now_ms)
     }
 
     /// Answers `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`: takes the knock in, and tells what the room is.
@@ -197,11 +193,9 @@ impl Engine {
         signer: &dyn Signer,
         now_ms: u64,
     ) -> Served<Admitted> {
-        self.with_served_room(room_id, now_ms, |room, cx| {
-            let sent =
-                Sent { origin, handshake: Handshake::Knock, event, omit_members: false, condition: Condition::Unknown };
-            room.send_member(cx, sent, signer)
-        })
+        let condition = Condition::Unknown;
+        let sent = Sent { origin, handshake: Handshake::Knock, event, omit_members: false, condition };
+        self.send_member(room_id, sent, signer, now_ms)
     }
 
     fn make_member(
@@ -221,6 +215,10 @@ impl Engine {
             Handshake::Leave | Handshake::Knock => Condition::Unknown,
         };
         self.with_served_room(room_id, now_ms, |room, cx| room.make_member(cx, handshake, user, versions, condition))
+    }
+
+    fn send_member(&self, room_id: &RoomId, sent: Sent<'_>, signer: &dyn Signer, now_ms: u64) -> Served<Admitted> {
+        self.with_served_room(room_id, now_ms, |room, cx| room.send_member(cx, sent, signer))
     }
 
     fn condition_of_sender(&self, room_id: &RoomId, event: &[u8]) -> Served<Condition> {
@@ -259,16 +257,14 @@ impl Engine {
             let is_membership = allow.get("type").is_some_and(|named| named == "m.room_membership");
             let named = allow.get("room_id").filter(|_| is_membership).and_then(serde_json::Value::as_str);
             let Some(Ok(allowed)) = named.map(<&RoomId>::try_from) else { continue };
-            let room = self.room_served(allowed)?.ok();
             // What a partial room tells of members is one server's word, and what we have left may have changed.
-            let Some(room) = room.filter(|room| !room.is_partial()) else {
-                condition = Condition::Unknown;
-                continue;
+            let room = match self.room_served(allowed)? {
+                Ok(room) if !room.is_partial() && room.admit(&self.inner.config.our_server)?.is_ok() => room,
+                _ => {
+                    condition = Condition::Unknown;
+                    continue;
+                }
             };
-            if !room.servers_in_room()?.servers.contains(&self.inner.config.our_server) {
-                condition = Condition::Unknown;
-                continue;
-            }
             match room.state_event(&StateKey::new("m.room.member", user.as_str()))? {
                 Lookup::Present(member) if member.membership() == Some("join") => return Ok(Ok(Condition::Met)),
                 Lookup::Present(_) | Lookup::Absent => {}

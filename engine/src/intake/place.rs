@@ -3,8 +3,8 @@
 use std::{cell::RefCell, sync::Arc};
 
 use gibbous_codec::{
-    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Path, Pdu, Position, Stage, StateGroup, StateKey,
-    States, path,
+    Check, EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Path, Pdu, Position, Rejection, Stage, StateGroup,
+    StateKey, States, path,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -341,6 +341,15 @@ impl Room {
             num.map(|num| events.by_num(num)).transpose()
         })?;
         Ok(Decided { authorization, read: read.into_inner() })
+    }
+
+    /// The rules of check 6: returns why a current state refuses an event, if it does.
+    pub(crate) fn refused_by(&self, txn: &Txn<'_>, current: StateGroup, pdu: &Pdu) -> Result<Option<Rejection>, Error> {
+        let events = self.memory.events(txn);
+        let event = AuthEvent::new(pdu.clone(), false);
+        let by_current =
+            check_state(&self.memory.rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
+        Ok(by_current.decision.err())
     }
 
     /// Tells whether an auth event's verdict may still change; notes those that are missing.

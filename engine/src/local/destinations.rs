@@ -1,15 +1,16 @@
 //! To which servers an event of ours is to be sent.
 
-use std::{collections::BTreeSet, sync::PoisonError};
+use std::collections::BTreeSet;
 
 use gibbous_codec::{
-    EventId, EventNum, EventStatus, LogRecord, LogSeq, OwnedServerName, Pdu, RoomHead, Stage, StateKey,
+    EventId, EventNum, EventStatus, LogRecord, LogSeq, OwnedServerName, Pdu, RoomHead, Stage, StateGroup, StateKey,
+    UserId, path,
 };
-use gibbous_codec::{StateGroup, UserId, path};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
+    members::hosts_of,
     room::{Context, Room},
     state::stage_of,
 };
@@ -54,13 +55,13 @@ impl Room {
         if !is_ours || is_join_by_handshake(&txn, &head, num, &pdu)? {
             return Ok(Some(Destinations { servers: BTreeSet::new(), is_exact: true }));
         }
-        let mut servers = self.hosts_of(&txn, states.before)?;
+        let mut servers = hosts_of(&self.members, &txn, states.before)?;
         match (&head.partial, policy) {
             (None, _) => {}
             (Some(_), SendPolicy::Broad) => servers.extend(self.servers_in_room(cx, &mut txn)?.servers),
             (Some(partial), SendPolicy::ProvenOnly) => {
                 let (_, current) = self.provisional(&mut txn)?;
-                servers.extend(self.hosts_of(&txn, current)?);
+                servers.extend(hosts_of(&self.members, &txn, current)?);
                 servers.insert(partial.via.clone());
             }
         }
@@ -68,13 +69,6 @@ impl Room {
         servers.remove(cx.our_server);
         self.commit(txn)?;
         Ok(Some(Destinations { servers, is_exact: head.partial.is_none() }))
-    }
-
-    /// Returns the servers with a joined member in a state.
-    fn hosts_of<R: RoomRows>(&self, rows: &R, group: StateGroup) -> Result<BTreeSet<OwnedServerName>, Error> {
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.follow(rows, group)?;
-        Ok(members.hosts().cloned().collect())
     }
 
     /// Returns the server of a user whom an event invites, or whose invite or knock it turns down: no other event tells

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use gibbous_codec::{Check, OwnedServerName, OwnedUserId, Pdu, Rule, StateGroup, StateKey, UserId, path};
+use gibbous_codec::{OwnedServerName, OwnedUserId, Rule, StateKey, UserId, path};
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::{json, value::to_raw_value};
 
 use super::EventDraft;
 use crate::{
     Error,
-    auth::check_state,
-    intake::place::find,
-    lookup::AuthEvent,
     room::{Context, Room},
 };
 
@@ -124,15 +121,6 @@ impl Room {
         // A user whose ID makes no event is told so by `create`.
         let Ok(template) = self.template(txn, &draft)? else { return Ok(None) };
         let (_, current) = self.provisional(txn)?;
-        self.refused_by(txn, current, template.unsigned)
-    }
-
-    /// Returns the rule by which a state refuses an event, if it does.
-    pub(crate) fn refused_by(&self, txn: &Txn<'_>, current: StateGroup, pdu: Pdu) -> Result<Option<Rule>, Error> {
-        let events = self.memory.events(txn);
-        let event = AuthEvent::new(pdu, false);
-        let by_current =
-            check_state(&self.memory.rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
-        Ok(by_current.decision.err().map(|rejection| rejection.rule))
+        Ok(self.refused_by(txn, current, &template.unsigned)?.map(|rejection| rejection.rule))
     }
 }

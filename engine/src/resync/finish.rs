@@ -4,16 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage,
-    StateGroup, StateKey, States, path,
+    Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage, StateGroup,
+    StateKey, States, path,
 };
 use gibbous_storage::{RoomRows, StoredEvent, Txn};
 
 use crate::{
     Error,
-    auth::check_state,
-    intake::place::find,
-    lookup::{AuthEvent, prev_events_of},
+    lookup::prev_events_of,
     open_events::{OpenEvents, OpenKind},
     questions::that_fit,
     room::{Context, Room, RoomMemory},
@@ -233,11 +231,8 @@ impl Room {
             return Ok(status);
         }
         let current = tips.current(&self.memory, txn)?;
-        let rules = &self.memory.rules;
-        let events = self.memory.events(txn);
-        let event = AuthEvent::new(pdu.clone(), false);
-        let by_current = check_state(rules, &event, Check::CurrentState, |key| find(&events, txn, current, key))?;
-        Ok(if by_current.is_allowed() { EventStatus::Accepted } else { EventStatus::SoftFailed })
+        let rejection = self.refused_by(txn, current, pdu)?;
+        Ok(if rejection.is_none() { EventStatus::Accepted } else { EventStatus::SoftFailed })
     }
 
     /// Folds check 6 over the longest prefix of the canonical order whose events are all full. Returns whether it got

@@ -74,7 +74,6 @@ impl Answer {
                 Field::Json(json) => out.write_all(json.as_bytes())?,
                 Field::Ids(events) => write_list(out, events, |out, event| {
                     let record = rows.event_record(*event).map_err(Error::from)?;
-                    // No event ID that is stored holds what JSON would have escaped but by its own escape.
                     out.write_all(serde_json::json!(record.event_id).to_string().as_bytes())?;
                     Ok(())
                 })?,

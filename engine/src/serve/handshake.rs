@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use gibbous_codec::{
-    Authoriser, EventNum, EventStatus, OwnedServerName, OwnedUserId, Pdu, RoomVersionId, Rule, ServerName, Signer,
-    Stage, UserId, VerifyError, sign_again_by, verify,
+    Authoriser, EventNum, EventStatus, OwnedServerName, OwnedUserId, Pdu, Rejection, RoomVersionId, Rule, ServerName,
+    Signer, Stage, UserId, VerifyError, sign_again_by, verify,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::{json, value::to_raw_value};
@@ -95,18 +95,6 @@ impl Room {
         Ok(Ok(Answer::new(&view, vec![("room_version", version), ("event", Field::Json(template.json))])))
     }
 
-    /// Commits what was staged for something that is granted. What is refused leaves nothing behind: states that were
-    /// resolved on the way are gone with the transaction, so they are not remembered.
-    fn commit_if_granted<T>(&mut self, txn: Txn<'_>, result: Result<T, Refusal>) -> Served<T> {
-        match result {
-            Ok(granted) => self.commit(txn).map(|()| Ok(granted)),
-            Err(refusal) => {
-                self.abandon(txn);
-                Ok(Err(refusal))
-            }
-        }
-    }
-
     fn template_if_allowed(
         &mut self,
         cx: Context<'_>,
@@ -122,17 +110,20 @@ impl Room {
         }
         let (_, current) = self.provisional(txn)?;
         let mut template = granted!(self.member_template(cx, txn, handshake, user, None)?);
-        let mut refused = self.refused_by(txn, current, template.unsigned.clone())?;
-        if handshake == Handshake::Join && refused == Some(Rule::JoinNotAuthorised) {
+        let mut refused = self.refused_by(txn, current, &template.unsigned)?;
+        let is_open = refused.as_ref().is_some_and(|rejection| rejection.rule == Rule::JoinNotAuthorised);
+        if handshake == Handshake::Join && is_open {
             granted!(granted_by(condition));
             let authorisers = self.authorisers(txn, present, user)?;
             let Some(by) = authorisers.first() else { return Ok(Err(Refusal::UnableToGrantJoin)) };
             template = granted!(self.member_template(cx, txn, handshake, user, Some(by))?);
-            refused = self.refused_by(txn, current, template.unsigned.clone())?;
+            refused = self.refused_by(txn, current, &template.unsigned)?;
         }
         Ok(match refused {
             None => Ok(template),
-            Some(rule) => Err(Refusal::Forbidden(format!("{user} may not {}: {rule}", handshake.membership()))),
+            Some(Rejection { rule, .. }) => {
+                Err(Refusal::Forbidden(format!("{user} may not {}: {rule}", handshake.membership())))
+            }
         })
     }
 
@@ -253,11 +244,7 @@ impl Room {
                 return Ok(Err(Refusal::InvalidParam("it follows or cites events that are not known here".to_owned())));
             }
         };
-        let rejection = match &verdict.status {
-            EventStatus::Rejected(rejection) => Some(rejection.clone()),
-            EventStatus::Accepted | EventStatus::SoftFailed => self.rejected_by_current(txn, pdu, verdict.before)?,
-        };
-        if let Some(rejection) = rejection {
+        if let Some(rejection) = self.rejection_of(txn, pdu, &verdict)? {
             return Ok(Err(Refusal::Forbidden(rejection.to_string())));
         }
         let position = self.position_of(pdu.event_id(), txn.next_seq(), None);

@@ -1,13 +1,17 @@
 //! What a server is told when one of its users has joined, or knocked.
 
-use std::{collections::BTreeSet, sync::PoisonError};
+use std::collections::BTreeSet;
 
-use gibbous_codec::{EventNum, OwnedServerName, StateGroup, StateKey, path};
+use gibbous_codec::{EventNum, StateGroup, StateKey, path};
 use gibbous_storage::RoomRows;
 use serde_json::json;
 
 use super::{Answer, answer::Field};
-use crate::{Error, RoomView, resolve::all_entries};
+use crate::{
+    Error, RoomView,
+    members::{hosts_of, members_of},
+    resolve::all_entries,
+};
 
 /// What who knocks is told of a room ("Knocking upon a room", `knock_room_state`).
 const KNOCK_STATE: [&str; 7] = [
@@ -50,7 +54,7 @@ impl RoomView {
             let given: BTreeSet<EventNum> = state.iter().copied().collect();
             chain.retain(|event| !given.contains(event));
         }
-        let servers = self.hosts_of(rows, before)?;
+        let servers = hosts_of(&self.members, rows, before)?;
         let event = rows.event(join)?;
         let event = String::from_utf8_lossy(event.json()).into_owned();
         let fields = vec![
@@ -80,9 +84,7 @@ impl RoomView {
         let is_named = at(&StateKey::new("m.room.name", ""))?.is_some()
             || at(&StateKey::new("m.room.canonical_alias", ""))?.is_some();
         if !is_named {
-            let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            members.follow(rows, before)?;
-            kept.extend(members.heroes(rows, former)?);
+            kept.extend(members_of(&self.members, rows, before)?.heroes(rows, former)?);
         }
         Ok(kept)
     }
@@ -94,16 +96,5 @@ impl RoomView {
             state.extend(rows.state_event(before, &path(&StateKey::new(event_type, "")))?);
         }
         Ok(Answer::new(self, vec![("knock_room_state", Field::whole(state))]))
-    }
-
-    /// Returns the servers with a joined member in a state.
-    pub(super) fn hosts_of<R: RoomRows>(
-        &self,
-        rows: &R,
-        state: StateGroup,
-    ) -> Result<BTreeSet<OwnedServerName>, Error> {
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.follow(rows, state)?;
-        Ok(members.hosts().cloned().collect())
     }
 }

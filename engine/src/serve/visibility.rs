@@ -1,13 +1,11 @@
 //! What of an event another server may see: the room's history visibility at the event.
 
-use std::sync::PoisonError;
-
 use gibbous_codec::{EventNum, ServerName, Stage, StateGroup, StateKey, path};
 use gibbous_storage::RoomRows;
 use serde::Deserialize;
 
 use super::answer::Shown;
-use crate::{Error, RoomView, lookup::parse_stored};
+use crate::{Error, RoomView, lookup::parse_stored, members::members_of};
 
 /// `m.room.history_visibility` (client-server specification, "Room history visibility").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -55,8 +53,7 @@ impl<'a, R: RoomRows> Eyes<'a, R> {
         if matches!(visibility, HistoryVisibility::WorldReadable | HistoryVisibility::Shared) {
             return Ok(true);
         }
-        let mut members = self.view.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.follow(self.rows, after)?;
+        let members = members_of(&self.view.members, self.rows, after)?;
         let is_invited = visibility == HistoryVisibility::Invited && members.is_invited(self.server);
         Ok(members.is_joined(self.server) || is_invited)
     }

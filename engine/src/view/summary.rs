@@ -1,6 +1,6 @@
 //! By what a room can be called, as far as is known.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::collections::BTreeMap;
 
 use gibbous_codec::{StateKey, UserId, path};
 use gibbous_storage::RoomRows;
@@ -10,7 +10,7 @@ use super::{
     RoomView,
     members::{Member, member_of},
 };
-use crate::{Error, lookup::parse_stored};
+use crate::{Error, lookup::parse_stored, members::members_of};
 
 /// What a client needs to name a room before it has its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +57,7 @@ impl RoomView {
             None => None,
         };
         let (heroes, joined, invited) = {
-            let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            members.follow(&rows, self.current)?;
+            let mut members = members_of(&self.members, &rows, self.current)?;
             (members.heroes(&rows, reader)?, members.joined(), members.invited())
         };
         let heroes = heroes.into_iter().map(|num| member_of(&rows, num)).filter_map(Result::transpose);
