@@ -7,7 +7,7 @@
 use ruma::{OwnedEventId, OwnedServerName};
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNum, KeyBuf, LogSeq, RoomNum};
+use crate::{EventNum, KeyBuf, LogSeq, Refused, RoomNum};
 
 /// What a question is about; the key of its row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,8 +110,8 @@ pub struct StateQuestion {
     pub rounds: u32,
     /// When the next round begins, in milliseconds on the host's clock.
     pub until_ms: u64,
-    /// Why the last server refused, in words.
-    pub reason: String,
+    /// The latest refusals, one a server.
+    pub refusals: Vec<Refused>,
     /// The state that a server has named, if one has and its events are being fetched.
     pub named: Option<NamedState>,
 }

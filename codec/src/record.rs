@@ -3,6 +3,8 @@
 //! A record is encoded by [`crate::encode`] under [`crate::Kind::LogEntry`]. The order of the variants and fields is
 //! part of the format on disk.
 
+use std::fmt;
+
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,14 @@ pub enum LogRecord {
     Completed(Completed),
     /// Events belong to the state of a partial join, but no server could give them with a signature that holds.
     Holes(Vec<OwnedEventId>),
+    /// The current state, as far as it is known, is another than the one that was told last.
+    Current(StateGroup),
+    /// An event of ours has come into a partial room. Servers that are found only later to be in the room have missed it.
+    Sent(EventNum),
+    /// Every event of a partial room has its full state: the host may now put right what it believed.
+    Completing(Completing),
+    /// The resync of a partial room rests, or goes on (`None`).
+    Resting(Option<Rest>),
 }
 
 /// The content of [`LogRecord::RoomOpened`].
@@ -203,6 +213,8 @@ pub struct JoinRecord {
     /// Whether none of our users was in the room, as far as was known: what lies before the join is not fetched event by
     /// event.
     pub is_first: bool,
+    /// When that was, in milliseconds on the host's clock.
+    pub at_ms: u64,
 }
 
 /// The content of [`LogRecord::Backoff`].
@@ -212,8 +224,87 @@ pub struct Backoff {
     pub rounds: u32,
     /// When the next round begins, in milliseconds on the host's clock.
     pub until_ms: u64,
-    /// Why the last server refused, in words.
-    pub reason: String,
+    /// The latest refusals.
+    pub refusals: Vec<Refused>,
+}
+
+/// Why a server did not give what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// It does not see us in the room (403 `M_FORBIDDEN`): our join may not have reached it yet.
+    NotInRoom,
+    /// It does not know the event (404).
+    NotFound,
+    /// It has itself only partial state of the room (MSC3895).
+    PartialState,
+    /// It answered with another Matrix error.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// The Matrix error code; may be empty.
+        errcode: String,
+    },
+    /// It did not answer in time, or could not be reached.
+    Timeout,
+    /// Its answer is none.
+    Malformed(String),
+    /// Its answer names a state that holds an event which nobody has.
+    Incomplete(OwnedEventId),
+    /// Its answer names what cannot be a state of the room.
+    Untrue(String),
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInRoom => f.write_str("it does not see us in the room"),
+            Self::NotFound => f.write_str("it does not know the event"),
+            Self::PartialState => f.write_str("it has only partial state itself"),
+            Self::Status { status, errcode } => write!(f, "{status} {errcode}"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Malformed(why) => write!(f, "malformed: {why}"),
+            Self::Incomplete(event_id) => write!(f, "nobody has {event_id}, which it names"),
+            Self::Untrue(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A server that did not give what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The server.
+    pub server: OwnedServerName,
+    /// Why.
+    pub reason: RefusalReason,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.server, self.reason)
+    }
+}
+
+/// The content of [`LogRecord::Completing`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completing {
+    /// The join event that opened the partial join.
+    pub join: EventNum,
+    /// The server that answered `send_join`.
+    pub via: OwnedServerName,
+    /// The latest event of ours that came into the room while it was partial, but for joins by handshake.
+    pub sent: Option<EventNum>,
+}
+
+/// Why the resync of a partial room rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// No other server is known to be in the room.
+    NobodyToAsk,
+    /// Every server has refused for long. They are asked on, with the longest pauses.
+    Refused,
+    /// Nobody of ours is in the room any more.
+    Dormant,
 }
 
 /// The content of [`LogRecord::Completed`].

@@ -5,7 +5,7 @@
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNum, RoomNum, StateGroup};
+use crate::{EventNum, LogSeq, Rest, RoomNum, StateGroup};
 
 /// The row that says where a room stands; rewritten with every commit to the room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,32 @@ pub struct PartialJoin {
     pub via: OwnedServerName,
     /// Events that no server could give with a signature that holds; the first 150 of them, which fit a row.
     pub holes: Vec<OwnedEventId>,
+    /// When it was opened, in milliseconds on the host's clock.
+    pub since_ms: u64,
+    /// The latest event of ours that came into the room since, but for joins by handshake.
+    pub sent: Option<EventNum>,
+    /// Where in the log it says that every event has its full state, if it does.
+    pub completing: Option<LogSeq>,
+    /// Why the resync rests, if it does.
+    pub rest: Option<Rest>,
+}
+
+/// The current state of a room, as far as it was known, from a place in the log on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentRow {
+    /// The state.
+    pub current: StateGroup,
+    /// Whether the room was partial.
+    pub partial: bool,
+}
+
+/// How far the host has dealt with a room's updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcknowledgedRow {
+    /// The place in the log of the record that the last of them follows from.
+    pub seq: LogSeq,
+    /// Which of the record's updates it is.
+    pub index: u32,
 }
 
 /// What is known of an event ID in a room.

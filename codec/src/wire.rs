@@ -49,6 +49,10 @@ pub enum Kind {
     Question = 11,
     /// Which of sixty-four neighbours in the log are in a set.
     Span = 12,
+    /// A room's current state from a place in the log on.
+    Current = 13,
+    /// How far the host has dealt with a room's updates.
+    Acknowledged = 14,
 }
 
 /// Encodes a value as the bincode payload of a frame.

@@ -9,6 +9,8 @@ mod joins;
 mod local;
 mod receive;
 mod serve;
+mod slot;
+mod updates;
 
 use std::{
     collections::BTreeMap,
@@ -16,23 +18,25 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Waker,
 };
 
-use gibbous_codec::{LogSeq, OwnedRoomId, OwnedServerName, RoomId, RoomNum, RoomRules};
+use gibbous_codec::{OwnedRoomId, OwnedServerName, RoomId, RoomRules};
 use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
 
 use crate::{
-    Error, Limits, RoomView, Update,
+    Error, Limits, RoomView,
     keys::KeyRing,
-    notify::{UpdatePosition, UpdateQueue, updates_of},
     requests::Requests,
     room::{Context, Room},
+    update_queue::UpdateQueue,
 };
 
-use self::joins::Joining;
+use self::slot::{Slot, SlotGuard};
 pub use self::{
     damaged::DamagedRoom,
     joins::{JoinStatus, JoinTicket},
+    updates::FullState,
 };
 
 /// What an engine is given when it is opened.
@@ -42,12 +46,25 @@ pub struct Config {
     pub our_server: OwnedServerName,
     /// The bounds.
     pub limits: Limits,
+    /// When a room that has its full state ceases to be partial.
+    pub completion: Completion,
+}
+
+/// When a room that has its full state ceases to be partial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Completion {
+    /// At once.
+    #[default]
+    AtOnce,
+    /// When the host has acknowledged [`Change::RoomFullStated`](crate::Change::RoomFullStated): it puts right before
+    /// anybody reads what it believed of the room, as to whom changes of device lists are due.
+    WhenAcknowledged,
 }
 
 impl Config {
     /// Takes the homeserver's name, and the default for everything else.
     pub fn new(our_server: OwnedServerName) -> Self {
-        Self { our_server, limits: Limits::default() }
+        Self { our_server, limits: Limits::default(), completion: Completion::default() }
     }
 }
 
@@ -85,20 +102,12 @@ struct Inner {
     damaged: Mutex<BTreeMap<String, Arc<Error>>>,
     requests: Mutex<Requests>,
     updates: Mutex<UpdateQueue>,
+    wakers: Mutex<Vec<Waker>>,
     joins: Mutex<BTreeMap<JoinTicket, JoinStatus>>,
     next_join: AtomicU64,
     flipped: AtomicU64,
     judged_anew: AtomicU64,
     verdicts_changed: AtomicU64,
-}
-
-/// A room's place in the engine.
-#[derive(Debug, Default)]
-struct Slot {
-    room: Option<Room>,
-    /// The room's number, where its writer was dropped after a failure and could not be read anew.
-    lost: Option<(RoomNum, u64)>,
-    joining: Option<Joining>,
 }
 
 impl Engine {
@@ -121,6 +130,7 @@ impl Engine {
             damaged: Mutex::default(),
             requests: Mutex::default(),
             updates: Mutex::default(),
+            wakers: Mutex::default(),
             joins: Mutex::default(),
             next_join: AtomicU64::new(0),
             flipped: AtomicU64::new(0),
@@ -136,7 +146,8 @@ impl Engine {
                 Ok(Some(room)) => {
                     engine.inner.store.sync()?;
                     let slot = engine.slot(&room_id);
-                    let mut slot = lock(&slot);
+                    let mut slot = engine.enter(&slot);
+                    engine.tell_again(&room)?;
                     slot.room = Some(room);
                     engine.publish(&room_id, &mut slot);
                 }
@@ -157,7 +168,7 @@ impl Engine {
         let Some(slot) = self.known_slot(room_id) else {
             return self.purge_damaged(room_id);
         };
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         if let Some(joining) = slot.joining.take() {
             self.set_join_status(joining.ticket, JoinStatus::Unknown);
         }
@@ -182,51 +193,10 @@ impl Engine {
     pub fn collect_garbage(&self, room_id: &RoomId) -> Result<Collected, Error> {
         self.refuse_damaged(room_id)?;
         let Some(slot) = self.known_slot(room_id) else { return Ok(Collected::default()) };
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         self.read_lost(&mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(Collected::default()) };
         room.collect_garbage(&self.inner.store)
-    }
-
-    /// Returns the next change in any room since the engine was opened. It is durable.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub fn poll_update(&self) -> Result<Option<Update>, Error> {
-        let mut updates = lock(&self.inner.updates);
-        while updates.ready.is_empty() {
-            let Some((room_id, seq)) = updates.records.pop_front() else { return Ok(None) };
-            let Some(num) = self.inner.store.room_num(&room_id)? else { continue };
-            let rows = self.inner.store.snapshot(num)?;
-            if let Some(record) = rows.record(seq)? {
-                updates.ready.extend(updates_of(&rows, &room_id, seq, &record)?);
-            }
-        }
-        Ok(updates.ready.pop_front())
-    }
-
-    /// Returns the changes of a room from behind a position on, or from its beginning; those of at most `records`
-    /// records of its log.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails, or the room is not known.
-    pub fn updates_since(
-        &self,
-        room_id: &RoomId,
-        after: Option<UpdatePosition>,
-        records: usize,
-    ) -> Result<Vec<Update>, Error> {
-        let num = self.inner.store.room_num(room_id)?.ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
-        let rows = self.inner.store.snapshot(num)?;
-        let from = after.map_or(LogSeq(0), |position| position.seq);
-        let mut updates = Vec::new();
-        for (seq, record) in rows.records_from(from, records)? {
-            updates.extend(updates_of(&rows, room_id, seq, &record)?);
-        }
-        updates.retain(|update| after.is_none_or(|after| update.position > after));
-        Ok(updates)
     }
 
     /// Returns a room as it stands now, or `None` for one that is not known.
@@ -237,7 +207,7 @@ impl Engine {
     pub fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
         self.refuse_damaged(room_id)?;
         let Some(slot) = self.known_slot(room_id) else { return Ok(None) };
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         self.read_lost(&mut slot)?;
         let view = match &mut slot.room {
             Some(room) => room.view(self.context(0))?,
@@ -255,7 +225,7 @@ impl Engine {
     #[cfg(feature = "testing")]
     pub fn room_in_words(&self, room_id: &RoomId) -> Result<Vec<String>, Error> {
         let Some(slot) = self.known_slot(room_id) else { return Ok(Vec::new()) };
-        let slot = lock(&slot);
+        let slot = self.enter(&slot);
         slot.room.as_ref().map_or(Ok(Vec::new()), |room| room.in_words(self.context(0)))
     }
 
@@ -275,7 +245,8 @@ impl Engine {
 
     fn context(&self, now_ms: u64) -> Context<'_> {
         let Inner { store, keys, config, .. } = &*self.inner;
-        Context { store, keys, limits: &config.limits, our_server: &config.our_server, now_ms }
+        let Config { our_server, limits, completion } = config;
+        Context { store, keys, limits, our_server, completion: *completion, now_ms }
     }
 
     /// Runs a piece of a writer's work on a room, and settles it. A join that is in progress does not hold it up: until
@@ -293,7 +264,7 @@ impl Engine {
         self.refuse_damaged(room_id)?;
         let unknown = || Error::UnknownRoom(room_id.to_owned());
         let slot = self.known_slot(room_id).ok_or_else(unknown)?;
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         self.read_lost(&mut slot)?;
         let room = slot.room.as_mut().ok_or_else(unknown)?;
         if self.inner.store.snapshot(room.num)?.head()?.is_none() {
@@ -327,15 +298,35 @@ impl Engine {
         done
     }
 
+    /// Tells again what the host was told of a room, or was not, and has not dealt with.
+    fn tell_again(&self, room: &Room) -> Result<(), Error> {
+        let Some(position) = room.acknowledged else { return Ok(()) };
+        let Some(head) = self.inner.store.snapshot(room.num)?.head()? else { return Ok(()) };
+        let mut updates = lock(&self.inner.updates);
+        let records = head.next_seq.saturating_sub(position.seq.0);
+        updates.resume(&room.id, position, records, self.inner.config.limits.updates_max);
+        Ok(())
+    }
+
     /// Hands on what a room wants to have asked and told.
     fn publish(&self, room_id: &RoomId, slot: &mut Slot) {
         let Some(room) = &mut slot.room else { return };
+        slot.has_news |= !room.asks.is_empty() || !room.news.is_empty();
         lock(&self.inner.requests).add(room_id, std::mem::take(&mut room.asks));
-        lock(&self.inner.updates).add(room_id, std::mem::take(&mut room.news), &self.inner.config.limits);
+        let mut updates = lock(&self.inner.updates);
+        for (from, records) in room.news.drain(..) {
+            updates.add(room_id, from, records, self.inner.config.limits.updates_max);
+        }
+        drop(updates);
         let counts = std::mem::take(&mut room.counts);
         self.inner.flipped.fetch_add(counts.flipped, Ordering::Relaxed);
         self.inner.judged_anew.fetch_add(counts.judged_anew, Ordering::Relaxed);
         self.inner.verdicts_changed.fetch_add(counts.verdicts_changed, Ordering::Relaxed);
+    }
+
+    /// Locks a room's slot.
+    fn enter<'a>(&'a self, slot: &'a Mutex<Slot>) -> SlotGuard<'a> {
+        SlotGuard::new(slot, &self.inner)
     }
 
     fn slot(&self, room_id: &RoomId) -> Arc<Mutex<Slot>> {

@@ -6,8 +6,8 @@ pub(crate) mod helpless;
 pub(crate) mod place;
 
 use gibbous_codec::{
-    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, LogSeq, OwnedEventId,
-    OwnedServerName, Pdu, Position, ServerName, Severity, Stage, StateKey, VerifyError,
+    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, LogRecord, LogSeq,
+    OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Severity, Stage, StateKey, VerifyError,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -80,7 +80,12 @@ impl Room {
                     let pdu = verified.into_pdu();
                     let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, None)?;
                     if pdu.sender().server_name() == cx.our_server {
-                        self.note_local_join(&mut txn, &pdu, cx.our_server)?;
+                        self.note_local_join(cx, &mut txn, &pdu)?;
+                    }
+                    if origin == cx.our_server
+                        && let Some(num) = txn.event_num(pdu.event_id())?
+                    {
+                        self.note_sent(&mut txn, num)?;
                     }
                     outcome
                 }
@@ -92,6 +97,7 @@ impl Room {
             };
             receipts.push(Receipt { event_id: Some(event_id), outcome });
         }
+        self.tell_current(&mut txn)?;
         self.commit(txn)?;
         if is_unverified {
             self.reverify(cx)?;
@@ -342,7 +348,7 @@ impl Room {
 
     /// Notes that one of our users has joined by an event of ours, so that the room is known to be ours as long as he
     /// is.
-    pub(crate) fn note_local_join(&mut self, txn: &mut Txn<'_>, pdu: &Pdu, origin: &ServerName) -> Result<(), Error> {
+    pub(crate) fn note_local_join(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<(), Error> {
         let is_join = pdu.membership() == Some("join") && pdu.state_key() == Some(pdu.sender().as_str());
         if !is_join || self.our_users.contains(pdu.sender().as_str()) {
             return Ok(());
@@ -350,10 +356,10 @@ impl Room {
         let Some(join) = txn.event_num(pdu.event_id())? else { return Ok(()) };
         self.our_users.insert(pdu.sender().to_string());
         let user = pdu.sender().to_owned();
-        let via = origin.to_owned();
+        let via = cx.our_server.to_owned();
         let (opens_partial, by_handshake, is_first) = (false, false, false);
-        let record = gibbous_codec::JoinRecord { join, user, via, opens_partial, by_handshake, is_first };
-        txn.stage(&gibbous_codec::LogRecord::Joined(record))?;
+        let record = JoinRecord { join, user, via, opens_partial, by_handshake, is_first, at_ms: cx.now_ms };
+        txn.stage(&LogRecord::Joined(record))?;
         self.present = None;
         Ok(())
     }

@@ -103,15 +103,16 @@ pub mod serve;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod update_queue;
 mod verify_pool;
 mod view;
 
-pub use engine::{Config, DamagedRoom, Engine, JoinStatus, JoinTicket, Stats, supports};
+pub use engine::{Completion, Config, DamagedRoom, Engine, FullState, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
 pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, Membership, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, Signer, SigningKey,
-    StateGroupId, StateKey, StateMap, UserId,
+    OwnedServerName, OwnedUserId, Pdu, RefusalReason, Refused, Rejection, Rest, RoomId, RoomVersionId, ServerName,
+    Severity, Signer, SigningKey, StateGroupId, StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
@@ -123,8 +124,8 @@ pub use partial_join::{JoinError, SendJoin};
 pub use request::{Request, RequestError, RequestId, RequestKind, Response};
 pub use resync::ResyncStatus;
 pub use view::{
-    At, EventInfo, EventStage, Lookup, Member, MembersPage, NotYet, RoomView, StateFilter, StateRead, Summary, Trust,
-    WaitingOn,
+    At, CatchUp, Corrections, EventInfo, EventStage, Lookup, Member, MembersPage, NotYet, RoomView, StateChange,
+    StateFilter, StateRead, Summary, Trust, WaitingOn, WrongMembership,
 };
 
 /// The examples of the README, which stands outside the package: it is read for doc tests alone.

@@ -32,6 +32,9 @@ pub struct Limits {
     /// After how many rounds in which every server refused an event that waits no longer holds up its room: 3. It goes
     /// on waiting, and is asked for as before.
     pub rounds_before_set_aside: u32,
+    /// After how many such rounds the host is told that the resync will hardly end without help: 12, half an hour after
+    /// the first. Servers are asked on.
+    pub rounds_before_stalled: u32,
     /// How long a server that has told its keys is not asked for them again, in milliseconds: 60 s. An event that is
     /// signed by a key which it did not tell cannot be verified meanwhile.
     pub keys_fresh_ms: u64,
@@ -43,7 +46,12 @@ pub struct Limits {
     pub cached_pdus_max: usize,
     /// How many flips one commit holds: 512; at about 200 bytes of rows each, 100 KB.
     pub flips_a_commit_max: usize,
-    /// How many updates wait for the host before it is told that it lags: 100,000.
+    /// How many events of a room one call takes a step further, each of them a placing, a flip, or a step of the fold of
+    /// many: 4,096, about a second. What is left is done by [`Engine::handle_timeout`](crate::Engine::handle_timeout),
+    /// which is then due at once.
+    pub events_a_call_max: usize,
+    /// How many records of a room's log may be untold before the host is told only that it lags: 100,000. They stand in
+    /// the log, so that they take no memory: it is a bound on how long the host is busy with what is past.
     pub updates_max: usize,
 }
 
@@ -62,11 +70,13 @@ impl Default for Limits {
             backoff_ms_min: 1_000,
             backoff_ms_max: 3_600_000,
             rounds_before_set_aside: 3,
+            rounds_before_stalled: 12,
             keys_fresh_ms: 60_000,
             state_ids_max: 1_000_000,
             servers_max: 100_000,
             cached_pdus_max: 20_000,
             flips_a_commit_max: 512,
+            events_a_call_max: 4_096,
             updates_max: 100_000,
         }
     }

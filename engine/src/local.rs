@@ -123,8 +123,10 @@ impl Room {
         let placed = match self.allow(cx, &mut txn, draft, signer)? {
             Ok(Allowed { pdu, verdict, rests_on_unknown }) => {
                 let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
-                self.place_judged(&mut txn, &pdu, position, verdict)?;
-                self.note_local_join(&mut txn, &pdu, cx.our_server)?;
+                let num = self.place_judged(&mut txn, &pdu, position, verdict)?;
+                self.note_local_join(cx, &mut txn, &pdu)?;
+                self.note_sent(&mut txn, num)?;
+                self.tell_current(&mut txn)?;
                 Ok((pdu, rests_on_unknown))
             }
             Err(refusal) => Err(refusal),

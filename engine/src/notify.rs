@@ -1,11 +1,12 @@
 //! What has changed, for the host: a durable stream, since it is read from the log.
 
-use std::collections::VecDeque;
-
-use gibbous_codec::{EventStatus, LogRecord, LogSeq, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, Stage};
+use gibbous_codec::{
+    AcknowledgedRow, EventStatus, LogRecord, LogSeq, OwnedEventId, OwnedRoomId, OwnedUserId, Refused, Rest, RoomId,
+    Stage,
+};
 use gibbous_storage::RoomRows;
 
-use crate::{Error, Limits};
+use crate::Error;
 
 /// A place in the stream of a room's updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +15,18 @@ pub struct UpdatePosition {
     pub seq: LogSeq,
     /// Which of the record's updates it is.
     pub index: u32,
+}
+
+impl From<AcknowledgedRow> for UpdatePosition {
+    fn from(row: AcknowledgedRow) -> Self {
+        Self { seq: row.seq, index: row.index }
+    }
+}
+
+impl From<UpdatePosition> for AcknowledgedRow {
+    fn from(position: UpdatePosition) -> Self {
+        Self { seq: position.seq, index: position.index }
+    }
 }
 
 /// Something has changed in a room, durably.
@@ -80,14 +93,39 @@ pub enum Change {
         until_ms: u64,
         /// How many rounds have failed in a row.
         rounds: u32,
-        /// Why the last server refused.
-        reason: String,
+        /// The latest refusals, one a server.
+        refusals: Vec<Refused>,
+    },
+    /// The resync will hardly end without help ([`Engine::retry`](crate::Engine::retry), a join of one of our users), or,
+    /// with `None`, goes on.
+    ResyncResting {
+        /// Why.
+        rest: Option<Rest>,
     },
     /// Events belong to a state that another server told, but no server could give them with a signature that holds:
     /// the state is used without them.
     Holes {
         /// The events.
         event_ids: Vec<OwnedEventId>,
+    },
+    /// The current state, as far as it is known, is another: [`RoomView::state_changes`](crate::RoomView::state_changes)
+    /// says what differs. A host that does so at every such update has the current state of the room's view; while the
+    /// room is partial it lacks members, and what it has may turn out to be wrong.
+    CurrentState {
+        /// How many events it consists of.
+        events: u64,
+    },
+    /// Every event of the room has its full state, and the current state is right: the host may put right what it
+    /// believed ([`RoomView::corrections`](crate::RoomView::corrections)). Those who wait for the room's full state are
+    /// to be woken by [`Change::RoomUnPartialStated`], which follows; with
+    /// [`Completion::WhenAcknowledged`](crate::Completion::WhenAcknowledged) not before this is acknowledged.
+    RoomFullStated,
+    /// The host has not dealt with so many updates that it is told no more of them: it is to read the rooms anew, or
+    /// to fetch them with [`Engine::updates_since`](crate::Engine::updates_since). Those that come from now on are
+    /// told again. This one is in no log.
+    Lagged {
+        /// The first record of the log whose updates were passed over.
+        from: LogSeq,
     },
     /// The whole room has its full state, but for the holes.
     RoomUnPartialStated {
@@ -168,13 +206,16 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Backoff(backoff) => changes.push(Change::ResyncBackingOff {
             until_ms: backoff.until_ms,
             rounds: backoff.rounds,
-            reason: backoff.reason.clone(),
+            refusals: backoff.refusals.clone(),
         }),
         LogRecord::Completed(completed) => {
             changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
         }
         LogRecord::Holes(event_ids) => changes.push(Change::Holes { event_ids: event_ids.clone() }),
-        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) => {}
+        LogRecord::Current(current) => changes.push(Change::CurrentState { events: current.count }),
+        LogRecord::Completing(_) => changes.push(Change::RoomFullStated),
+        LogRecord::Resting(rest) => changes.push(Change::ResyncResting { rest: *rest }),
+        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) | LogRecord::Sent(_) => {}
     }
     Ok(changes)
 }
@@ -185,30 +226,4 @@ fn extremities<R: RoomRows>(rows: &R, extremities: &[gibbous_codec::EventNum]) -
         event_ids.push(rows.event_record(*num)?.event_id.clone());
     }
     Ok(Change::ForwardExtremities { event_ids })
-}
-
-/// The changes that the host has not been told yet. Bounded: what is dropped here is found in the log.
-#[derive(Debug, Default)]
-pub(crate) struct UpdateQueue {
-    pub(crate) records: VecDeque<(OwnedRoomId, LogSeq)>,
-    pub(crate) ready: VecDeque<Update>,
-}
-
-impl UpdateQueue {
-    /// Takes up what a room has committed.
-    pub(crate) fn add(&mut self, room_id: &RoomId, news: Vec<(LogSeq, u64)>, limits: &Limits) {
-        for (from, records) in news {
-            self.records.extend((from.0..from.0 + records).map(|seq| (room_id.to_owned(), LogSeq(seq))));
-        }
-        // The host lags: it finds what was dropped here by `updates_since`.
-        while self.records.len() > limits.updates_max {
-            self.records.pop_front();
-        }
-    }
-
-    /// Forgets the changes of a room that is no more.
-    pub(crate) fn forget(&mut self, room_id: &RoomId) {
-        self.records.retain(|(of, _)| of != room_id);
-        self.ready.retain(|update| update.room_id != room_id);
-    }
 }

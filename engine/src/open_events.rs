@@ -1,7 +1,10 @@
 //! The events of a room that are not done: those that wait, those with a verdict under partial state, and those that
 //! await the fold of check 6.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use gibbous_codec::{EventId, EventNum, EventState, LogSeq, OwnedEventId, Position, Stage};
 
@@ -147,6 +150,14 @@ impl OpenEvents {
     /// Returns the open events that have a place in the canonical order, in that order.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = (EventNum, &OpenEvent)> {
         self.order.values().filter_map(|num| Some((*num, self.events.get(num)?)))
+    }
+
+    /// Returns the open events with a verdict that stand behind a place in the canonical order, or all, in that order.
+    pub(crate) fn placed_behind(&self, last: Option<&OrderKey>) -> Vec<(EventNum, OrderKey)> {
+        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let events = self.order.range::<OrderKey, _>((behind, Bound::Unbounded));
+        let is_placed = |num: &EventNum| self.events.get(num).is_some_and(|event| !event.kind.waits());
+        events.filter(|(_, num)| is_placed(num)).map(|(order, num)| (*num, order.clone())).collect()
     }
 
     /// Returns every open event by number.

@@ -238,7 +238,7 @@ impl Room {
             // One whose auth events are missing is dropped.
             self.store_outlier(&mut txn, pdu)?;
         }
-        let staged = self.stage_join(&mut txn, parsed, is_first)?;
+        let staged = self.stage_join(&mut txn, parsed, is_first, cx.now_ms)?;
         let joined = match staged {
             Ok(joined) => joined,
             Err(error) => {
@@ -268,6 +268,7 @@ impl Room {
         txn: &mut Txn<'_>,
         parsed: &ParsedJoin,
         is_first: bool,
+        at_ms: u64,
     ) -> Result<Result<Joined, JoinError>, Error> {
         let join = &parsed.join;
         for event_id in rests_on(&self.memory.rules, join) {
@@ -302,8 +303,11 @@ impl Room {
             opens_partial: partial && !is_partial_already,
             by_handshake: true,
             is_first,
+            at_ms,
         }))?;
         self.open.look_again(num);
+        // A way that was gone before does not know that it may begin anew here.
+        self.provisional = None;
         Ok(Ok(Joined { event_id: join.event_id().to_owned(), partial }))
     }
 

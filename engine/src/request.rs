@@ -1,6 +1,9 @@
 //! What the engine asks other servers for, and what comes back; the host owns the sockets.
 
-use gibbous_codec::{OwnedEventId, OwnedRoomId, OwnedServerName};
+use gibbous_codec::{OwnedEventId, OwnedRoomId, OwnedServerName, RefusalReason};
+
+/// The error code of a server that has itself only partial state (MSC3895).
+pub(crate) const UNABLE_DUE_TO_PARTIAL_STATE: &str = "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE";
 
 /// The name of one asking, unique within a process. An answer names it; late and repeated answers are harmless, those
 /// to questions of an engine that was closed too.
@@ -87,6 +90,18 @@ pub enum RequestError {
     },
     /// The server did not answer in time, or could not be reached.
     Timeout,
+}
+
+impl From<RequestError> for RefusalReason {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Timeout => Self::Timeout,
+            RequestError::Status { errcode, .. } if errcode == UNABLE_DUE_TO_PARTIAL_STATE => Self::PartialState,
+            RequestError::Status { status: 403, .. } => Self::NotInRoom,
+            RequestError::Status { status: 404, .. } => Self::NotFound,
+            RequestError::Status { status, errcode } => Self::Status { status, errcode },
+        }
+    }
 }
 
 impl std::fmt::Display for RequestError {

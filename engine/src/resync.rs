@@ -17,8 +17,8 @@ use std::{
 };
 
 use gibbous_codec::{
-    Backoff, EventId, EventNum, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, ServerName,
-    StateQuestion,
+    Backoff, EventId, EventNum, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, RefusalReason,
+    Refused, Rest, ServerName, StateQuestion,
 };
 
 use crate::{
@@ -46,18 +46,28 @@ pub enum ResyncStatus {
         until_ms: u64,
         /// How many rounds have failed in a row.
         rounds: u32,
-        /// Why the last server refused.
-        reason: String,
+        /// The latest refusals, one a server.
+        refusals: Vec<Refused>,
     },
-    /// There is nobody to ask.
-    Stalled {
+    /// It will hardly end without help: [`Engine::retry`](crate::Engine::retry) with a server that is in the room, or
+    /// a join of one of our users.
+    Resting {
         /// Why.
-        reason: String,
+        rest: Rest,
+        /// How many rounds have failed in a row.
+        rounds: u32,
+        /// When the next round begins all the same, in milliseconds on the host's clock.
+        next_retry_ms: Option<u64>,
+        /// The latest refusals, one a server.
+        refusals: Vec<Refused>,
     },
 }
 
-/// How much of a reason is kept: a line.
-const REASON_CHARS_MAX: usize = 200;
+/// How many refusals are kept of those of one state.
+const REFUSALS_MAX: usize = 8;
+
+/// How much of what a server says is kept in a reason: a line.
+const REASON_CHARS_MAX: usize = 100;
 
 /// The needs of one room.
 #[derive(Debug, Default)]
@@ -67,10 +77,12 @@ pub(crate) struct Resync {
     servers: Vec<OwnedServerName>,
     /// How many of them responses named.
     named: usize,
-    /// Since when the room is partial, as far as is remembered; `None` in a room with full state.
+    /// Since when the room is partial; `None` in a room with full state.
     since_ms: Option<u64>,
     /// The server that answered last: it is asked first.
     good: Option<OwnedServerName>,
+    /// Whether nobody of ours is in the room: no round begins.
+    is_dormant: bool,
     /// Needs of which something is to be stored.
     changed: BTreeSet<OwnedEventId>,
     /// The IDs of named states, to be stored or removed.
@@ -88,7 +100,8 @@ struct Need {
     bad_copies: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
     rounds: u32,
     until_ms: u64,
-    reason: String,
+    /// The latest refusals, one a server.
+    refusals: Vec<Refused>,
     is_stored: bool,
 }
 
@@ -117,6 +130,11 @@ impl Resync {
     /// The room is partial, now if it was not before.
     pub(crate) fn begin(&mut self, now_ms: u64) {
         self.since_ms.get_or_insert(now_ms);
+    }
+
+    /// Tells whether the room is partial.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.since_ms.is_some()
     }
 
     /// The room has its full state.
@@ -174,14 +192,14 @@ impl Resync {
         named: Option<StateIds>,
         missing: impl IntoIterator<Item = OwnedEventId>,
     ) {
-        let StateQuestion { prev, told_by, tried, rounds, until_ms, reason, named: fetched } = question;
+        let StateQuestion { prev, told_by, tried, rounds, until_ms, refusals, named: fetched } = question;
         let phase = match (named, fetched) {
             (Some(ids), Some(fetched)) => Phase::Fetching(Fetch::resume(ids, fetched, missing)),
             _ => Phase::Ready,
         };
         let tried = tried.into_iter().collect();
         let bad_copies = BTreeMap::new();
-        let need = Need { phase, told_by, tried, bad_copies, rounds, until_ms, reason, is_stored: true };
+        let need = Need { phase, told_by, tried, bad_copies, rounds, until_ms, refusals, is_stored: true };
         self.needs.insert(prev, need);
     }
 
@@ -221,7 +239,7 @@ impl Resync {
             bad_copies: BTreeMap::new(),
             rounds: 0,
             until_ms: 0,
-            reason: String::new(),
+            refusals: Vec::new(),
             is_stored: false,
         });
         if need.told_by.is_none() {
@@ -294,31 +312,62 @@ impl Resync {
         worst.map_or_else(Backoff::default, |need| Backoff {
             rounds: need.rounds,
             until_ms: need.until_ms,
-            reason: need.reason.clone(),
+            refusals: need.refusals.clone(),
         })
     }
 
-    pub(crate) fn status(&self, now_ms: u64) -> ResyncStatus {
+    /// Nobody of ours is in the room, or somebody is again: what has been asked is carried to its end, but no round begins.
+    pub(crate) fn set_dormant(&mut self, is_dormant: bool) {
+        self.is_dormant = is_dormant;
+    }
+
+    /// Tells whether nobody of ours is in the partial room: nothing more is asked.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.is_dormant
+    }
+
+    /// Returns why the resync will hardly end without help, if so.
+    pub(crate) fn rest(&self, limits: &Limits) -> Option<Rest> {
+        let has_nobody = |need: &Need| self.servers.is_empty() && need.told_by.is_none();
+        let is_ready = |need: &&Need| matches!(need.phase, Phase::Ready);
+        let mut ready = self.needs.values().filter(is_ready).peekable();
+        ready.peek()?;
+        if self.is_dormant {
+            return Some(Rest::Dormant);
+        }
+        if self.needs.values().filter(is_ready).any(has_nobody) {
+            return Some(Rest::NobodyToAsk);
+        }
+        ready.any(|need| need.rounds >= limits.rounds_before_stalled).then_some(Rest::Refused)
+    }
+
+    pub(crate) fn status(&self, limits: &Limits, now_ms: u64) -> ResyncStatus {
         if self.needs.is_empty() {
             return ResyncStatus::Idle;
         }
-        if self.servers.is_empty() {
-            return ResyncStatus::Stalled { reason: "no other server is known to be in the room".to_owned() };
-        }
         let waits = |need: &&Need| matches!(need.phase, Phase::Ready) && need.until_ms > now_ms;
-        match self.needs.values().filter(waits).min_by_key(|need| need.until_ms) {
-            Some(need) if self.needs.values().all(|need| waits(&need)) => {
-                ResyncStatus::BackingOff { until_ms: need.until_ms, rounds: need.rounds, reason: need.reason.clone() }
-            }
+        let next = self.needs.values().filter(waits).min_by_key(|need| need.until_ms);
+        if let Some(rest) = self.rest(limits) {
+            let next_retry_ms = next.filter(|_| rest == Rest::Refused).map(|need| need.until_ms);
+            let Backoff { rounds, refusals, .. } = self.backoff();
+            return ResyncStatus::Resting { rest, rounds, next_retry_ms, refusals };
+        }
+        match next {
+            Some(need) if self.needs.values().all(|need| waits(&need)) => ResyncStatus::BackingOff {
+                until_ms: need.until_ms,
+                rounds: need.rounds,
+                refusals: need.refusals.clone(),
+            },
             _ => ResyncStatus::Running { needs: self.needs.len() },
         }
     }
 
     /// Returns how it stands, for those who wait for it.
-    pub(crate) fn waits(&self, now_ms: u64) -> Waits {
-        let next_retry_ms = match self.status(now_ms) {
+    pub(crate) fn waits(&self, limits: &Limits, now_ms: u64) -> Waits {
+        let next_retry_ms = match self.status(limits, now_ms) {
             ResyncStatus::BackingOff { until_ms, .. } => Some(until_ms),
-            ResyncStatus::Idle | ResyncStatus::Running { .. } | ResyncStatus::Stalled { .. } => None,
+            ResyncStatus::Resting { next_retry_ms, .. } => next_retry_ms,
+            ResyncStatus::Idle | ResyncStatus::Running { .. } => None,
         };
         Waits { since_ms: self.since_ms, attempts: self.backoff().rounds, next_retry_ms }
     }
@@ -348,7 +397,7 @@ impl Resync {
         let mut asks = Vec::new();
         for (prev, need) in &mut self.needs {
             match &mut need.phase {
-                Phase::Ready if need.until_ms <= now_ms => {
+                Phase::Ready if need.until_ms <= now_ms && !self.is_dormant => {
                     let mut candidates = self.good.iter().chain(&self.servers).chain(&need.told_by);
                     let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else {
                         if need.tried.is_empty() {
@@ -399,7 +448,7 @@ impl Resync {
         &mut self,
         prev: &EventId,
         from: &ServerName,
-        reason: String,
+        reason: RefusalReason,
         limits: &Limits,
         now_ms: u64,
     ) -> bool {
@@ -410,8 +459,7 @@ impl Resync {
         self.changed.insert(prev.to_owned());
         let phase = mem::replace(&mut need.phase, Phase::Ready);
         need.tried.insert(from.to_owned());
-        // What a server sent may be quoted in the reason; it is kept, so it is cut.
-        need.reason = format!("{from}: {reason}").chars().take(REASON_CHARS_MAX).collect();
+        need.note_refusal(from, reason);
         let mut is_round_over = false;
         if self.servers.iter().chain(&need.told_by).all(|server| need.tried.contains(server)) {
             need.end_round(limits, now_ms);
@@ -477,6 +525,14 @@ impl Resync {
 }
 
 impl Need {
+    fn note_refusal(&mut self, from: &ServerName, reason: RefusalReason) {
+        self.refusals.retain(|refused| refused.server != from);
+        if self.refusals.len() == REFUSALS_MAX {
+            self.refusals.remove(0);
+        }
+        self.refusals.push(Refused { server: from.to_owned(), reason: cut(reason) });
+    }
+
     /// Everybody has refused: after a pause they are asked again.
     fn end_round(&mut self, limits: &Limits, now_ms: u64) {
         self.tried.clear();
@@ -491,12 +547,23 @@ impl Need {
             tried: that_fit(self.tried.iter().cloned(), |server| server.as_str().len()),
             rounds: self.rounds,
             until_ms: self.until_ms,
-            reason: self.reason.clone(),
+            refusals: self.refusals.clone(),
             named: match &self.phase {
                 Phase::Fetching(fetch) => Some(fetch.named_state()),
                 Phase::Ready | Phase::Asked => None,
             },
         }
+    }
+}
+
+/// What a server sent may be quoted in a reason; it is kept, so it is cut.
+fn cut(reason: RefusalReason) -> RefusalReason {
+    let cut = |text: String| text.chars().take(REASON_CHARS_MAX).collect();
+    match reason {
+        RefusalReason::Status { status, errcode } => RefusalReason::Status { status, errcode: cut(errcode) },
+        RefusalReason::Malformed(why) => RefusalReason::Malformed(cut(why)),
+        RefusalReason::Untrue(why) => RefusalReason::Untrue(cut(why)),
+        reason => reason,
     }
 }
 

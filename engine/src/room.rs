@@ -3,6 +3,8 @@
 //! Nothing here is more than the store says: a room can be dropped and opened again at any commit.
 
 mod memory;
+mod provisional;
+mod tell;
 
 use std::{
     collections::BTreeSet,
@@ -11,26 +13,28 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Pdu, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
+    OwnedServerName, OwnedUserId, Pdu, Rest, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey,
+    path,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    Error, Limits, RequestKind, Response, RoomView,
+    Completion, Error, Limits, RequestKind, Response, RoomView, UpdatePosition,
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
     lookup::{is_rejected, prev_events_of},
     members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
-    resync::{Resync, finish::Tips, outliers::Loose},
+    resync::{Resync, outliers::Loose},
     verify_pool::map,
     view::LastIds,
 };
 
 pub(crate) use self::memory::RoomMemory;
+use self::provisional::Provisional;
 
 /// What a room's writer is given with every call.
 #[derive(Clone, Copy)]
@@ -39,6 +43,7 @@ pub(crate) struct Context<'a> {
     pub(crate) keys: &'a KeyRing,
     pub(crate) limits: &'a Limits,
     pub(crate) our_server: &'a ServerName,
+    pub(crate) completion: Completion,
     pub(crate) now_ms: u64,
 }
 
@@ -87,12 +92,20 @@ pub(crate) struct Room {
     pub(crate) counts: Counts,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
-    /// The provisional extremities and current state, if they were looked up since an event last came or changed.
-    pub(crate) provisional: Option<(Vec<EventNum>, StateGroup)>,
+    /// The way to the provisional extremities and current state, as far as it was gone and still holds.
+    pub(crate) provisional: Option<Provisional>,
+    /// The current state that was told last.
+    pub(crate) told: StateGroup,
+    /// Why the resync rests, as it was told last.
+    pub(crate) told_rest: Option<Rest>,
+    /// How far the host has dealt with the updates.
+    pub(crate) acknowledged: Option<UpdatePosition>,
     /// Our users who have joined at some time.
     pub(crate) our_users: BTreeSet<String>,
     /// Whether one of our users is in the room, as far as is known; `None` if it must be looked up.
     pub(crate) present: Option<bool>,
+    /// Whether the last call has left something to do.
+    is_unfinished: bool,
     /// After how many rounds in which every server was asked in vain there seems to be no help.
     pub(crate) rounds_before_set_aside: u32,
 }
@@ -125,10 +138,14 @@ impl Room {
             news: Vec::new(),
             counts: Counts::default(),
             provisional: None,
+            told: StateGroup::EMPTY,
+            told_rest: None,
+            acknowledged: None,
             last_ids: Arc::new(Mutex::new((StateGroup::EMPTY, BTreeSet::new()))),
             members: SharedMembers::default(),
             our_users: BTreeSet::new(),
             present: None,
+            is_unfinished: false,
             rounds_before_set_aside: limits.rounds_before_set_aside,
         }
     }
@@ -148,9 +165,12 @@ impl Room {
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
-        if head.partial.is_some() {
-            room.resync.begin(cx.now_ms);
+        if let Some(partial) = &head.partial {
+            room.resync.begin(partial.since_ms);
+            room.told_rest = partial.rest;
         }
+        room.told = rows.current_at(LogSeq(u64::MAX))?.map_or(StateGroup::EMPTY, |row| row.current);
+        room.acknowledged = rows.acknowledged()?.map(UpdatePosition::from);
         room.resync.set_named(room.servers(&rows, &head, cx)?);
         drop(rows);
         room.resume_questions(cx)?;
@@ -188,18 +208,22 @@ impl Room {
         Ok(())
     }
 
-    /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes.
+    /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes. What is
+    /// more than one call is to do is left for the next, which is due at once.
     pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        self.advance_events(cx)?;
-        while self.proceed_with_held(cx)? {
-            self.advance_events(cx)?;
+        let mut left = cx.limits.events_a_call_max;
+        self.advance_events(cx, &mut left)?;
+        while left > 0 && self.proceed_with_held(cx)? {
+            self.advance_events(cx, &mut left)?;
         }
+        self.is_unfinished = left == 0;
         self.ask_resync(cx)
     }
 
-    fn advance_events(&mut self, cx: Context<'_>) -> Result<(), Error> {
+    fn advance_events(&mut self, cx: Context<'_>, left: &mut usize) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
-        loop {
+        while let Some(rest) = left.checked_sub(1) {
+            *left = rest;
             let Some(num) = self.open.next_ready() else {
                 if self.fold(cx, &mut txn)? {
                     continue;
@@ -214,7 +238,10 @@ impl Room {
             }
             txn = self.commit_if_large(cx, txn)?;
         }
-        self.complete(&mut txn)?;
+        self.tell_current(&mut txn)?;
+        if *left > 0 {
+            self.complete(cx, &mut txn)?;
+        }
         self.commit(txn)
     }
 
@@ -264,6 +291,7 @@ impl Room {
         let was_placed = matches!(txn.event(num)?.state.stage, Stage::Placed { .. });
         if was.as_ref().is_some_and(EventStatus::is_rejected) != is_rejected(&state.stage) {
             self.memory.forget_resolved();
+            self.provisional = None;
         }
         // What was held of it without a place in the room's history, the host was never told.
         let was = was.filter(|_| was_placed);
@@ -285,10 +313,11 @@ impl Room {
         state: &EventState,
     ) {
         self.memory.acquit(num);
+        let was = self.open.get(num).map(|event| event.kind);
         self.open.set(num, event_id, depth, state);
+        self.keep_provisional(num, was);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);
-        self.provisional = None;
         // Only its own membership, or a verdict that changed, can take one of our users in or out.
         let is_ours = |key: &StateKey| key.event_type == "m.room.member" && self.our_users.contains(&key.state_key);
         if state_key.is_some_and(is_ours) {
@@ -315,15 +344,23 @@ impl Room {
 
     /// Returns when the room has something to do though nothing arrives.
     pub(crate) fn next_timeout(&self) -> Option<u64> {
+        if self.is_unfinished {
+            return Some(0);
+        }
+        if self.resync.is_dormant() {
+            return None;
+        }
         [self.resync.next_timeout(), self.auth_questions.next_timeout()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        for num in self.auth_questions.due(cx.now_ms) {
-            self.open.look_again(num);
+        if !self.resync.is_dormant() {
+            for num in self.auth_questions.due(cx.now_ms) {
+                self.open.look_again(num);
+            }
+            self.reverify(cx)?;
         }
-        self.reverify(cx)?;
         self.advance(cx)
     }
 
@@ -361,32 +398,6 @@ impl Room {
             }
         }
         Ok(present)
-    }
-
-    /// Returns the room's forward extremities and current state as far as they are known: those of the fold, carried on
-    /// over the events that it has not reached, without check 6.
-    pub(crate) fn provisional(&mut self, txn: &mut Txn<'_>) -> Result<(Vec<EventNum>, StateGroup), Error> {
-        let Some(head) = txn.head()? else { return Ok((Vec::new(), StateGroup::EMPTY)) };
-        if self.open.is_folded() {
-            return Ok((head.extremities, head.current));
-        }
-        if let Some(provisional) = &self.provisional {
-            return Ok(provisional.clone());
-        }
-        let mut tips = Tips::of(&head);
-        let open: Vec<EventNum> = self.open.in_order().map(|(num, _)| num).collect();
-        for num in open {
-            let event = txn.event(num)?;
-            if let Stage::Placed { status, states, .. } = &event.state.stage
-                && !status.is_rejected()
-            {
-                tips.begin_anew(&self.memory, txn, num, &self.our_users)?;
-                tips.add(txn, &event, *states)?;
-            }
-        }
-        let provisional = (tips.extremities(), tips.current(&self.memory, txn)?);
-        self.provisional = Some(provisional.clone());
-        Ok(provisional)
     }
 }
 
@@ -442,9 +453,9 @@ impl Room {
         self.advance(cx)
     }
 
-    /// Tells whether an event waits for a server's keys.
+    /// Tells whether an event waits for a server's keys, and they are to be asked for.
     pub(crate) fn has_unverified(&self) -> bool {
-        self.open.iter().any(|(_, event)| event.kind == OpenKind::Unverified)
+        !self.resync.is_dormant() && self.open.iter().any(|(_, event)| event.kind == OpenKind::Unverified)
     }
 
     /// Returns the room as it stands; `None` if nothing is stored of it.
@@ -466,8 +477,8 @@ impl Room {
             extremities: extremity_ids,
             current,
             our_server: cx.our_server.to_owned(),
-            resync: self.resync.status(cx.now_ms),
-            waits: self.resync.waits(cx.now_ms),
+            resync: self.resync.status(cx.limits, cx.now_ms),
+            waits: self.resync.waits(cx.limits, cx.now_ms),
             servers: self.resync.named().to_vec(),
             last_ids: self.last_ids.clone(),
             members: self.members.clone(),

@@ -64,7 +64,7 @@ pub use self::{
     events::MissingEvents,
     handshake::Admitted,
 };
-use crate::{Error, RoomView, lookup::is_rejected, state::stage_of};
+use crate::{Error, RoomView, lookup::is_rejected, request::UNABLE_DUE_TO_PARTIAL_STATE, state::stage_of};
 
 /// Why another server is not given what it asks for: a Matrix error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +123,7 @@ impl Refusal {
     pub const fn errcode(&self) -> &'static str {
         match self {
             Self::NotFound(_) | Self::NotFullyJoined => "M_NOT_FOUND",
-            Self::PartialState => "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE",
+            Self::PartialState => UNABLE_DUE_TO_PARTIAL_STATE,
             Self::Forbidden(_) => "M_FORBIDDEN",
             Self::UnableToAuthoriseJoin => "M_UNABLE_TO_AUTHORISE_JOIN",
             Self::UnableToGrantJoin => "M_UNABLE_TO_GRANT_JOIN",

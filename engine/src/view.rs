@@ -1,6 +1,8 @@
 //! Reads: a room as it stands at one instant.
 
 mod at;
+mod changes;
+mod corrections;
 mod filter;
 mod members;
 mod read;
@@ -28,6 +30,8 @@ use crate::{
 pub(crate) use self::read::{Waits, may_be_omitted};
 pub use self::{
     at::{At, StateRead},
+    changes::StateChange,
+    corrections::{CatchUp, Corrections, WrongMembership},
     filter::StateFilter,
     members::{Member, MembersPage},
     read::{Lookup, NotYet, Trust, WaitingOn},

@@ -81,8 +81,8 @@ fn a_state_event_in_a_full_room_costs_no_more_rows_than_the_state_is_deep() {
         let size = message_bytes(&story, &topic);
         let cost = cost_of(&mut story, "state event, full room", |story| drop(story.receive(S, &[&topic])));
         // 1,000 members make a tree of a root, inner nodes and leaves: a node a level is new. It cites three auth
-        // events.
-        assert!(cost.rows <= 3 + 4 + 3, "{cost:?}");
+        // events. That the current state is another is a record, and a row to find it by.
+        assert!(cost.rows <= 3 + 4 + 3 + 2, "{cost:?}");
         assert!(cost.bytes <= size + 8_192, "an event of {size} bytes: {cost:?}");
     }
 }
@@ -98,7 +98,7 @@ fn an_event_in_a_partial_room_costs_what_it_costs_in_a_full_one_and_a_little() {
     assert!(cost.rows <= 6, "{cost:?}");
     let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": "t" })).send();
     let cost = cost_of(&mut story, "state event, partial room", |story| drop(story.receive(S, &[&topic])));
-    assert!(cost.rows <= 10, "{cost:?}");
+    assert!(cost.rows <= 12, "{cost:?}");
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! not exist.
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind, LogRecord, LogSeq,
-    PartialJoin, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow, entry_hash, path,
+    CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind,
+    LogRecord, LogSeq, PartialJoin, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow, entry_hash, path,
 };
 
 use crate::{
     StoreError, Table,
-    keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
+    keys::{current_key, decode_row, encode_row, room_bytes_key, room_seq_key},
     rows::RoomRows,
     state_group::{self, Change, NodeSink},
     state_index::{index_state_event, take_citations},
@@ -81,7 +81,15 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
                 head.min_depth = rows.event_record(joined.join)?.depth;
             }
             if joined.opens_partial {
-                head.partial = Some(PartialJoin { join: joined.join, via: joined.via.clone(), holes: Vec::new() });
+                head.partial = Some(PartialJoin {
+                    join: joined.join,
+                    via: joined.via.clone(),
+                    holes: Vec::new(),
+                    since_ms: joined.at_ms,
+                    sent: None,
+                    completing: None,
+                    rest: None,
+                });
             }
         }
         LogRecord::Holes(holes) => {
@@ -96,6 +104,25 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         LogRecord::Completed(completed) => {
             head.partial = None;
             head.holes = completed.holes.len() as u64;
+            put_current(rows, seq, CurrentRow { current: head.current, partial: false })?;
+        }
+        LogRecord::Current(current) => {
+            put_current(rows, seq, CurrentRow { current: *current, partial: head.partial.is_some() })?;
+        }
+        LogRecord::Sent(event) => {
+            if let Some(partial) = &mut head.partial {
+                partial.sent = Some(*event);
+            }
+        }
+        LogRecord::Completing(_) => {
+            if let Some(partial) = &mut head.partial {
+                partial.completing = Some(seq);
+            }
+        }
+        LogRecord::Resting(rest) => {
+            if let Some(partial) = &mut head.partial {
+                partial.rest = *rest;
+            }
         }
     }
     rows.set_head(head);
@@ -191,6 +218,13 @@ fn put_id_row<W: RoomRowsMut>(rows: &mut W, event_id: &str, row: IdRow) -> Resul
     let key = room_bytes_key(rows.room(), event_id.as_bytes());
     let value = encode_row(Table::EventIds, &key, Kind::IdRow, &row)?;
     rows.write(Table::EventIds, key, Some(value));
+    Ok(())
+}
+
+fn put_current<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, row: CurrentRow) -> Result<(), StoreError> {
+    let key = current_key(rows.room(), seq);
+    let value = encode_row(Table::Currents, &key, Kind::Current, &row)?;
+    rows.write(Table::Currents, key, Some(value));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gibbous_codec::{
-    FormatRow, Hex, Kind, LogSeq, OwnedRoomId, QuestionRow, RoomHead, RoomNum, RoomRow, ServerKeysRow,
+    AcknowledgedRow, FormatRow, Hex, Kind, LogSeq, OwnedRoomId, QuestionRow, RoomHead, RoomNum, RoomRow, ServerKeysRow,
 };
 
 use crate::{
@@ -168,8 +168,8 @@ impl Check<'_> {
         Ok(rooms.into_keys().collect())
     }
 
-    /// What is known of questions stands beside the log: it can only be damaged.
-    fn questions(&mut self, room: RoomNum) -> Result<(), StoreError> {
+    /// What stands beside the log can only be damaged.
+    fn beside_the_log(&mut self, room: RoomNum) -> Result<(), StoreError> {
         let prefix = room_prefix(room);
         for (key, bytes) in self.snapshot.scan(Table::Questions, &prefix, &prefix, usize::MAX)? {
             self.report.rows += 1;
@@ -177,6 +177,14 @@ impl Check<'_> {
                 Ok(row) if row.key().to_bytes(room) == key => {}
                 Ok(_) => self.find(Table::Questions, key, "is no key of what it holds".to_owned()),
                 Err(error) => self.report.findings.push(Finding::of(Table::Questions, &key, &error)),
+            }
+        }
+        for (key, bytes) in self.snapshot.scan(Table::Acknowledged, &prefix, &prefix, usize::MAX)? {
+            self.report.rows += 1;
+            match decode_row::<AcknowledgedRow>(Table::Acknowledged, &key, Kind::Acknowledged, &bytes) {
+                Ok(_) if key == prefix => {}
+                Ok(_) => self.find(Table::Acknowledged, key, "is no key of what it holds".to_owned()),
+                Err(error) => self.report.findings.push(Finding::of(Table::Acknowledged, &key, &error)),
             }
         }
         Ok(())
@@ -197,7 +205,7 @@ impl Check<'_> {
         }
         self.log_end(room, fold.next, counted)?;
         let expected = refolded.backend().snapshot()?;
-        self.questions(room)?;
+        self.beside_the_log(room)?;
         let prefix = room_prefix(room);
         for table in Table::ALL.into_iter().filter(|table| table.is_folded()) {
             let (rows, differences) = compare(self.snapshot, &*expected, room, table)?;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use gibbous_codec::{EventNum, Kind, LogRecord, NodeHash, RoomNum, Stage, StateGroup};
+use gibbous_codec::{CurrentRow, EventNum, Kind, LogRecord, LogSeq, NodeHash, RoomNum, Stage, StateGroup};
 
 use crate::{
     BATCH_ADVISED_MAX, Batch, Store, StoreError, Table,
-    keys::{decode_row, room_prefix, seq_of},
+    keys::{current_key, decode_row, room_prefix, seq_of},
     pages::pages,
     rows::{RoomRows, Rows},
     state_group::{Node, NodeSource},
@@ -88,11 +88,19 @@ impl Nodes {
     }
 }
 
-/// Returns the nodes that the states of a room rest on: its current one, and those before and after its events.
+/// Returns the nodes that the states of a room rest on: its current one, those before and after its events, and those
+/// that it was said to have and that the host has not dealt with yet.
 pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
     let mut live = Nodes::default();
     let Some(head) = rows.head()? else { return Ok(live) };
     live.add(rows, head.current)?;
+    for current in told(rows)? {
+        match live.add(rows, current) {
+            // It was collected before the host said what it has dealt with.
+            Err(StoreError::MissingNode { .. }) => {}
+            added => added?,
+        }
+    }
     let prefix = room_prefix(rows.room());
     for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Log, &prefix, from, size)) {
         for (key, bytes) in page? {
@@ -106,6 +114,23 @@ pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
         }
     }
     Ok(live)
+}
+
+/// Returns the current states that were told from the last one that the host has dealt with on; the last of all, if it
+/// never says what it has dealt with.
+fn told<R: RoomRows>(rows: &R) -> Result<Vec<StateGroup>, StoreError> {
+    let dealt_with = rows.acknowledged()?.map_or(LogSeq(u64::MAX), |acknowledged| acknowledged.seq);
+    let prefix = room_prefix(rows.room());
+    let mut told = Vec::new();
+    for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Currents, &prefix, from, size)) {
+        for (key, bytes) in page? {
+            told.push(decode_row::<CurrentRow>(Table::Currents, &key, Kind::Current, &bytes)?.current);
+            if key >= current_key(rows.room(), dealt_with) || dealt_with == LogSeq(u64::MAX) {
+                return Ok(told);
+            }
+        }
+    }
+    Ok(told)
 }
 
 #[cfg(test)]

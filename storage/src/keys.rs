@@ -18,6 +18,12 @@ pub(crate) fn room_seq_key(room: RoomNum, seq: LogSeq) -> Vec<u8> {
     KeyBuf::new().u64(room.0).u64(seq.0).into_vec()
 }
 
+/// Returns the key of the current state that was told at a place in the log. The latest comes first: from any place on,
+/// the first key is that of what was told there or before.
+pub(crate) fn current_key(room: RoomNum, seq: LogSeq) -> Vec<u8> {
+    KeyBuf::new().u64(room.0).u64(u64::MAX - seq.0).into_vec()
+}
+
 /// Returns the key of a room's row that is found by bytes.
 pub(crate) fn room_bytes_key(room: RoomNum, bytes: &[u8]) -> Vec<u8> {
     KeyBuf::new().u64(room.0).rest(bytes)

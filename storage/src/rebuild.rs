@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
-    FormatRow, Kind, LogSeq, OwnedRoomId, RoomHead, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName,
+    AcknowledgedRow, FormatRow, Kind, LogSeq, OwnedRoomId, RoomHead, RoomId, RoomNum, RoomRow, ServerKeysRow,
+    ServerName,
 };
 
 use crate::{
@@ -152,9 +153,23 @@ impl Rebuild<'_> {
         self.next_room = self.next_room.max(room.0.saturating_add(1));
         let key = room_id.as_bytes().to_vec();
         let mut batch = Batch::new();
+        self.acknowledged(room, &mut batch)?;
         batch.put(Table::Rooms, key.clone(), encode_row(Table::Rooms, &key, Kind::RoomRow, &RoomRow { num: room })?);
         self.into.write(&batch)?;
         self.into.sync()
+    }
+
+    /// Carries over how far the host has dealt with a room's updates.
+    fn acknowledged(&mut self, room: RoomNum, batch: &mut Batch) -> Result<(), StoreError> {
+        let prefix = room_prefix(room);
+        for (key, bytes) in self.from.scan(Table::Acknowledged, &prefix, &prefix, 2)? {
+            match decode_row::<AcknowledgedRow>(Table::Acknowledged, &key, Kind::Acknowledged, &bytes) {
+                Ok(_) if key == prefix => batch.put(Table::Acknowledged, key, bytes),
+                Ok(_) => self.leave_out(Table::Acknowledged, key, "is no key of what it holds".to_owned()),
+                Err(error) => self.report.left_out.push(Finding::of(Table::Acknowledged, &key, &error)),
+            }
+        }
+        Ok(())
     }
 
     /// Returns how many records the head row counts, if it can be read and is that of the room.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq, NamedIds, OwnedEventId,
-    OwnedServerName, Path, QuestionKey, QuestionRow, RoomHead, RoomNum, ServersRow, Stage, StateGroup, UnfoldedRow,
+    AcknowledgedRow, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq,
+    NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RoomHead, RoomNum, ServersRow, Stage,
+    StateGroup, UnfoldedRow,
 };
 
 use crate::{
     Row, StoreError, Table,
-    keys::{decode_row, room_bytes_key, room_prefix, room_seq_key, seq_of},
+    keys::{current_key, decode_row, room_bytes_key, room_prefix, room_seq_key, seq_of},
     pages::pages,
     state_group::{self, NodeSource},
 };
@@ -208,6 +209,28 @@ pub trait RoomRows: Rows + NodeSource {
             servers.extend(row.servers.into_iter().filter(|server| seen.insert(server.clone())));
         }
         Ok(servers)
+    }
+
+    /// Returns the current state as it was told last at a place in the log or before it, and whether the room was partial;
+    /// `None` where none had been told.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn current_at(&self, seq: LogSeq) -> Result<Option<CurrentRow>, StoreError> {
+        let rows = self.rows(Table::Currents, &room_prefix(self.room()), &current_key(self.room(), seq), 1)?;
+        rows.first().map(|(key, bytes)| decode_row(Table::Currents, key, Kind::Current, bytes)).transpose()
+    }
+
+    /// Returns how far the host has dealt with the room's updates; `None` if it has never said so.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn acknowledged(&self) -> Result<Option<AcknowledgedRow>, StoreError> {
+        let key = room_prefix(self.room());
+        let row = self.row(Table::Acknowledged, &key)?;
+        row.map(|bytes| decode_row(Table::Acknowledged, &key, Kind::Acknowledged, &bytes)).transpose()
     }
 
     /// Returns what is known of the room's questions to other servers, but for the IDs of named states.

@@ -10,14 +10,14 @@ use std::sync::{
 };
 
 use gibbous_codec::{
-    EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, QuestionKey, QuestionRow, RoomId, RoomNum,
-    RoomRow, ServerKeysRow, ServerName,
+    AcknowledgedRow, EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, QuestionKey, QuestionRow,
+    RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName,
 };
 
 use crate::{
     BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Snapshot, StoreError, Table,
     cache::Cache,
-    keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
+    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
     recover::{DamagedRooms, forget_number, recover, room_id_of},
     rows::{event_record_of, missing_event},
     state_group::Node,
@@ -337,6 +337,19 @@ impl Store {
             }
         }
         if batch.rows() > 0 { self.write(&batch) } else { Ok(()) }
+    }
+
+    /// Stores how far the host has dealt with a room's updates. It is durable with the next sync.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    pub fn put_acknowledged(&self, room: RoomNum, row: AcknowledgedRow) -> Result<(), StoreError> {
+        let key = room_prefix(room);
+        let value = encode_row(Table::Acknowledged, &key, Kind::Acknowledged, &row)?;
+        let mut batch = Batch::new();
+        batch.put(Table::Acknowledged, key, value);
+        self.write(&batch)
     }
 
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {

@@ -34,11 +34,15 @@ pub enum Table {
     Citations = 11,
     /// From a key of state to the state events that are at it, whichever state they are in, or none.
     StateEvents = 12,
+    /// The current state of each room as it was told, by the place in the log from which on, latest first.
+    Currents = 13,
+    /// How far the host has dealt with each room's updates: beside the log.
+    Acknowledged = 14,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -52,6 +56,8 @@ impl Table {
         Self::Questions,
         Self::Citations,
         Self::StateEvents,
+        Self::Currents,
+        Self::Acknowledged,
     ];
 
     /// Returns the number of the table.
@@ -66,7 +72,7 @@ impl Table {
 
     /// Tells whether the rows of the table are folded from the logs.
     pub const fn is_folded(self) -> bool {
-        self.is_by_room() && !matches!(self, Self::Log | Self::Questions)
+        self.is_by_room() && !matches!(self, Self::Log | Self::Questions | Self::Acknowledged)
     }
 
     /// Returns the name of the table, as messages and `gibbous check` print it.
@@ -85,6 +91,8 @@ impl Table {
             Self::Questions => "questions",
             Self::Citations => "citations",
             Self::StateEvents => "state_events",
+            Self::Currents => "currents",
+            Self::Acknowledged => "acknowledged",
         }
     }
 }

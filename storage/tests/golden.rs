@@ -9,11 +9,12 @@ mod common;
 use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 
 use gibbous_codec::{
-    AuthChainQuestion, Backoff, Check, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus,
-    Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
-    NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
-    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
-    ServersRow, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
+    AcknowledgedRow, AuthChainQuestion, Backoff, Check, Completed, Completing, CurrentRow, Edge, EventId, EventNum,
+    EventRecord, EventState, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord,
+    Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId,
+    PartialJoin, Path, Position, QuestionKey, QuestionRow, RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum,
+    RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, Stage, StateGroup,
+    StateKey, StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -68,7 +69,22 @@ fn folded() -> Folded {
 }
 
 fn backoff() -> Backoff {
-    Backoff { rounds: 2, until_ms: 3, reason: "refused".to_owned() }
+    Backoff { rounds: 2, until_ms: 3, refusals: refusals() }
+}
+
+/// Every reason for which a server may refuse.
+fn refusals() -> Vec<Refused> {
+    let reasons = [
+        RefusalReason::NotInRoom,
+        RefusalReason::NotFound,
+        RefusalReason::PartialState,
+        RefusalReason::Status { status: 500, errcode: "M_UNKNOWN".to_owned() },
+        RefusalReason::Timeout,
+        RefusalReason::Malformed("why".to_owned()),
+        RefusalReason::Incomplete(id("event")),
+        RefusalReason::Untrue("why".to_owned()),
+    ];
+    reasons.map(|reason| Refused { server: server(), reason }).into()
 }
 
 fn event_states(golden: &mut Golden) {
@@ -136,11 +152,19 @@ fn records(golden: &mut Golden) {
         opens_partial: true,
         by_handshake: true,
         is_first: false,
+        at_ms: 5,
     };
     put("joined", LogRecord::Joined(joined));
     put("backoff", LogRecord::Backoff(backoff()));
     put("completed", LogRecord::Completed(Completed { holes: vec![id("hole")] }));
     put("holes", LogRecord::Holes(vec![id("hole")]));
+    put("current", LogRecord::Current(group(2)));
+    put("sent", LogRecord::Sent(EventNum(7)));
+    put("completing", LogRecord::Completing(Completing { join: EventNum(7), via: server(), sent: Some(EventNum(8)) }));
+    for (name, rest) in [("nobody", Rest::NobodyToAsk), ("refused", Rest::Refused), ("dormant", Rest::Dormant)] {
+        put(&format!("resting_{name}"), LogRecord::Resting(Some(rest)));
+    }
+    put("resting_no_more", LogRecord::Resting(None));
 }
 
 fn rows(golden: &mut Golden) {
@@ -153,7 +177,15 @@ fn rows(golden: &mut Golden) {
         next_seq: 8,
         extremities: vec![EventNum(3), EventNum(4)],
         current: group(2),
-        partial: Some(PartialJoin { join: EventNum(7), via: server(), holes: vec![id("hole")] }),
+        partial: Some(PartialJoin {
+            join: EventNum(7),
+            via: server(),
+            holes: vec![id("hole")],
+            since_ms: 5,
+            sent: Some(EventNum(8)),
+            completing: Some(LogSeq(9)),
+            rest: Some(Rest::Refused),
+        }),
         our_users: vec![user()],
         handshakes: vec![EventNum(7)],
         min_depth: 5,
@@ -166,6 +198,8 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/id_passed", Kind::IdRow, &IdRow { event: None, passed: true });
     put(golden, "row/unfolded", Kind::Unfolded, &UnfoldedRow { events: vec![EventNum(64), EventNum(127)] });
     put(golden, "row/span", Kind::Span, &SpanRow { events: 1 << 63 | 1 });
+    put(golden, "row/current", Kind::Current, &CurrentRow { current: group(2), partial: true });
+    put(golden, "row/acknowledged", Kind::Acknowledged, &AcknowledgedRow { seq: LogSeq(5), index: 2 });
     put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
     put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });
@@ -178,7 +212,7 @@ fn questions(golden: &mut Golden) {
         tried: vec![server()],
         rounds: 2,
         until_ms: 3,
-        reason: "refused".to_owned(),
+        refusals: refusals(),
         named: None,
     };
     let named = NamedState {

@@ -38,7 +38,7 @@ impl Engine {
         let mut next = lock(&self.inner.requests).next_deadline();
         let mut is_unverified = false;
         for (_, slot) in self.slots() {
-            if let Some(room) = &lock(&slot).room {
+            if let Some(room) = &self.enter(&slot).room {
                 next = [next, room.next_timeout()].into_iter().flatten().min();
                 is_unverified |= room.has_unverified();
             }
@@ -75,7 +75,7 @@ impl Engine {
             done = done.and(self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms));
         }
         for (room_id, slot) in self.slots() {
-            let mut slot = lock(&slot);
+            let mut slot = self.enter(&slot);
             if let Some(room) = &mut slot.room {
                 let in_room = room.handle_timeout(cx);
                 done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
@@ -91,7 +91,7 @@ impl Engine {
             return self.answer_keys(cx, server, response);
         }
         let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         self.read_lost(&mut slot)?;
         if question == Question::JoinAuthChain {
             let answered = self.join_auth_chain_answered(cx, &room_id, &mut slot, &destination, response);
@@ -143,7 +143,7 @@ impl Engine {
         let mut done = Ok(());
         for room_id in rooms {
             let Some(slot) = self.known_slot(&room_id) else { continue };
-            let mut slot = lock(&slot);
+            let mut slot = self.enter(&slot);
             let in_room = self.keys_answered(cx, server, &room_id, &mut slot);
             done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
         }

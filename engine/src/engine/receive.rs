@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gibbous_codec::{Failure, FailureCode, OwnedRoomId, Pdu, RoomId, ServerName, Severity};
 use serde::Deserialize;
 
-use super::{Engine, lock};
+use super::Engine;
 use crate::{Error, Outcome, Receipt, intake};
 
 impl Engine {
@@ -46,7 +46,7 @@ impl Engine {
         now_ms: u64,
     ) -> Result<Vec<Receipt>, Error> {
         let Some(slot) = self.known_slot(room_id) else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         if let Some(joining) = &mut slot.joining {
             let queued = pdus.iter().map(|pdu| pdu.to_vec()).collect();
             joining.queued.push((origin.to_owned(), queued));

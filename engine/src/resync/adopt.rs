@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, Rejection, Rule, ServerName,
-    Stage, StateGroup, StateKey, States,
+    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, RefusalReason, Rejection, Rule,
+    ServerName, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -29,7 +29,7 @@ enum Adoption {
     /// The verdicts on these of its events are not final: it is looked at again when they are.
     Held(BTreeSet<EventNum>),
     /// It is not a true one.
-    Refused(String),
+    Refused(RefusalReason),
 }
 
 impl Room {
@@ -49,9 +49,9 @@ impl Room {
             Ok(Progress::Waiting) => Ok(()),
             Ok(Progress::Doubtful(event_id)) => {
                 let reason = format!("the signature of {event_id} does not hold, and nobody else can be asked");
-                self.refuse(cx, prev, &named_by, reason)
+                self.refuse(cx, prev, &named_by, RefusalReason::Untrue(reason))
             }
-            Err(nobody_has) => self.refuse(cx, prev, &named_by, format!("nobody has {nobody_has}, which it named")),
+            Err(nobody_has) => self.refuse(cx, prev, &named_by, RefusalReason::Incomplete(nobody_has)),
             Ok(Progress::Ready { holes }) => match self.adopt(cx, prev, &holes)? {
                 Adoption::Done => {
                     self.resync.adopted(prev, &named_by);
@@ -80,7 +80,8 @@ impl Room {
             txn.discard();
             if is_circle {
                 let Some(named_by) = self.resync.fetch(&prev).map(|fetch| fetch.named_by.clone()) else { continue };
-                self.refuse(cx, &prev, &named_by, "it names an event that waits for it".to_owned())?;
+                let reason = RefusalReason::Untrue("it names an event that waits for it".to_owned());
+                self.refuse(cx, &prev, &named_by, reason)?;
             } else if !is_held {
                 self.resync.hold(&prev, BTreeSet::new());
                 self.proceed(cx, &prev)?;
@@ -119,9 +120,9 @@ impl Room {
         cx: Context<'_>,
         prev: &EventId,
         from: &ServerName,
-        reason: String,
+        reason: RefusalReason,
     ) -> Result<(), Error> {
-        tracing::debug!(room = %self.id, event = %prev, server = %from, reason, "no state from this server");
+        tracing::debug!(room = %self.id, event = %prev, server = %from, %reason, "no state from this server");
         if self.resync.is_last_to_ask(prev, from) {
             self.ask_hosts_too(cx)?;
         }
@@ -159,7 +160,9 @@ impl Room {
                 let is_hole = holes.contains(event_id) || self.rests_on_holes(&txn, event_id, &holes)?;
                 if !is_hole {
                     txn.discard();
-                    return Ok(Adoption::Refused(format!("{event_id} is to be asked for again")));
+                    return Ok(Adoption::Refused(RefusalReason::Untrue(format!(
+                        "{event_id} is to be asked for again"
+                    ))));
                 }
                 holes.insert(event_id.clone());
                 continue;
@@ -179,7 +182,7 @@ impl Room {
             }
             if state.insert(key.clone(), num).is_some_and(|other| other != num) && until_final.is_empty() {
                 txn.discard();
-                return Ok(Adoption::Refused(format!("it names two events for {key}")));
+                return Ok(Adoption::Refused(RefusalReason::Untrue(format!("it names two events for {key}"))));
             }
         }
         if !until_final.is_empty() {
@@ -193,7 +196,7 @@ impl Room {
         };
         if !state.contains_key(&create) && !is_create {
             txn.discard();
-            return Ok(Adoption::Refused("it names no create event".to_owned()));
+            return Ok(Adoption::Refused(RefusalReason::Untrue("it names no create event".to_owned())));
         }
         // Where the event itself came, but what it rests on cannot be verified, the room goes on as after one that
         // cannot be verified itself.
@@ -208,7 +211,7 @@ impl Room {
         if let Err(reason) = told {
             self.memory.forget_resolved();
             txn.discard();
-            return Ok(Adoption::Refused(reason));
+            return Ok(Adoption::Refused(RefusalReason::Untrue(reason)));
         }
         self.last_adopted = before;
         if told == Ok(false) {

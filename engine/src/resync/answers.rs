@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{EventId, EventNum, OwnedEventId, Pdu, ServerName};
+use gibbous_codec::{EventId, EventNum, OwnedEventId, Pdu, RefusalReason, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -46,8 +46,10 @@ impl Room {
                 self.verify_answer(cx, prev, from, Some(event_ids), Vec::new())?;
                 Ok(())
             }
-            (_, Response::Failed(error)) => Err(error.to_string()),
-            (_, Response::Events(_) | Response::Body(_)) => Err("an answer to another question".to_owned()),
+            (_, Response::Failed(error)) => Err(error.into()),
+            (_, Response::Events(_) | Response::Body(_)) => {
+                Err(RefusalReason::Malformed("an answer to another question".to_owned()))
+            }
         };
         if let Err(reason) = result {
             self.refuse(cx, prev, from, reason)?;
@@ -61,13 +63,13 @@ impl Room {
         prev: &OwnedEventId,
         from: &ServerName,
         body: &[u8],
-    ) -> Result<Result<(), String>, Error> {
+    ) -> Result<Result<(), RefusalReason>, Error> {
         let ids: StateIds = match serde_json::from_slice(body) {
             Ok(ids) => ids,
-            Err(error) => return Ok(Err(format!("malformed: {error}"))),
+            Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
         if ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()) > cx.limits.state_ids_max {
-            return Ok(Err("it names too many events".to_owned()));
+            return Ok(Err(RefusalReason::Malformed("it names too many events".to_owned())));
         }
         let rows = cx.store.snapshot(self.num)?;
         let mut missing = BTreeSet::new();
@@ -88,10 +90,10 @@ impl Room {
         prev: &OwnedEventId,
         from: &ServerName,
         body: &[u8],
-    ) -> Result<Result<(), String>, Error> {
+    ) -> Result<Result<(), RefusalReason>, Error> {
         let state: StateBody = match serde_json::from_slice(body) {
             Ok(state) => state,
-            Err(error) => return Ok(Err(format!("malformed: {error}"))),
+            Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
         let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes());
         let pdus = self.wanted_pdus(prev, raw);
@@ -197,8 +199,11 @@ impl Room {
         if self.resync.has_nobody_to_ask(cx.now_ms) {
             self.ask_hosts_too(cx)?;
         }
+        let is_dormant = self.resync.is_partial() && !self.is_present(cx)?;
+        self.resync.set_dormant(is_dormant);
         let asks = self.resync.poll(cx.limits, cx.now_ms);
         self.asks.extend(asks);
+        self.tell_rest(cx)?;
         self.save_questions(cx)
     }
 }

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Completed, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, Pdu, RoomHead, Stage, StateGroup,
-    StateKey, States, path,
+    Completed, Completing, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, PartialJoin, Pdu, RoomHead,
+    Stage, StateGroup, StateKey, States, path,
 };
 use gibbous_storage::{RoomRows, StoredEvent, Txn};
 
 use crate::{
-    Error,
+    Completion, Error,
     lookup::prev_events_of,
     open_events::{OpenEvents, OpenKind},
     questions::that_fit,
@@ -89,11 +89,24 @@ impl Tips {
     /// Takes a rejected or soft-failed event. Where an accepted one that follows it came before it (the state here had
     /// been told), what lies behind is passed only now.
     pub(crate) fn add_out(&mut self, txn: &Txn<'_>, pdu: &Pdu) -> Result<(), Error> {
-        if !self.is_passed(txn, pdu.event_id())? {
+        self.pass_out(txn, pdu.event_id(), pdu.prev_events().to_vec())
+    }
+
+    /// As [`Tips::add_out`], of an event of which only its prev events are at hand.
+    pub(crate) fn pass_out(
+        &mut self,
+        txn: &Txn<'_>,
+        event_id: &EventId,
+        prevs: Vec<OwnedEventId>,
+    ) -> Result<(), Error> {
+        if !self.is_passed(txn, event_id)? {
             return Ok(());
         }
-        self.pass(txn, pdu.prev_events().to_vec())?;
-        self.current = self.single_state();
+        let before = self.extremities();
+        self.pass(txn, prevs)?;
+        if self.extremities() != before {
+            self.current = self.single_state();
+        }
         Ok(())
     }
 
@@ -287,10 +300,22 @@ impl Room {
         Ok(true)
     }
 
-    /// Completes a partial join when check 6 is final for every event of the room.
-    pub(crate) fn complete(&mut self, txn: &mut Txn<'_>) -> Result<(), Error> {
-        let is_partial = txn.head()?.is_some_and(|head| head.partial.is_some());
-        if !is_partial || !self.open.is_folded() {
+    /// Completes a partial join when check 6 is final for every event of the room, once the host has dealt with
+    /// what it was told of that where it has said that it will.
+    pub(crate) fn complete(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<(), Error> {
+        let Some(partial) = txn.head()?.and_then(|head| head.partial) else { return Ok(()) };
+        if !self.open.is_folded() {
+            return Ok(());
+        }
+        let completing = match partial.completing {
+            Some(completing) => completing,
+            None => {
+                let PartialJoin { join, via, sent, .. } = partial;
+                txn.stage(&LogRecord::Completing(Completing { join, via, sent }))?
+            }
+        };
+        let is_dealt_with = self.acknowledged.is_some_and(|position| position.seq >= completing);
+        if cx.completion == Completion::WhenAcknowledged && !is_dealt_with {
             return Ok(());
         }
         let holes = std::mem::take(&mut self.holes);

@@ -16,8 +16,9 @@ use super::{
     servers::{Asked, FakeServers, Reply, name},
 };
 use crate::{
-    Backend, Change, Config, CreateRefusal, Created, Engine, EventDraft, EventStage, JoinStatus, JoinTicket, Limits,
-    MemoryBackend, Outcome, Receipt, Request, RequestId, Response, RoomView, SendJoin, SledBackend, SledOptions,
+    Backend, Change, Completion, Config, CreateRefusal, Created, Engine, EventDraft, EventStage, JoinStatus,
+    JoinTicket, Limits, MemoryBackend, Outcome, Receipt, Request, RequestId, Response, RoomView, SendJoin, SledBackend,
+    SledOptions,
 };
 
 /// Beyond so many answers without any time passing, the engine asks in circles.
@@ -94,6 +95,12 @@ impl Host {
     /// Returns the engine.
     pub fn engine(&self) -> &Engine {
         self.engine.as_ref().expect("an engine is there but during a restart")
+    }
+
+    /// From here on a room stays partial until the host has acknowledged that it has its full state.
+    pub fn complete_when_acknowledged(&mut self) {
+        self.config.completion = Completion::WhenAcknowledged;
+        self.restart();
     }
 
     /// Stops the homeserver and starts it again. Answers on their way are lost; nothing is asked yet.
@@ -240,8 +247,16 @@ impl Host {
         true
     }
 
+    /// Lets the engine finish what its calls have left to do.
+    pub fn finish_calls(&mut self) {
+        while self.engine().poll_timeout() == Some(0) {
+            self.engine().handle_timeout(self.now_ms).expect("the store works");
+        }
+    }
+
     /// Takes up what the engine wants to know.
     pub fn poll(&mut self) {
+        self.finish_calls();
         while let Some(request) = self.engine().poll_request(self.now_ms).expect("the store works") {
             self.asked.push(request.clone());
             let honest = |host: &Self| host.servers.answer(&host.room, &request);

@@ -8,7 +8,7 @@ use super::{
     read::{NotYet, WaitingOn, may_be_omitted},
 };
 use crate::{
-    Error,
+    Error, UpdatePosition,
     resolve::all_entries,
     state::{stage_of, states_of},
 };
@@ -22,6 +22,8 @@ pub enum At<'a> {
     Before(&'a EventId),
     /// The state after an event: with the event itself, if it is an accepted state event.
     After(&'a EventId),
+    /// The current state, as it was told at a position of the updates or last before it.
+    Told(UpdatePosition),
 }
 
 /// A state, as far as it was asked for.
@@ -105,6 +107,14 @@ impl RoomView {
             At::Now => {
                 let partial = self.is_partial.then_some(PartialState { waiting_on: WaitingOn::Room, is_known: true });
                 return Ok(ReadState { group: self.current, partial });
+            }
+            At::Told(position) => {
+                let told = rows.current_at(position.seq)?;
+                let is_partial = told.is_some_and(|told| told.partial);
+                return Ok(ReadState {
+                    group: told.map_or(StateGroup::EMPTY, |told| told.current),
+                    partial: is_partial.then_some(PartialState { waiting_on: WaitingOn::Room, is_known: true }),
+                });
             }
             At::Before(event_id) => (event_id, true),
             At::After(event_id) => (event_id, false),

@@ -24,8 +24,7 @@ pub enum Lookup<T> {
 pub struct NotYet {
     /// What must have its full state first.
     pub waiting_on: WaitingOn,
-    /// Since when the room is partial, at the latest: when it was joined or, after a restart, opened, in milliseconds
-    /// on the host's clock. `None` for an event that waits in a room with full state.
+    /// Since when the room is partial, in milliseconds on the host's clock. `None` for an event that waits in a room with full state.
     pub since_ms: Option<u64>,
     /// In how many rounds every server that was asked has refused.
     pub attempts: u32,

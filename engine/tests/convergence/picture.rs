@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous::{Change, Engine, OwnedEventId, RoomView, Update, UpdatePosition, gibbous_codec::EventStatus};
+use gibbous::{Change, Engine, OwnedEventId, RoomView, StateMap, Update, UpdatePosition, gibbous_codec::EventStatus};
 
 /// A room as the updates tell it.
-///
-/// The updates tell of no current state.
 #[derive(Debug, Default)]
 pub(crate) struct Picture {
     last: Option<UpdatePosition>,
@@ -15,6 +13,8 @@ pub(crate) struct Picture {
     /// The verdict of each event, and whether it rests on partial state.
     events: BTreeMap<OwnedEventId, (EventStatus, bool)>,
     extremities: BTreeSet<OwnedEventId>,
+    /// The current state, as the differences that were told make it.
+    state: StateMap<OwnedEventId>,
     is_partial: bool,
     /// What told states lack.
     pub(crate) holes: BTreeSet<OwnedEventId>,
@@ -25,11 +25,11 @@ impl Picture {
     /// Reads after a restart what was not told before it.
     pub(crate) fn catch_up(&mut self, engine: &Engine, room_id: &gibbous::gibbous_codec::RoomId) -> Result<(), String> {
         let updates = engine.updates_since(room_id, self.last, usize::MAX).map_err(|error| error.to_string())?;
-        updates.iter().try_for_each(|update| self.apply(update))
+        updates.iter().try_for_each(|update| self.apply(engine, update))
     }
 
     /// Takes up an update, unless it was read before.
-    pub(crate) fn apply(&mut self, update: &Update) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, engine: &Engine, update: &Update) -> Result<(), String> {
         if self.last.is_some_and(|last| update.position <= last) {
             return Ok(());
         }
@@ -53,6 +53,7 @@ impl Picture {
                 self.wrong.extend((!is_known).then(|| format!("{event_id} was withdrawn, but was not announced")));
             }
             Change::ForwardExtremities { event_ids } => self.extremities = event_ids.iter().cloned().collect(),
+            Change::CurrentState { events } => self.change_state(engine, update, *events)?,
             Change::Joined { opens_partial, .. } => self.is_partial |= opens_partial,
             Change::Holes { event_ids } => self.holes.extend(event_ids.iter().cloned()),
             Change::RoomUnPartialStated { holes } => {
@@ -67,6 +68,30 @@ impl Picture {
             _ => {}
         }
         Ok(())
+    }
+
+    fn change_state(&mut self, engine: &Engine, update: &Update, events: u64) -> Result<(), String> {
+        let view = engine.room(&update.room_id).map_err(|error| error.to_string())?.ok_or("the room is gone")?;
+        for change in view.changes_of(update).map_err(|error| error.to_string())? {
+            let was = match change.is {
+                Some(is) => self.state.insert(change.key.clone(), is),
+                None => self.state.remove(&change.key),
+            };
+            if was != change.was {
+                self.wrong.push(format!("{} is said to have been {:?}, but was {was:?}", change.key, change.was));
+            }
+        }
+        if self.state.len() as u64 != events {
+            self.wrong.push(format!("the state is said to have {events} events, but has {}", self.state.len()));
+        }
+        Ok(())
+    }
+
+    /// Says whether the current state is another than the engine's, partial or not, where all updates were taken up.
+    pub(crate) fn check_state(&mut self, view: &RoomView) {
+        if view.current_state().expect("the store works") != self.state {
+            self.wrong.push(format!("the current state was told otherwise, partial: {}", view.is_partial()));
+        }
     }
 
     /// Says where the picture is not what the engine holds, of a room with full state. `verdict` is the engine's, of

@@ -7,7 +7,7 @@ use std::{
 
 use gibbous::{
     EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, OwnedServerName, Request, RequestError,
-    RequestId, RequestKind, Response, StateKey,
+    RequestId, RequestKind, Response, Rest, ResyncStatus, StateKey,
     testing::{
         ALL_VERSIONS, Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
@@ -22,6 +22,15 @@ use crate::{
 
 /// Beyond so many steps the engine is not coming to rest.
 const STEPS_MAX: usize = 5_000;
+
+/// One seed in five lets each call do little.
+fn limits(seed: u64) -> Limits {
+    let mut limits = Limits::default();
+    if seed.is_multiple_of(5) {
+        limits.events_a_call_max = 2 + (seed / 5 % 7) as usize;
+    }
+    limits
+}
 
 /// How often each thing has happened, by its name.
 pub(crate) type Counts = BTreeMap<&'static str, usize>;
@@ -51,6 +60,8 @@ pub(crate) struct World {
     pub(crate) handshakes: BTreeSet<OwnedEventId>,
     /// What the host knows by the updates.
     pub(crate) picture: Picture,
+    /// How often a dormant room was joined again.
+    wakes: usize,
     pub(crate) counts: Counts,
     /// What happened, in words.
     pub(crate) told: Vec<String>,
@@ -62,7 +73,7 @@ impl World {
         let random = RandomRoom::new(version, script.seed, script.later_max);
         let backend = MemoryBackend::new();
         let storage = Storage::Memory(backend.clone());
-        let mut host = Host::with_limits(US, random.room.clone(), storage, Limits::default());
+        let mut host = Host::with_limits(US, random.room.clone(), storage, limits(script.seed));
         let mut dice = Dice::new(script.seed ^ 0x7e3);
         let keyless = dice.percent(15).then(|| *dice.pick(&["s2.example", "s3.example", "s4.example"]));
         if let Some(server) = keyless {
@@ -82,6 +93,7 @@ impl World {
             gaps: BTreeSet::new(),
             handshakes: BTreeSet::new(),
             picture: Picture::default(),
+            wakes: 0,
             counts: Counts::new(),
             told: Vec::new(),
         };
@@ -117,6 +129,7 @@ impl World {
 
     /// Takes up what the engine wants to know. Keys come at once, or never.
     pub(crate) fn poll(&mut self) {
+        self.host.finish_calls();
         while let Some(request) = self.host.engine().poll_request(self.host.now_ms).expect("the store works") {
             if let RequestKind::MissingEvents { .. } = &request.kind {
                 self.gaps.insert(request.id);
@@ -397,7 +410,7 @@ impl World {
             self.poll();
             if !self.asked.is_empty() {
                 self.answer(0, How::Well);
-            } else if !(self.is_at_work() && self.pass_time()) {
+            } else if !(self.is_at_work() && (self.pass_time() || self.wake()?)) {
                 return self.take_updates();
             }
         }
@@ -409,6 +422,29 @@ impl World {
             view.is_partial(),
             view.resync()
         ))
+    }
+
+    /// A partial room that all of ours have left rests until one of them joins again. Returns whether one could. Where
+    /// what comes in takes them out again and again, the room is left at last.
+    fn wake(&mut self) -> Result<bool, String> {
+        const WAKES_MAX: usize = 5;
+        if self.wakes == WAKES_MAX || !self.is_dormant() {
+            return Ok(false);
+        }
+        self.wakes += 1;
+        for (user, seed) in OURS.iter().zip(0..) {
+            self.count("joins of dormant rooms");
+            self.join_again(user, seed)?;
+            if !self.is_dormant() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells whether nobody of ours is in the partial room.
+    pub(crate) fn is_dormant(&self) -> bool {
+        matches!(self.host.view().resync(), ResyncStatus::Resting { rest: Rest::Dormant, .. })
     }
 
     fn is_at_work(&self) -> bool {
@@ -435,7 +471,10 @@ impl World {
 
     fn take_updates(&mut self) -> Result<(), String> {
         while let Some(update) = self.host.engine().poll_update().expect("the store works") {
-            self.picture.apply(&update)?;
+            self.picture.apply(self.host.engine(), &update)?;
+        }
+        if let Ok(Some(view)) = self.host.engine().room(self.random.room.id()) {
+            self.picture.check_state(&view);
         }
         Ok(())
     }

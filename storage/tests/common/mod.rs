@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
-    Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex, JoinRecord,
-    Judgement, LogRecord, NamedIds, OwnedEventId, Position, QuestionRow, RoomId, RoomNum, RoomOpened, RoomVersionId,
-    ServerKeyRow, ServerKeysRow, ServerName, Stage, StateGroup, StateKey, States,
+    AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
+    JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow, RoomId, RoomNum,
+    RoomOpened, RoomVersionId, ServerKeyRow, ServerKeysRow, ServerName, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -18,8 +18,19 @@ pub(crate) type Step = fn(&Store) -> Result<(), StoreError>;
 
 /// What makes the store: it begins with the numbering of the rooms, so that every step is one of a room that has a
 /// number.
-pub(crate) const STEPS: [Step; 10] =
-    [number_rooms, open_room, members, join, arrivals, flips, completion, open_other_room, server_keys, questions];
+pub(crate) const STEPS: [Step; 11] = [
+    number_rooms,
+    open_room,
+    members,
+    join,
+    arrivals,
+    flips,
+    completion,
+    open_other_room,
+    server_keys,
+    questions,
+    acknowledgement,
+];
 
 /// Returns a store that went through all steps.
 pub(crate) fn finished() -> MemoryBackend {
@@ -198,7 +209,10 @@ fn join(store: &Store) -> Result<(), StoreError> {
         opens_partial: true,
         by_handshake: true,
         is_first: true,
+        at_ms: 5,
     }))?;
+    let Stage::Placed { states, .. } = txn.event(join)?.state.stage else { panic!("the join is placed") };
+    txn.stage(&LogRecord::Current(states.after))?;
     commit(store, txn)
 }
 
@@ -209,7 +223,7 @@ fn arrivals(store: &Store) -> Result<(), StoreError> {
     let prev = vec![Edge::Known(join)];
     txn.stage_event(event("hello", None, prev.clone(), placed(true, states.after, states.after)))?;
     txn.stage_event(event("waits", None, prev, Stage::Waiting))?;
-    txn.stage(&LogRecord::Backoff(Backoff { rounds: 1, until_ms: 5, reason: "refused".to_owned() }))?;
+    txn.stage(&LogRecord::Backoff(Backoff { rounds: 1, until_ms: 5, refusals: Vec::new() }))?;
     txn.stage(&LogRecord::Holes(vec![event_id("hole")]))?;
     commit(store, txn)
 }
@@ -265,6 +279,11 @@ fn questions(store: &Store) -> Result<(), StoreError> {
     let named = QuestionRow::Named(NamedIds { prev, part: 0, pdu_ids, auth_chain_ids });
     let writes = [keys, named].map(|row| (row.key(), Some(row)));
     store.put_questions(room(store, ROOM), &writes)?;
+    store.sync()
+}
+
+fn acknowledgement(store: &Store) -> Result<(), StoreError> {
+    store.put_acknowledged(room(store, ROOM), AcknowledgedRow { seq: LogSeq(2), index: 0 })?;
     store.sync()
 }
 
