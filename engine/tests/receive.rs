@@ -21,8 +21,7 @@ fn check_received(story: &mut Story, event: &OwnedEventId) {
 }
 
 #[test]
-fn our_users_can_send_during_a_partial_join() {
-    // Script 5.
+fn s05_our_users_can_send_during_a_partial_join() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
@@ -38,8 +37,7 @@ fn our_users_can_send_during_a_partial_join() {
 }
 
 #[test]
-fn our_users_can_change_their_names_during_a_partial_join() {
-    // Script 52.
+fn s52_our_users_can_change_their_names_during_a_partial_join() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let named = story.room.join(ALICE).content("displayname", json!("Alice")).send();
@@ -51,8 +49,7 @@ fn our_users_can_change_their_names_during_a_partial_join() {
 }
 
 #[test]
-fn a_member_that_was_omitted_is_taken_from_the_auth_chain() {
-    // Script 12.
+fn s12_a_member_that_was_omitted_is_taken_from_the_auth_chain() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
@@ -66,8 +63,7 @@ fn a_member_that_was_omitted_is_taken_from_the_auth_chain() {
 }
 
 #[test]
-fn a_missing_parent_is_pulled() {
-    // Script 13.
+fn s13_a_missing_parent_is_pulled() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         story.take_asked();
@@ -82,8 +78,7 @@ fn a_missing_parent_is_pulled() {
 }
 
 #[test]
-fn a_parent_that_is_missing_beside_one_that_is_not_is_pulled() {
-    // Script 14.
+fn s14_a_parent_that_is_missing_beside_one_that_is_not_is_pulled() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
@@ -97,8 +92,7 @@ fn a_parent_that_is_missing_beside_one_that_is_not_is_pulled() {
 }
 
 #[test]
-fn a_missing_grandparent_that_nobody_sends_is_bridged_by_the_state_after_it() {
-    // Script 15.
+fn s15_a_missing_grandparent_that_nobody_sends_is_bridged_by_the_state_after_it() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
@@ -128,8 +122,7 @@ fn a_missing_grandparent_that_nobody_sends_is_bridged_by_the_state_after_it() {
 }
 
 #[test]
-fn a_hundred_outliers_that_are_then_pushed_do_not_keep_the_resync_going_round() {
-    // Script 23.
+fn s23_a_hundred_outliers_that_are_then_pushed_do_not_keep_the_resync_going_round() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::new(version);
         let derek = story.derek.clone();
@@ -174,8 +167,7 @@ fn a_hundred_outliers_that_are_then_pushed_do_not_keep_the_resync_going_round() 
 }
 
 #[test]
-fn an_event_rejected_by_its_auth_events_stays_rejected() {
-    // Script 24.
+fn s24_an_event_rejected_by_its_auth_events_stays_rejected() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let bad = story.room.state(DEREK, "m.room.test", "", json!({})).without_effect().send();
@@ -193,8 +185,7 @@ fn an_event_rejected_by_its_auth_events_stays_rejected() {
 }
 
 #[test]
-fn a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
-    // Script 25.
+fn s25_a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 50)], |room| drop(room.leave(DEREK).send()));
         let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
@@ -213,8 +204,7 @@ fn a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
 }
 
 #[test]
-fn a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
-    // Script 26.
+fn s26_a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined_with(version, &[(DEREK, 100), (ELSIE, 50)], |room| {
             room.leave(DEREK).send();
@@ -240,8 +230,7 @@ fn a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
 }
 
 #[test]
-fn our_last_user_can_be_kicked_during_a_partial_join() {
-    // Script 58.
+fn s58_our_last_user_can_be_kicked_during_a_partial_join() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let kick = story.room.member(CHARLIE, ALICE, "leave").send();
@@ -260,8 +249,7 @@ fn our_last_user_can_be_kicked_during_a_partial_join() {
 }
 
 #[test]
-fn many_events_that_lack_the_same_parent_ask_for_its_state_once() {
-    // X12.
+fn x12_many_events_that_lack_the_same_parent_ask_for_its_state_once() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let [join, levels, derek] = [story.join.clone(), story.power_levels.clone(), story.derek.clone()];

@@ -62,7 +62,7 @@ fn survivals(seed: u64) -> [Survives; 4] {
 }
 
 #[test]
-fn a_crash_at_any_write_or_sync_changes_nothing() {
+fn x09_a_crash_at_any_write_or_sync_changes_nothing() {
     let (expected, writes, syncs) = undisturbed();
     let steps = (1..=writes).map(Step::Write).chain((1..=syncs).map(Step::Sync));
     for (seed, step) in (0..).zip(steps) {

@@ -289,12 +289,12 @@ fn what_failed_once_does_not_fail_again() {
 }
 
 #[test]
-fn a_partial_join_ends_where_the_oracle_ends() {
+fn x01_a_partial_join_ends_where_the_oracle_ends() {
     check_seeds(false);
 }
 
 #[test]
 #[ignore = "a key that comes late does not yet re-open what was closed for want of it (design, section 5)"]
-fn a_partial_join_ends_where_the_oracle_ends_though_keys_come_late() {
+fn x01_a_partial_join_ends_where_the_oracle_ends_though_keys_come_late() {
     check_seeds(true);
 }

@@ -57,17 +57,35 @@ fn partial_state(story: &Story, events: &[&gibbous::OwnedEventId]) -> gibbous::S
 }
 
 #[test]
-fn a_partial_join_can_be_used_at_once_and_becomes_full() {
+fn f0_a_partial_join_can_be_used_at_once_and_becomes_full() {
     for version in &NEWEST_VERSIONS {
         check_f0(version);
     }
 }
 
 #[test]
-fn a_partial_join_works_in_every_room_version() {
+fn f0_a_partial_join_works_in_every_room_version() {
     for version in 1..=12 {
         check_f0(&RoomVersionId::try_from(version.to_string()).expect("a room version"));
     }
+}
+
+#[test]
+fn x13_in_room_version_12_no_event_cites_the_create_event_which_names_the_room() {
+    let mut story = Story::joined(&RoomVersionId::V12);
+    let create = story.create.clone();
+    assert_eq!(story.room.id().as_str(), create.as_str().replacen('$', "!", 1));
+    let content = json!({ "msgtype": "m.text", "body": "hello" });
+    let created = story.create(ALICE, "m.room.message", None, content).expect("alice may speak");
+    let said = created.pdu.event_id().to_owned();
+    for event_id in [&story.join, &story.derek, &said] {
+        assert!(!story.room.pdu(event_id).auth_events().contains(&create), "{event_id}");
+    }
+    story.release();
+    assert!(!story.view().is_partial());
+    assert_eq!(story.verdict(&said), "accepted");
+    assert_eq!(story.state_before(&said).get(&StateKey::new("m.room.create", "")), Some(&create));
+    story.assert_converged();
 }
 
 #[test]
@@ -121,8 +139,8 @@ fn a_join_after_a_failed_one_works() {
 }
 
 #[test]
-fn a_rejected_join_leaves_the_room_and_its_extremities_as_before() {
-    // Script 59: alice is banned while the room is partial, and joins again though the ban is known.
+fn s59_a_rejected_join_leaves_the_room_and_its_extremities_as_before() {
+    // Alice is banned while the room is partial, and joins again though the ban is known.
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let ban = story.room.member(CHARLIE, ALICE, "ban").send();
@@ -150,8 +168,8 @@ fn a_rejected_join_leaves_the_room_and_its_extremities_as_before() {
 }
 
 #[test]
-fn a_second_local_user_keeps_the_first() {
-    // Script 51: the response to bob's join does not have alice.
+fn s51_a_second_local_user_keeps_the_first() {
+    // The response to bob's join does not have alice.
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let join = story.join.clone();
@@ -207,8 +225,7 @@ fn a_failed_second_join_leaves_the_first() {
 }
 
 #[test]
-fn a_leave_does_not_wait_for_the_resync() {
-    // Scripts 53 and 54.
+fn s53_s54_a_leave_does_not_wait_for_the_resync() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let leave = story.room.leave(ALICE).send();
@@ -223,8 +240,7 @@ fn a_leave_does_not_wait_for_the_resync() {
 }
 
 #[test]
-fn the_first_user_can_leave_after_the_second_has_joined() {
-    // Script 55.
+fn s55_the_first_user_can_leave_after_the_second_has_joined() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
         let bob = story.room.join(BOB).send();
@@ -241,8 +257,8 @@ fn the_first_user_can_leave_after_the_second_has_joined() {
 }
 
 #[test]
-fn a_rejoin_does_not_wait_for_the_resync() {
-    // Scripts 56 and 57: alice, or bob, joins again after everyone of ours has left.
+fn s56_s57_a_rejoin_does_not_wait_for_the_resync() {
+    // Alice, or bob, joins again after everyone of ours has left.
     for version in &NEWEST_VERSIONS {
         for user in [ALICE, BOB] {
             let mut story = Story::joined(version);

@@ -10,8 +10,7 @@ use serde_json::json;
 use super::{HOUR, MINUTE, backing_off, in_memory, join, member, on_both, on_two_servers};
 
 #[test]
-fn an_empty_object_is_no_answer_and_the_next_server_is_asked() {
-    // Script 21.
+fn s21_an_empty_object_is_no_answer_and_the_next_server_is_asked() {
     for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         story.servers.set(S, Asked::StateIds, Reply::Body("{}".to_owned()));
@@ -43,8 +42,7 @@ fn answers_of_other_shapes_are_no_answers_either() {
 }
 
 #[test]
-fn a_purge_forgets_everything_and_late_answers_find_nothing() {
-    // Script 62.
+fn s62_a_purge_forgets_everything_and_late_answers_find_nothing() {
     for version in &NEWEST_VERSIONS {
         let storage = MemoryBackend::new();
         let story = Story::with(version, &[], |_| {}, Storage::Memory(storage.clone()), Limits::default());
@@ -76,8 +74,7 @@ fn a_purge_forgets_everything_and_late_answers_find_nothing() {
 }
 
 #[test]
-fn an_event_that_only_the_second_server_has_is_had_from_there() {
-    // X3.
+fn x03_an_event_that_only_the_second_server_has_is_had_from_there() {
     for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         let derek = story.derek.clone();
@@ -92,26 +89,27 @@ fn an_event_that_only_the_second_server_has_is_had_from_there() {
 }
 
 #[test]
-fn a_room_is_not_full_without_an_event_that_nobody_gives() {
-    // X3, the other half.
-    on_both(|storage| {
-        let mut story = on_two_servers(&RoomVersionId::V11, storage);
-        let derek = story.derek.clone();
-        story.servers.lacks(S, &derek);
-        story.servers.lacks(S2, &derek);
-        let mut story = join(story);
-        for _ in 0..20 {
-            assert!(story.view().is_partial());
-            assert!(backing_off(&story).0 > story.now_ms);
-            story.pass_time();
-        }
-        story.servers.has(S2, &derek);
-        story.restart();
-        assert!(story.pass_time_until_full(2 * HOUR));
-        assert_eq!(story.holes(), Some(Vec::new()));
-        assert_eq!(story.state_before(&story.join)[&member(DEREK)], derek);
-        story.assert_converged();
-    });
+fn x03_a_room_is_not_full_without_an_event_that_nobody_gives() {
+    for version in &NEWEST_VERSIONS {
+        on_both(|storage| {
+            let mut story = on_two_servers(version, storage);
+            let derek = story.derek.clone();
+            story.servers.lacks(S, &derek);
+            story.servers.lacks(S2, &derek);
+            let mut story = join(story);
+            for _ in 0..20 {
+                assert!(story.view().is_partial());
+                assert!(backing_off(&story).0 > story.now_ms);
+                story.pass_time();
+            }
+            story.servers.has(S2, &derek);
+            story.restart();
+            assert!(story.pass_time_until_full(2 * HOUR));
+            assert_eq!(story.holes(), Some(Vec::new()));
+            assert_eq!(story.state_before(&story.join)[&member(DEREK)], derek);
+            story.assert_converged();
+        });
+    }
 }
 
 #[test]

@@ -8,27 +8,28 @@ use gibbous::{
 use super::{HOUR, MINUTE, OTHER, backing_off, in_memory, join, on_both, on_two_servers, refuse_all};
 
 #[test]
-fn a_restart_asks_again_unprompted() {
-    // Script 20.
-    on_both(|storage| {
-        let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, storage, Limits::default()).join_held();
-        assert_eq!(story.questions(), [(S, Asked::StateIds)]);
-        let before = story.view().current_state().expect("the store works");
-        story.take_asked();
-        story.restart();
-        assert!(story.view().is_partial());
-        assert_eq!(story.view().current_state().expect("the store works"), before);
-        story.run();
-        assert_eq!(story.questions(), [(S, Asked::StateIds)]);
-        story.release();
-        assert!(!story.view().is_partial());
-        story.restart();
-        story.take_asked();
-        story.run();
-        assert!(!story.view().is_partial(), "a room that is full stays so");
-        assert_eq!(story.questions(), []);
-        story.assert_converged();
-    });
+fn s20_a_restart_asks_again_unprompted() {
+    for version in &NEWEST_VERSIONS {
+        on_both(|storage| {
+            let mut story = Story::with(version, &[], |_| {}, storage, Limits::default()).join_held();
+            assert_eq!(story.questions(), [(S, Asked::StateIds)]);
+            let before = story.view().current_state().expect("the store works");
+            story.take_asked();
+            story.restart();
+            assert!(story.view().is_partial());
+            assert_eq!(story.view().current_state().expect("the store works"), before);
+            story.run();
+            assert_eq!(story.questions(), [(S, Asked::StateIds)]);
+            story.release();
+            assert!(!story.view().is_partial());
+            story.restart();
+            story.take_asked();
+            story.run();
+            assert!(!story.view().is_partial(), "a room that is full stays so");
+            assert_eq!(story.questions(), []);
+            story.assert_converged();
+        });
+    }
 }
 
 #[test]
@@ -62,8 +63,7 @@ fn a_restart_amid_fetching_goes_on() {
 }
 
 #[test]
-fn servers_that_have_not_seen_our_join_are_asked_again_until_they_have() {
-    // X2.
+fn x02_servers_that_have_not_seen_our_join_are_asked_again_until_they_have() {
     for version in &NEWEST_VERSIONS {
         let mut story = on_two_servers(version, in_memory());
         refuse_all(&mut story);

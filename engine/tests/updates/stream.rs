@@ -152,6 +152,27 @@ fn a_waker_is_woken_once_by_what_can_be_polled_and_not_by_reads() {
 }
 
 #[test]
+fn s02_a_room_becomes_visible_between_the_positions_around_its_completion() {
+    // A client whose token lies before it is given the room as newly joined, one whose token lies behind it is not.
+    for version in &NEWEST_VERSIONS {
+        let mut story = Story::joined(version);
+        let hello = story.room.message(CHARLIE, "hello").send();
+        story.receive(S, &[&hello]);
+        let token = now(&story);
+        let becomes_full = |story: &Story, token| {
+            let is_full = |update: &&Update| matches!(update.change, Change::RoomUnPartialStated { .. });
+            told_since(story, token).iter().filter(is_full).count()
+        };
+        assert_eq!(becomes_full(&story, token), 0);
+        story.release();
+        assert_eq!(becomes_full(&story, token), 1);
+        assert_eq!(becomes_full(&story, now(&story)), 0);
+        story.restart();
+        assert_eq!(becomes_full(&story, token), 1);
+    }
+}
+
+#[test]
 fn s03_who_waits_for_the_full_state_is_woken_when_it_is_there() {
     for version in &NEWEST_VERSIONS {
         let mut story = Story::joined(version);
