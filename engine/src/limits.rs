@@ -14,6 +14,9 @@ pub struct Limits {
     pub missing_events_rounds_max: u32,
     /// How many events one [`crate::RequestKind::Events`] names: 50.
     pub events_a_request_max: usize,
+    /// How many servers are asked for the events of one state side by side: 4. With fewer than two requests' worth of events
+    /// missing, it is the one that named the state alone.
+    pub events_servers_max: usize,
     /// How many event IDs may be unknown before the whole state is asked for instead of single events: 500.
     pub single_events_max: usize,
     /// How many questions may be in flight at a time, over all rooms: 64. The rooms take turns; the rest wait in memory.
@@ -62,6 +65,7 @@ impl Default for Limits {
             missing_events_limit: 20,
             missing_events_rounds_max: 10,
             events_a_request_max: 50,
+            events_servers_max: 4,
             single_events_max: 500,
             requests_max: 64,
             requests_a_server_max: 8,

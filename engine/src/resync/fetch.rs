@@ -164,15 +164,18 @@ impl Fetch {
             asks.push(ask(prev, &self.named_by, RequestKind::State { event_id: prev.to_owned() }));
             return;
         }
-        // Each missing event goes to the first server that was not asked for it: the one that named it, then the
-        // others.
+        // Each missing event goes to the first server that was not asked for it: the one that named it, then the others.
+        // Of many events the first ones go to one server, those that follow to the next: they answer side by side.
+        let others = servers.iter().filter(|server| **server != self.named_by);
+        let servers: Vec<&OwnedServerName> = std::iter::once(&self.named_by).chain(others).collect();
+        let side_by_side = servers.len().min(limits.events_servers_max.max(1));
         let mut by_server: BTreeMap<&OwnedServerName, Vec<OwnedEventId>> = BTreeMap::new();
-        for (event_id, tried) in &self.missing {
-            if self.in_flight.contains(event_id) {
-                continue;
-            }
-            let mut candidates = std::iter::once(&self.named_by).chain(servers);
-            if let Some(server) = candidates.find(|server| !tried.contains(*server)) {
+        let to_ask = self.missing.iter().filter(|(event_id, _)| !self.in_flight.contains(*event_id));
+        for (number, (event_id, tried)) in to_ask.enumerate() {
+            let first = number / limits.events_a_request_max % side_by_side;
+            let mut candidates =
+                servers[first..side_by_side].iter().chain(&servers[..first]).chain(&servers[side_by_side..]);
+            if let Some(server) = candidates.find(|server| !tried.contains(**server)) {
                 by_server.entry(server).or_default().push(event_id.clone());
             }
         }

@@ -3,7 +3,7 @@
 use gibbous::{
     Backend, Limits, MemoryBackend, OwnedEventId, Request, RequestError, Response, RoomVersionId,
     gibbous_storage::Table,
-    testing::{Asked, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, S2, Storage, Story},
+    testing::{Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
 use serde_json::json;
 
@@ -241,4 +241,30 @@ fn a_hole_is_filled_when_the_keys_turn_up() {
     let end_ms = story.now_ms + 2 * HOUR;
     while story.now_ms < end_ms && story.pass_time() {}
     assert_eq!(story.view().current_state().expect("the store works").get(&member(ELSIE)), Some(&elsie));
+}
+
+#[test]
+fn many_missing_events_are_asked_of_several_servers_side_by_side() {
+    // Of a state of more than 1,100 events 105 are missing: fewer than a tenth, more than one request names.
+    let many = |room: &mut RoomBuilder| {
+        room.join(ELSIE).send();
+        for number in 0..1_000 {
+            room.state(CHARLIE, "m.room.test", &number.to_string(), json!({})).send();
+        }
+    };
+    let mut story = Story::with(&RoomVersionId::V11, &[], many, in_memory(), Limits::default()).join_held();
+    story.release();
+    for number in 0..105 {
+        story.room.state(CHARLIE, "m.room.test", &format!("later{number}"), json!({})).send();
+    }
+    let last = story.room.message(CHARLIE, "after all that").send();
+    story.servers.set_all(Asked::MissingEvents, Reply::Body("{\"events\":[]}".to_owned()));
+    story.take_asked();
+    story.receive(S, &[&last]);
+    assert_eq!(story.verdict(&last), "accepted");
+    let events: Vec<&str> =
+        story.questions().into_iter().filter(|(_, asked)| *asked == Asked::Events).map(|(server, _)| server).collect();
+    let to = |server| events.iter().filter(|asked| **asked == server).count();
+    assert_eq!((to(S), to(S2)), (2, 1), "{events:?}");
+    assert_eq!(&story.state_before(&last), story.room.state_before(&last));
 }
