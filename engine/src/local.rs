@@ -220,7 +220,7 @@ impl Room {
             };
             return Ok(Some(CreateRefusal::NeedsHandshake { candidates, omit_members }));
         }
-        if !self.users_present(txn)?.is_empty() {
+        if !self.users_present(txn, usize::MAX)?.is_empty() {
             return Ok(None);
         }
         // To leave a room that one was invited to, or to knock, `make_leave` and `make_knock` are asked for.

@@ -377,14 +377,14 @@ impl Room {
             return Ok(present);
         }
         let mut txn = cx.store.txn(self.num)?;
-        let present = !self.users_present(&mut txn)?.is_empty();
+        let present = !self.users_present(&mut txn, 1)?.is_empty();
         self.commit(txn)?;
         self.present = Some(present);
         Ok(present)
     }
 
-    /// Returns those of our users who are in the room, as far as is known.
-    pub(crate) fn users_present(&mut self, txn: &mut Txn<'_>) -> Result<Vec<OwnedUserId>, Error> {
+    /// Returns those of our users who are in the room, as far as is known, but no more than `max` of them.
+    pub(crate) fn users_present(&mut self, txn: &mut Txn<'_>, max: usize) -> Result<Vec<OwnedUserId>, Error> {
         let Some(head) = txn.head()? else { return Ok(Vec::new()) };
         let (_, current) = self.provisional(txn)?;
         let events = self.memory.events(txn);
@@ -395,6 +395,9 @@ impl Room {
                 && events.with_stage(num)?.0.membership() == Some("join")
             {
                 present.push(user);
+                if present.len() >= max {
+                    break;
+                }
             }
         }
         Ok(present)

@@ -42,7 +42,7 @@ impl Room {
     /// - Members may be omitted where nobody of ours is in the room, or it is partial already.
     /// - While it is partial, a second user joins by a handshake too: a resident server sees bans that we do not.
     pub(crate) fn join_route(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, user: &UserId) -> Result<JoinRoute, Error> {
-        let present = self.users_present(txn)?;
+        let present = self.users_present(txn, usize::MAX)?;
         let is_partial = txn.head()?.is_some_and(|head| head.partial.is_some());
         if present.is_empty() {
             return Ok(JoinRoute::Handshake { candidates: self.candidates(cx, txn)?, omit_members: true });

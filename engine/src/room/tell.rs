@@ -15,6 +15,8 @@ impl Room {
         if current != self.told {
             txn.stage(&LogRecord::Current(current))?;
             self.told = current;
+            // A resolution can take one of ours in or out though no event about them has come.
+            self.present = None;
         }
         Ok(())
     }

@@ -12,6 +12,10 @@ use self::network::{Side, World};
 
 const VERSIONS: [RoomVersionId; 4] = [RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 
+/// Seeds that failed once: a resolution brought our user back into the room, though no event about her had come, and all
+/// that came afterwards was turned away.
+const KEPT: [u64; 1] = [461];
+
 /// Plays the story of a seed, and compares what both sides hold in the end.
 fn play(seed: u64) -> Result<Vec<String>, (Vec<String>, String)> {
     let mut dice = Dice::new(seed);
@@ -72,7 +76,7 @@ fn differences(world: &World) -> Option<String> {
 fn two_engines_hold_the_same_of_a_room_when_the_network_works_again() {
     let seeds = std::env::var("GIBBOUS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
     let mut rejoined = 0;
-    for seed in 0..seeds {
+    for seed in KEPT.into_iter().chain(0..seeds) {
         match play(seed) {
             Ok(steps) => rejoined += usize::from(steps.iter().any(|step| step.contains("joins again"))),
             Err((steps, what)) => panic!("seed {seed}: {what}\n{}", steps.join("\n")),
