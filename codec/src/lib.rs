@@ -63,7 +63,7 @@ pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EV
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{
     Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement, LogRecord, Position,
-    RoomOpened, Stage, States,
+    RoomOpened, SoftFailure, Stage, States,
 };
 pub use row::{
     FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,

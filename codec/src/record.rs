@@ -6,7 +6,7 @@
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Check, EventNum, EventStatus, LogSeq, StateGroup, StateKey};
+use crate::{Check, EventNum, EventStatus, LogSeq, Rule, StateGroup, StateKey};
 
 /// One fact in the log of a room. Its place in the log is its [`crate::LogSeq`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,8 +175,8 @@ pub struct GroupRecord {
 pub struct Folded {
     /// The events for which check 6 is final, in canonical order.
     pub events: Vec<EventNum>,
-    /// Those among them that failed it.
-    pub soft_failed: Vec<EventNum>,
+    /// Those among them that failed it, and why.
+    pub soft_failed: Vec<SoftFailure>,
     /// The room's forward extremities after the last of them.
     pub extremities: Vec<EventNum>,
     /// The room's current state after the last of them.
@@ -184,6 +184,19 @@ pub struct Folded {
     /// Events that are not stored, or only as outliers, but that the room's history has passed: should they come later,
     /// they are no forward extremities.
     pub passed: Vec<OwnedEventId>,
+}
+
+/// Why an event failed check 6. Short, since a record may hold 512 of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoftFailure {
+    /// The event.
+    pub event: EventNum,
+    /// The room's current state when the event was folded, which forbids it.
+    pub current: StateGroup,
+    /// The rule that the event broke.
+    pub rule: Rule,
+    /// The event of the current state that caused it, where there is one.
+    pub source: Option<EventNum>,
 }
 
 /// The content of [`LogRecord::Joined`].

@@ -18,11 +18,11 @@ use std::{
     },
 };
 
-use gibbous_codec::{LogSeq, OwnedRoomId, OwnedServerName, RoomId, RoomNum, RoomRules};
+use gibbous_codec::{EventId, LogSeq, OwnedRoomId, OwnedServerName, RoomId, RoomNum, RoomRules};
 use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
 
 use crate::{
-    Error, Limits, RoomView, Update,
+    Error, Explanation, Limits, RoomView, Update,
     keys::KeyRing,
     notify::{UpdatePosition, UpdateQueue, updates_of},
     requests::Requests,
@@ -245,6 +245,18 @@ impl Engine {
         };
         self.publish(room_id, &mut slot);
         Ok(view)
+    }
+
+    /// Explains why an event has its verdict: what the rules have read under partial state, under full state, and of the
+    /// current state where that forbids it. `None` where nothing is known of the event. It takes no lock, and reads the
+    /// room's log from the event on.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is not known or damaged.
+    pub fn explain(&self, room_id: &RoomId, event_id: &EventId) -> Result<Option<Explanation>, Error> {
+        self.refuse_damaged(room_id)?;
+        Explanation::read(&self.inner.store, room_id, event_id)
     }
 
     /// Returns what a room is waiting for, in words: a line an event, then what the resync holds.

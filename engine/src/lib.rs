@@ -80,6 +80,7 @@ mod auth;
 pub mod authorisation;
 mod engine;
 mod error;
+mod explain;
 mod intake;
 mod keys;
 mod limits;
@@ -108,6 +109,7 @@ mod view;
 
 pub use engine::{Config, DamagedRoom, Engine, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
+pub use explain::{Citation, Explanation, Reading};
 pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, Membership, OwnedEventId, OwnedRoomId,
     OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, Signer, SigningKey,

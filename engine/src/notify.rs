@@ -151,9 +151,9 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
             }
         }
         LogRecord::Folded(folded) => {
-            for num in &folded.soft_failed {
+            for failure in &folded.soft_failed {
                 changes.push(Change::VerdictChanged {
-                    event_id: rows.event_record(*num)?.event_id.clone(),
+                    event_id: rows.event_record(failure.event)?.event_id.clone(),
                     was: EventStatus::Accepted,
                     is: EventStatus::SoftFailed,
                 });

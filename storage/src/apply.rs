@@ -152,11 +152,11 @@ fn apply_folded<W: RoomRowsMut>(rows: &mut W, head: &mut RoomHead, folded: &Fold
     for num in &folded.events {
         set_unfolded(rows, *num, false)?;
     }
-    for num in &folded.soft_failed {
+    for num in folded.soft_failed.iter().map(|failure| failure.event) {
         let key = room_seq_key(rows.room(), LogSeq(num.0));
-        let mut state = match rows.changed_state(*num)? {
+        let mut state = match rows.changed_state(num)? {
             Some(state) => state,
-            None => rows.event_record(*num)?.state.clone(),
+            None => rows.event_record(num)?.state.clone(),
         };
         if let Stage::Placed { status, .. } = &mut state.stage {
             *status = EventStatus::SoftFailed;

@@ -13,7 +13,7 @@ use gibbous_codec::{
     Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
     NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
     QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
-    ServersRow, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
+    ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -60,7 +60,12 @@ fn state(stage: Stage) -> EventState {
 fn folded() -> Folded {
     Folded {
         events: vec![EventNum(3), EventNum(4)],
-        soft_failed: vec![EventNum(4)],
+        soft_failed: vec![SoftFailure {
+            event: EventNum(4),
+            current: group(1),
+            rule: Rule::SenderNotJoined,
+            source: Some(EventNum(3)),
+        }],
         extremities: vec![EventNum(3)],
         current: group(2),
         passed: vec![id("passed")],

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use gibbous_codec::{
     Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex, JoinRecord,
     Judgement, LogRecord, NamedIds, OwnedEventId, Position, QuestionRow, RoomId, RoomNum, RoomOpened, RoomVersionId,
-    ServerKeyRow, ServerKeysRow, ServerName, Stage, StateGroup, StateKey, States,
+    Rule, ServerKeyRow, ServerKeysRow, ServerName, SoftFailure, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -237,7 +237,7 @@ fn flips(store: &Store) -> Result<(), StoreError> {
         folded.push(num);
     }
     txn.stage(&LogRecord::Folded(Folded {
-        soft_failed: folded[1..2].to_vec(),
+        soft_failed: vec![SoftFailure { event: folded[1], current, rule: Rule::SenderNotJoined, source: None }],
         extremities: folded[2..].to_vec(),
         events: folded,
         current,
