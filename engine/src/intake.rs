@@ -7,7 +7,7 @@ pub(crate) mod place;
 
 use gibbous_codec::{
     EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, LogSeq, OwnedEventId,
-    OwnedServerName, Pdu, Position, ServerName, Severity, Stage, StateKey, VerifyError,
+    OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -27,6 +27,46 @@ pub struct Receipt {
     pub event_id: Option<OwnedEventId>,
     /// What became of it.
     pub outcome: Outcome,
+    /// Whether its content hash did not hold, so that it is kept redacted (check 3).
+    pub is_redacted: bool,
+}
+
+impl Receipt {
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure), is_redacted: false }
+    }
+
+    /// Returns what is wrong with the PDU, if anything is: refused, rejected, soft-failed, or only its content hash. A host
+    /// may return it in the `error` of its `/send` answer (server-server specification, "PUT /send"). What soft-fails says
+    /// here neither rule nor source: the update does ([`Change::failure`](crate::Change::failure)).
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() {
+    /// use gibbous::{FailureCode, RoomVersionId, testing::{DEREK, S, Story}};
+    ///
+    /// let mut story = Story::new(&RoomVersionId::V11).join_full();
+    /// let renamed = story.room.state(DEREK, "m.room.name", "", serde_json::json!({})).without_effect().send();
+    /// let receipts = story.receive(S, &[&renamed]);
+    /// let failure = receipts[0].failure().expect("derek may not do this");
+    /// assert_eq!((failure.code, failure.affected), (FailureCode::RejectedByAuthEvents, Some(renamed)));
+    /// assert_eq!(failure.source, Some(story.power_levels.clone()));
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    pub fn failure(&self) -> Option<Failure> {
+        let of_verdict = match &self.outcome {
+            Outcome::Refused(failure) => Some(failure.clone()),
+            Outcome::Judged { status, .. } => self.event_id.as_ref().and_then(|event_id| Failure::of(event_id, status)),
+            Outcome::Waiting | Outcome::Known => None,
+        };
+        let redacted = || {
+            let failure = Failure::new(FailureCode::Redacted);
+            Failure { affected: self.event_id.clone(), ..failure }
+        };
+        of_verdict.or_else(|| self.is_redacted.then(redacted))
+    }
 }
 
 /// What became of a PDU that was handed in, at the time of the answer; later changes come as [`crate::Update`]s.
@@ -70,13 +110,15 @@ impl Room {
             let pdu = match pdu {
                 Ok(pdu) => pdu,
                 Err(failure) => {
-                    receipts.push(Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) });
+                    receipts.push(Receipt::refused(failure));
                     continue;
                 }
             };
             let event_id = pdu.event_id().to_owned();
+            let mut is_redacted = false;
             let outcome = match verified.next() {
                 Some(Ok(verified)) => {
+                    is_redacted = verified.was_redacted();
                     let pdu = verified.into_pdu();
                     let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, None)?;
                     if pdu.sender().server_name() == cx.our_server {
@@ -88,9 +130,12 @@ impl Room {
                     is_unverified = true;
                     self.take_in_unverified(cx, &mut txn, &pdu, origin)?
                 }
-                Some(Err(error)) => Outcome::Refused(bad_signature(&event_id, &error)),
+                Some(Err(error)) => {
+                    let failure = Failure::new(FailureCode::BadSignature).because(error.to_string());
+                    Outcome::Refused(failure.of_event(&event_id))
+                }
             };
-            receipts.push(Receipt { event_id: Some(event_id), outcome });
+            receipts.push(Receipt { event_id: Some(event_id), outcome, is_redacted });
         }
         self.commit(txn)?;
         if is_unverified {
@@ -116,16 +161,12 @@ impl Room {
     fn refuse_absent(&self, pdu: Result<Pdu, Failure>) -> Receipt {
         let failure = pdu.map_or_else(
             |failure| failure,
-            |pdu| Failure {
-                severity: Severity::Error,
-                code: FailureCode::UnknownRoom,
-                rule: None,
-                reason: "nobody of ours is in the room".to_owned(),
-                affected: Some(pdu.event_id().to_owned()),
-                source: None,
+            |pdu| {
+                let failure = Failure::new(FailureCode::UnknownRoom).because("nobody of ours is in the room");
+                failure.of_event(pdu.event_id())
             },
         );
-        Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
+        Receipt::refused(failure)
     }
 
     /// Takes in an event that passed checks 1 to 3. What comes after it in the same answer may follow it and stand at
@@ -161,7 +202,7 @@ impl Room {
             return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
         if !self.has_room_for_waiting(cx, txn)? {
-            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+            return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         // The place in the log may have moved on while the event was being judged.
         let position = self.waiting_position(txn, &pdu, before)?;
@@ -234,7 +275,7 @@ impl Room {
             return Ok(Outcome::Known);
         }
         if !self.has_room_for_waiting(cx, txn)? {
-            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+            return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         let position = self.waiting_position(txn, pdu, None)?;
         let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
@@ -413,13 +454,10 @@ fn follows_itself(pdu: &Pdu) -> bool {
 }
 
 fn bad_format(pdu: Option<&Pdu>, reason: &str) -> Failure {
-    Failure {
-        severity: Severity::Fatal,
-        code: FailureCode::BadFormat,
-        rule: None,
-        reason: reason.to_owned(),
-        affected: pdu.map(|pdu| pdu.event_id().to_owned()),
-        source: None,
+    let failure = Failure::new(FailureCode::BadFormat).because(reason);
+    match pdu {
+        Some(pdu) => failure.of_event(pdu.event_id()),
+        None => failure,
     }
 }
 
@@ -428,35 +466,6 @@ fn outcome_of(event_id: &gibbous_codec::EventId, stage: &Stage) -> Outcome {
         Stage::Unverified | Stage::Waiting => Outcome::Waiting,
         Stage::Outlier { status, provisional, .. } => Outcome::Judged { status: status.clone(), partial: *provisional },
         Stage::Placed { status, partial, .. } => Outcome::Judged { status: status.clone(), partial: *partial },
-        Stage::Dropped => Outcome::Refused(Failure {
-            severity: Severity::Fatal,
-            code: FailureCode::BadSignature,
-            rule: None,
-            reason: "its signature does not hold".to_owned(),
-            affected: Some(event_id.to_owned()),
-            source: None,
-        }),
-    }
-}
-
-fn bad_signature(event_id: &gibbous_codec::EventId, error: &VerifyError) -> Failure {
-    Failure {
-        severity: Severity::Fatal,
-        code: FailureCode::BadSignature,
-        rule: None,
-        reason: error.to_string(),
-        affected: Some(event_id.to_owned()),
-        source: None,
-    }
-}
-
-fn too_many_waiting(event_id: &gibbous_codec::EventId) -> Failure {
-    Failure {
-        severity: Severity::Error,
-        code: FailureCode::TooManyWaiting,
-        rule: None,
-        reason: "too many events of the room wait for something missing".to_owned(),
-        affected: Some(event_id.to_owned()),
-        source: None,
+        Stage::Dropped => Outcome::Refused(Failure::new(FailureCode::BadSignature).of_event(event_id)),
     }
 }

@@ -137,7 +137,8 @@ impl Room {
             }
         };
         self.advance(cx)?;
-        let mut receipts = [Receipt { event_id: Some(pdu.event_id().to_owned()), outcome: Outcome::Waiting }];
+        let event_id = Some(pdu.event_id().to_owned());
+        let mut receipts = [Receipt { event_id, outcome: Outcome::Waiting, is_redacted: false }];
         self.update_receipts(cx, &mut receipts)?;
         let [receipt] = receipts;
         let destinations = self.destinations(cx, pdu.event_id(), SendPolicy::Broad)?.unwrap_or_default();
