@@ -52,6 +52,7 @@ macro_rules! failures {
 failures! {
     BadFormat = 101, Fatal, "it is not a valid event of its room version, and was dropped (check 1)";
     UnknownRoom = 102, Error, "the room is not known here, or nobody of ours is in it";
+    ServerAcl = 103, Error, "the room's server ACL shuts out the server that sent it";
     DamagedRoom = 104, Error, "the room cannot be used here, since what is stored of it is damaged";
     BadSignature = 201, Fatal, "a required signature is missing or wrong, and the event was dropped (check 2)";
     Redacted = 301, Warn, "the content hash does not hold, so that the event is kept redacted (check 3)";

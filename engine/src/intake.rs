@@ -97,7 +97,11 @@ impl Room {
     ) -> Result<Vec<Receipt>, Error> {
         // PDUs of rooms that nobody of ours is in are ignored.
         if !self.is_present(cx)? {
-            return Ok(pdus.into_iter().map(|pdu| self.refuse_absent(pdu)).collect());
+            let absent = Failure::new(FailureCode::UnknownRoom).because("nobody of ours is in the room");
+            return Ok(pdus.into_iter().map(|pdu| refuse_whole(pdu, absent.clone())).collect());
+        }
+        if !self.server_allowed(cx, origin)? {
+            return Ok(pdus.into_iter().map(|pdu| refuse_whole(pdu, Failure::new(FailureCode::ServerAcl))).collect());
         }
         let parsed: Vec<Pdu> = pdus.iter().filter_map(|pdu| pdu.as_ref().ok().cloned()).collect();
         let keys = cx.keys.of(&servers_of(&self.memory.rules, &parsed))?;
@@ -156,17 +160,6 @@ impl Room {
             }
         }
         Ok(())
-    }
-
-    fn refuse_absent(&self, pdu: Result<Pdu, Failure>) -> Receipt {
-        let failure = pdu.map_or_else(
-            |failure| failure,
-            |pdu| {
-                let failure = Failure::new(FailureCode::UnknownRoom).because("nobody of ours is in the room");
-                failure.of_event(pdu.event_id())
-            },
-        );
-        Receipt::refused(failure)
     }
 
     /// Takes in an event that passed checks 1 to 3. What comes after it in the same answer may follow it and stand at
@@ -451,6 +444,14 @@ pub(crate) fn parse(rules: &gibbous_codec::RoomRules, json: &[u8]) -> Result<Pdu
 /// In room versions 1 and 2, where IDs are given, an event can claim to follow itself.
 fn follows_itself(pdu: &Pdu) -> bool {
     pdu.prev_events().iter().chain(pdu.auth_events()).any(|event_id| event_id == pdu.event_id())
+}
+
+/// Refuses a PDU of a transaction that is refused for the room.
+fn refuse_whole(pdu: Result<Pdu, Failure>, failure: Failure) -> Receipt {
+    Receipt::refused(match pdu {
+        Ok(pdu) => failure.of_event(pdu.event_id()),
+        Err(bad_format) => bad_format,
+    })
 }
 
 fn bad_format(pdu: Option<&Pdu>, reason: &str) -> Failure {

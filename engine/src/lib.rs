@@ -76,6 +76,7 @@
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
 
+mod acl;
 mod auth;
 pub mod authorisation;
 mod engine;
