@@ -65,10 +65,11 @@ pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EV
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{
     Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement, LogRecord, Position,
-    RoomOpened, SoftFailure, Stage, States,
+    RedactedRecord, RedactionRecord, RoomOpened, SoftFailure, Stage, States,
 };
 pub use row::{
-    FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,
+    FormatRow, IdRow, PartialJoin, RedactionRow, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow,
+    UnfoldedRow,
 };
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;

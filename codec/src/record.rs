@@ -31,6 +31,10 @@ pub enum LogRecord {
     Completed(Completed),
     /// Events belong to the state of a partial join, but no server could give them with a signature that holds.
     Holes(Vec<OwnedEventId>),
+    /// A stored event asks that another one be redacted; whether it does so rightly is another matter.
+    Redaction(RedactionRecord),
+    /// An event is redacted by another one, or no longer by any, since verdicts or events have come.
+    Redacted(RedactedRecord),
 }
 
 /// The content of [`LogRecord::RoomOpened`].
@@ -216,6 +220,24 @@ pub struct JoinRecord {
     /// Whether none of our users was in the room, as far as was known: what lies before the join is not fetched event by
     /// event.
     pub is_first: bool,
+}
+
+/// The content of [`LogRecord::Redaction`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedactionRecord {
+    /// The event that asks.
+    pub redaction: EventNum,
+    /// The event that is to be redacted, which need not be stored.
+    pub target: OwnedEventId,
+}
+
+/// The content of [`LogRecord::Redacted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedactedRecord {
+    /// The event.
+    pub target: OwnedEventId,
+    /// The event that redacts it, if one still does.
+    pub by: Option<EventNum>,
 }
 
 /// The content of [`LogRecord::Backoff`].

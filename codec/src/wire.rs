@@ -49,6 +49,8 @@ pub enum Kind {
     Question = 11,
     /// Which of sixty-four neighbours in the log are in a set.
     Span = 12,
+    /// An event that redacts another one, or asks to.
+    Redaction = 13,
 }
 
 /// Encodes a value as the bincode payload of a frame.

@@ -352,6 +352,7 @@ impl Room {
         };
         let state_key = record.state_key.clone();
         let num = txn.stage_event(record)?;
+        self.note_redaction(txn, num, pdu)?;
         self.note(num, pdu.event_id(), pdu.depth(), state_key.as_ref(), &state);
         if is_folded {
             self.open.remove(num);

@@ -93,6 +93,7 @@ mod open_events;
 mod parked;
 mod partial_join;
 mod questions;
+mod redactions;
 #[cfg(feature = "replay")]
 pub mod replay;
 mod request;

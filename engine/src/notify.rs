@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use gibbous_codec::{
     Check, EventId, EventStatus, Failure, FailureCode, LogRecord, LogSeq, OwnedEventId, OwnedRoomId, OwnedUserId,
-    Rejection, RoomId, SoftFailure, Stage,
+    RedactedRecord, Rejection, RoomId, SoftFailure, Stage,
 };
 use gibbous_storage::RoomRows;
 
@@ -96,6 +96,18 @@ pub enum Change {
         /// The events.
         event_ids: Vec<OwnedEventId>,
     },
+    /// An event is redacted: of it clients may see [`RoomView::event_shown`](crate::RoomView::event_shown) alone.
+    Redacted {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The redaction.
+        by: OwnedEventId,
+    },
+    /// An event is no longer redacted: the redaction that applied has been rejected or soft-failed, or lost its verdict.
+    Unredacted {
+        /// The event.
+        event_id: OwnedEventId,
+    },
     /// The whole room has its full state, but for the holes.
     RoomUnPartialStated {
         /// Events that belong to the state but that no server could give with a signature that holds; the first of
@@ -134,6 +146,8 @@ impl Change {
             Self::EventUnPartialStated { .. }
             | Self::ForwardExtremities { .. }
             | Self::Joined { .. }
+            | Self::Redacted { .. }
+            | Self::Unredacted { .. }
             | Self::RoomUnPartialStated { .. } => None,
         }
     }
@@ -238,7 +252,11 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
             changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
         }
         LogRecord::Holes(event_ids) => changes.push(Change::Holes { event_ids: event_ids.clone() }),
-        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) => {}
+        LogRecord::Redacted(RedactedRecord { target, by }) => changes.push(match by {
+            Some(by) => Change::Redacted { event_id: target.clone(), by: rows.event_record(*by)?.event_id.clone() },
+            None => Change::Unredacted { event_id: target.clone() },
+        }),
+        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) | LogRecord::Redaction(_) => {}
     }
     Ok(changes)
 }

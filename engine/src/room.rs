@@ -25,6 +25,7 @@ use crate::{
     members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
+    redactions::Redactions,
     resync::{Resync, finish::Tips, outliers::Loose},
     verify_pool::map,
     view::LastIds,
@@ -85,6 +86,7 @@ pub(crate) struct Room {
     /// The places in the log that were committed since the host was last told.
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
+    pub(crate) redactions: Redactions,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
     /// The provisional extremities and current state, if they were looked up since an event last came or changed.
@@ -124,6 +126,7 @@ impl Room {
             asks: Vec::new(),
             news: Vec::new(),
             counts: Counts::default(),
+            redactions: Redactions::default(),
             provisional: None,
             last_ids: Arc::new(Mutex::new((StateGroup::EMPTY, BTreeSet::new()))),
             members: SharedMembers::default(),
@@ -147,6 +150,7 @@ impl Room {
             room.open.look_again(event.num);
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
+        room.redactions = Redactions::of(&rows)?;
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
         if head.partial.is_some() {
             room.resync.begin(cx.now_ms);
@@ -227,7 +231,8 @@ impl Room {
         Ok(cx.store.txn(self.num)?)
     }
 
-    pub(crate) fn commit(&mut self, txn: Txn<'_>) -> Result<(), Error> {
+    pub(crate) fn commit(&mut self, mut txn: Txn<'_>) -> Result<(), Error> {
+        self.settle_redactions(&mut txn)?;
         let from = txn.first_seq();
         let committed = txn.commit()?;
         if committed.records > 0 {
@@ -286,6 +291,7 @@ impl Room {
     ) {
         self.memory.acquit(num);
         self.open.set(num, event_id, depth, state);
+        self.redactions.look_again(event_id);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);
         self.provisional = None;

@@ -3,12 +3,13 @@
 
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind, LogRecord, LogSeq,
-    PartialJoin, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow, entry_hash, path,
+    PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow,
+    entry_hash, path,
 };
 
 use crate::{
     StoreError, Table,
-    keys::{decode_row, encode_row, room_bytes_key, room_seq_key},
+    keys::{decode_row, encode_row, redaction_key, room_bytes_key, room_seq_key},
     rows::RoomRows,
     state_group::{self, Change, NodeSink},
     state_index::{index_state_event, take_citations},
@@ -90,6 +91,12 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
                 partial.holes.extend(new);
                 partial.holes.truncate(HOLES_MAX);
             }
+        }
+        LogRecord::Redaction(RedactionRecord { redaction, target }) => {
+            put_redaction(rows, redaction_key(rows.room(), target, Some(*redaction)), Some(*redaction))?;
+        }
+        LogRecord::Redacted(RedactedRecord { target, by }) => {
+            put_redaction(rows, redaction_key(rows.room(), target, None), *by)?;
         }
         // The host is told; the schedule itself stands with the questions.
         LogRecord::Backoff(_) => {}
@@ -185,6 +192,13 @@ fn is_settled(stage: &Stage) -> bool {
 
 fn is_dropped(stage: &Stage) -> bool {
     matches!(stage, Stage::Dropped)
+}
+
+fn put_redaction<W: RoomRowsMut>(rows: &mut W, key: Vec<u8>, redaction: Option<EventNum>) -> Result<(), StoreError> {
+    let row = redaction.map(|redaction| RedactionRow { redaction });
+    let value = row.map(|row| encode_row(Table::Redactions, &key, Kind::Redaction, &row)).transpose()?;
+    rows.write(Table::Redactions, key, value);
+    Ok(())
 }
 
 fn put_id_row<W: RoomRowsMut>(rows: &mut W, event_id: &str, row: IdRow) -> Result<(), StoreError> {

@@ -12,8 +12,9 @@ use gibbous_codec::{
     AuthChainQuestion, Backoff, Check, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus,
     Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
     NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
-    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
-    ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
+    QuestionRow, RedactedRecord, RedactionRecord, RedactionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow,
+    RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey,
+    StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -146,6 +147,8 @@ fn records(golden: &mut Golden) {
     put("backoff", LogRecord::Backoff(backoff()));
     put("completed", LogRecord::Completed(Completed { holes: vec![id("hole")] }));
     put("holes", LogRecord::Holes(vec![id("hole")]));
+    put("redaction", LogRecord::Redaction(RedactionRecord { redaction: EventNum(7), target: id("target") }));
+    put("redacted", LogRecord::Redacted(RedactedRecord { target: id("target"), by: Some(EventNum(7)) }));
 }
 
 fn rows(golden: &mut Golden) {
@@ -171,6 +174,7 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/id_passed", Kind::IdRow, &IdRow { event: None, passed: true });
     put(golden, "row/unfolded", Kind::Unfolded, &UnfoldedRow { events: vec![EventNum(64), EventNum(127)] });
     put(golden, "row/span", Kind::Span, &SpanRow { events: 1 << 63 | 1 });
+    put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7) });
     put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
     put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });

@@ -260,6 +260,7 @@ impl Room {
                 };
                 if let Some(failure) = failure {
                     tips.soft_failed.insert(num);
+                    self.redactions.look_again(pdu.event_id());
                     soft_failed.push(failure);
                 }
                 match status {
