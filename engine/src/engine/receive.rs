@@ -52,10 +52,7 @@ impl Engine {
         let Some(slot) = self.known_slot(room_id) else { return refuse(FailureCode::UnknownRoom) };
         let mut slot = lock(&slot);
         if let Some(joining) = &mut slot.joining {
-            let queued = pdus.iter().map(|pdu| pdu.to_vec()).collect();
-            joining.queued.push((origin.to_owned(), queued));
-            let queued = Receipt { event_id: None, outcome: Outcome::Waiting, is_redacted: false };
-            return Ok(vec![queued; pdus.len()]);
+            return Ok(joining.queue(origin, pdus, &self.inner.config.limits));
         }
         self.read_lost(&mut slot)?;
         let Some(room) = &mut slot.room else { return refuse(FailureCode::UnknownRoom) };
