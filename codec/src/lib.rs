@@ -32,6 +32,7 @@
 mod content;
 mod content_hash;
 pub mod exchange;
+mod failure;
 mod hash;
 mod ids;
 pub mod json;
@@ -54,6 +55,7 @@ pub use content::{
     ThirdPartyInvite,
 };
 pub use content_hash::{NodeHash, Path, entry_hash, group_id, inner_hash, leaf_hash, path};
+pub use failure::{Failure, FailureCode, Severity};
 pub use ids::{
     EventId, EventNum, LogSeq, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomNum, RoomVersionId,
     ServerName, ServerSigningKeyId, StateGroupId, UserId,
@@ -63,17 +65,18 @@ pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EV
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{
     Backoff, Completed, Completing, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement,
-    LogRecord, Position, RefusalReason, Refused, Rest, RoomOpened, Stage, States,
+    LogRecord, Position, RedactedRecord, RedactionRecord, RefusalReason, Refused, Rest, RoomOpened, SoftFailure, Stage,
+    States,
 };
 pub use row::{
-    AcknowledgedRow, CurrentRow, FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow,
-    ServersRow, SpanRow, UnfoldedRow,
+    AcknowledgedRow, CurrentRow, FormatRow, IdRow, PartialJoin, RedactionRow, RoomHead, RoomRow, ServerKeyRow,
+    ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,
 };
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;
 pub use state_group::StateGroup;
 pub use state_map::{StateKey, StateMap};
-pub use status::{Check, EventStatus, Failure, FailureCode, Rejection, Severity};
+pub use status::{Check, EventStatus, Rejection};
 pub use verify::{
     BadSignature, KeyError, KeySource, LocalSigner, Signer, SigningKey, VerifiedPdu, VerifyError, VerifyKey,
     required_servers, sign, sign_again, sign_again_by, sign_by, verify,

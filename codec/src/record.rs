@@ -8,7 +8,7 @@ use std::fmt;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Check, EventNum, EventStatus, LogSeq, StateGroup, StateKey};
+use crate::{Check, EventNum, EventStatus, LogSeq, Rule, StateGroup, StateKey};
 
 /// One fact in the log of a room. Its place in the log is its [`crate::LogSeq`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,10 @@ pub enum LogRecord {
     Completing(Completing),
     /// The resync of a partial room rests, or goes on (`None`).
     Resting(Option<Rest>),
+    /// A stored event asks that another one be redacted; whether it does so rightly is another matter.
+    Redaction(RedactionRecord),
+    /// An event is redacted by another one, or no longer by any, since verdicts or events have come.
+    Redacted(RedactedRecord),
 }
 
 /// The content of [`LogRecord::RoomOpened`].
@@ -185,8 +189,8 @@ pub struct GroupRecord {
 pub struct Folded {
     /// The events for which check 6 is final, in canonical order.
     pub events: Vec<EventNum>,
-    /// Those among them that failed it.
-    pub soft_failed: Vec<EventNum>,
+    /// Those among them that failed it, and why.
+    pub soft_failed: Vec<SoftFailure>,
     /// The room's forward extremities after the last of them.
     pub extremities: Vec<EventNum>,
     /// The room's current state after the last of them.
@@ -194,6 +198,19 @@ pub struct Folded {
     /// Events that are not stored, or only as outliers, but that the room's history has passed: should they come later,
     /// they are no forward extremities.
     pub passed: Vec<OwnedEventId>,
+}
+
+/// Why an event failed check 6. Short, since a record may hold 512 of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoftFailure {
+    /// The event.
+    pub event: EventNum,
+    /// The room's current state when the event was folded, which forbids it.
+    pub current: StateGroup,
+    /// The rule that the event broke.
+    pub rule: Rule,
+    /// The event of the current state that caused it, where there is one.
+    pub source: Option<EventNum>,
 }
 
 /// The content of [`LogRecord::Joined`].
@@ -215,6 +232,24 @@ pub struct JoinRecord {
     pub is_first: bool,
     /// When that was, in milliseconds on the host's clock.
     pub at_ms: u64,
+}
+
+/// The content of [`LogRecord::Redaction`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedactionRecord {
+    /// The event that asks.
+    pub redaction: EventNum,
+    /// The event that is to be redacted, which need not be stored.
+    pub target: OwnedEventId,
+}
+
+/// The content of [`LogRecord::Redacted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedactedRecord {
+    /// The event.
+    pub target: OwnedEventId,
+    /// The event that redacts it, if one still does.
+    pub by: Option<EventNum>,
 }
 
 /// The content of [`LogRecord::Backoff`].

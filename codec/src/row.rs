@@ -95,6 +95,13 @@ pub struct SpanRow {
     pub events: u64,
 }
 
+/// An event that redacts another one, or asks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedactionRow {
+    /// The redaction event.
+    pub redaction: EventNum,
+}
+
 /// The number of a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomRow {

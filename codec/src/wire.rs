@@ -53,6 +53,8 @@ pub enum Kind {
     Current = 13,
     /// How far the host has dealt with a room's updates.
     Acknowledged = 14,
+    /// An event that redacts another one, or asks to.
+    Redaction = 15,
 }
 
 /// Encodes a value as the bincode payload of a frame.

@@ -21,11 +21,11 @@ use std::{
     task::Waker,
 };
 
-use gibbous_codec::{OwnedRoomId, OwnedServerName, RoomId, RoomRules};
+use gibbous_codec::{EventId, OwnedRoomId, OwnedServerName, RoomId, RoomRules};
 use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
 
 use crate::{
-    Error, Limits, RoomView,
+    Error, Explanation, Limits, RoomView,
     keys::KeyRing,
     requests::Requests,
     room::{Context, Room},
@@ -215,6 +215,18 @@ impl Engine {
         };
         self.publish(room_id, &mut slot);
         Ok(view)
+    }
+
+    /// Explains why an event has its verdict: what the rules have read under partial state, under full state, and of the
+    /// current state where that forbids it. `None` where nothing is known of the event. It takes no lock, and reads the
+    /// room's log from the event on.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is not known or damaged.
+    pub fn explain(&self, room_id: &RoomId, event_id: &EventId) -> Result<Option<Explanation>, Error> {
+        self.refuse_damaged(room_id)?;
+        Explanation::read(&self.inner.store, room_id, event_id)
     }
 
     /// Returns what a room is waiting for, in words: a line an event, then what the resync holds.

@@ -7,7 +7,7 @@ pub(crate) mod place;
 
 use gibbous_codec::{
     EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, LogRecord, LogSeq,
-    OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Severity, Stage, StateKey, VerifyError,
+    OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -27,6 +27,46 @@ pub struct Receipt {
     pub event_id: Option<OwnedEventId>,
     /// What became of it.
     pub outcome: Outcome,
+    /// Whether its content hash did not hold, so that it is kept redacted (check 3).
+    pub is_redacted: bool,
+}
+
+impl Receipt {
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure), is_redacted: false }
+    }
+
+    /// Returns what is wrong with the PDU, if anything is: refused, rejected, soft-failed, or only its content hash. A host
+    /// may return it in the `error` of its `/send` answer (server-server specification, "PUT /send"). What soft-fails says
+    /// here neither rule nor source: the update does ([`Change::failure`](crate::Change::failure)).
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() {
+    /// use gibbous::{FailureCode, RoomVersionId, testing::{DEREK, S, Story}};
+    ///
+    /// let mut story = Story::new(&RoomVersionId::V11).join_full();
+    /// let renamed = story.room.state(DEREK, "m.room.name", "", serde_json::json!({})).without_effect().send();
+    /// let receipts = story.receive(S, &[&renamed]);
+    /// let failure = receipts[0].failure().expect("derek may not do this");
+    /// assert_eq!((failure.code, failure.affected), (FailureCode::RejectedByAuthEvents, Some(renamed)));
+    /// assert_eq!(failure.source, Some(story.power_levels.clone()));
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    pub fn failure(&self) -> Option<Failure> {
+        let of_verdict = match &self.outcome {
+            Outcome::Refused(failure) => Some(failure.clone()),
+            Outcome::Judged { status, .. } => self.event_id.as_ref().and_then(|event_id| Failure::of(event_id, status)),
+            Outcome::Waiting | Outcome::Known => None,
+        };
+        let redacted = || {
+            let failure = Failure::new(FailureCode::Redacted);
+            Failure { affected: self.event_id.clone(), ..failure }
+        };
+        of_verdict.or_else(|| self.is_redacted.then(redacted))
+    }
 }
 
 /// What became of a PDU that was handed in, at the time of the answer; later changes come as [`crate::Update`]s.
@@ -57,7 +97,11 @@ impl Room {
     ) -> Result<Vec<Receipt>, Error> {
         // R-26: PDUs of rooms that nobody of ours is in are ignored.
         if !self.is_present(cx)? {
-            return Ok(pdus.into_iter().map(|pdu| self.refuse_absent(pdu)).collect());
+            let absent = Failure::new(FailureCode::UnknownRoom).because("nobody of ours is in the room");
+            return Ok(pdus.into_iter().map(|pdu| refuse_whole(pdu, absent.clone())).collect());
+        }
+        if !self.server_allowed(cx, origin)? {
+            return Ok(pdus.into_iter().map(|pdu| refuse_whole(pdu, Failure::new(FailureCode::ServerAcl))).collect());
         }
         let parsed: Vec<Pdu> = pdus.iter().filter_map(|pdu| pdu.as_ref().ok().cloned()).collect();
         let keys = cx.keys.of(&servers_of(&self.memory.rules, &parsed))?;
@@ -70,13 +114,15 @@ impl Room {
             let pdu = match pdu {
                 Ok(pdu) => pdu,
                 Err(failure) => {
-                    receipts.push(Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) });
+                    receipts.push(Receipt::refused(failure));
                     continue;
                 }
             };
             let event_id = pdu.event_id().to_owned();
+            let mut is_redacted = false;
             let outcome = match verified.next() {
                 Some(Ok(verified)) => {
+                    is_redacted = verified.was_redacted();
                     let pdu = verified.into_pdu();
                     let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, None)?;
                     if pdu.sender().server_name() == cx.our_server {
@@ -93,9 +139,12 @@ impl Room {
                     is_unverified = true;
                     self.take_in_unverified(cx, &mut txn, &pdu, origin)?
                 }
-                Some(Err(error)) => Outcome::Refused(bad_signature(&event_id, &error)),
+                Some(Err(error)) => {
+                    let failure = Failure::new(FailureCode::BadSignature).because(error.to_string());
+                    Outcome::Refused(failure.of_event(&event_id))
+                }
             };
-            receipts.push(Receipt { event_id: Some(event_id), outcome });
+            receipts.push(Receipt { event_id: Some(event_id), outcome, is_redacted });
         }
         self.tell_current(&mut txn)?;
         self.commit(txn)?;
@@ -117,21 +166,6 @@ impl Room {
             }
         }
         Ok(())
-    }
-
-    fn refuse_absent(&self, pdu: Result<Pdu, Failure>) -> Receipt {
-        let failure = pdu.map_or_else(
-            |failure| failure,
-            |pdu| Failure {
-                severity: Severity::Error,
-                code: FailureCode::UnknownRoom,
-                rule: None,
-                reason: "nobody of ours is in the room".to_owned(),
-                affected: Some(pdu.event_id().to_owned()),
-                source: None,
-            },
-        );
-        Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
     }
 
     /// Takes in an event that passed checks 1 to 3. What comes after it in the same answer may follow it and stand at
@@ -167,7 +201,7 @@ impl Room {
             return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
         if !self.has_room_for_waiting(cx, txn)? {
-            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+            return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         // The place in the log may have moved on while the event was being judged.
         let position = self.waiting_position(txn, &pdu, before)?;
@@ -240,7 +274,7 @@ impl Room {
             return Ok(Outcome::Known);
         }
         if !self.has_room_for_waiting(cx, txn)? {
-            return Ok(Outcome::Refused(too_many_waiting(pdu.event_id())));
+            return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         let position = self.waiting_position(txn, pdu, None)?;
         let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
@@ -324,6 +358,7 @@ impl Room {
         };
         let state_key = record.state_key.clone();
         let num = txn.stage_event(record)?;
+        self.note_redaction(txn, num, pdu)?;
         self.note(num, pdu.event_id(), pdu.depth(), state_key.as_ref(), &state);
         if is_folded {
             self.open.remove(num);
@@ -418,14 +453,19 @@ fn follows_itself(pdu: &Pdu) -> bool {
     pdu.prev_events().iter().chain(pdu.auth_events()).any(|event_id| event_id == pdu.event_id())
 }
 
+/// Refuses a PDU of a transaction that is refused for the room.
+fn refuse_whole(pdu: Result<Pdu, Failure>, failure: Failure) -> Receipt {
+    Receipt::refused(match pdu {
+        Ok(pdu) => failure.of_event(pdu.event_id()),
+        Err(bad_format) => bad_format,
+    })
+}
+
 fn bad_format(pdu: Option<&Pdu>, reason: &str) -> Failure {
-    Failure {
-        severity: Severity::Fatal,
-        code: FailureCode::BadFormat,
-        rule: None,
-        reason: reason.to_owned(),
-        affected: pdu.map(|pdu| pdu.event_id().to_owned()),
-        source: None,
+    let failure = Failure::new(FailureCode::BadFormat).because(reason);
+    match pdu {
+        Some(pdu) => failure.of_event(pdu.event_id()),
+        None => failure,
     }
 }
 
@@ -434,35 +474,6 @@ fn outcome_of(event_id: &gibbous_codec::EventId, stage: &Stage) -> Outcome {
         Stage::Unverified | Stage::Waiting => Outcome::Waiting,
         Stage::Outlier { status, provisional, .. } => Outcome::Judged { status: status.clone(), partial: *provisional },
         Stage::Placed { status, partial, .. } => Outcome::Judged { status: status.clone(), partial: *partial },
-        Stage::Dropped => Outcome::Refused(Failure {
-            severity: Severity::Fatal,
-            code: FailureCode::BadSignature,
-            rule: None,
-            reason: "its signature does not hold".to_owned(),
-            affected: Some(event_id.to_owned()),
-            source: None,
-        }),
-    }
-}
-
-fn bad_signature(event_id: &gibbous_codec::EventId, error: &VerifyError) -> Failure {
-    Failure {
-        severity: Severity::Fatal,
-        code: FailureCode::BadSignature,
-        rule: None,
-        reason: error.to_string(),
-        affected: Some(event_id.to_owned()),
-        source: None,
-    }
-}
-
-fn too_many_waiting(event_id: &gibbous_codec::EventId) -> Failure {
-    Failure {
-        severity: Severity::Error,
-        code: FailureCode::TooManyWaiting,
-        rule: None,
-        reason: "too many events of the room wait for something missing".to_owned(),
-        affected: Some(event_id.to_owned()),
-        source: None,
+        Stage::Dropped => Outcome::Refused(Failure::new(FailureCode::BadSignature).of_event(event_id)),
     }
 }

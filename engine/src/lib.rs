@@ -76,10 +76,12 @@
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
 
+mod acl;
 mod auth;
 pub mod authorisation;
 mod engine;
 mod error;
+mod explain;
 mod intake;
 mod keys;
 mod limits;
@@ -91,6 +93,7 @@ mod open_events;
 mod parked;
 mod partial_join;
 mod questions;
+mod redactions;
 #[cfg(feature = "replay")]
 pub mod replay;
 mod request;
@@ -109,6 +112,7 @@ mod view;
 
 pub use engine::{Completion, Config, DamagedRoom, Engine, FullState, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
+pub use explain::{Citation, Explanation, Reading};
 pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, Membership, OwnedEventId, OwnedRoomId,
     OwnedServerName, OwnedUserId, Pdu, RefusalReason, Refused, Rejection, Rest, RoomId, RoomVersionId, ServerName,

@@ -7,6 +7,9 @@ pub struct Limits {
     /// How many events of a room may wait for something missing: 1,000. A waiting event is at most 64 KiB, so a hostile
     /// server can make a room hold 64 MiB. Beyond it: [`crate::FailureCode::TooManyWaiting`].
     pub waiting_events_max: usize,
+    /// How many PDUs may wait for a join to be finished, in memory: 2,000, half of them of one server, so that none can
+    /// keep out all others. At most 64 KiB each, 128 MiB. Beyond it: [`crate::FailureCode::TooManyQueued`].
+    pub queued_pdus_max: usize,
     /// How many events one `get_missing_events` question asks for: 20, the most that Synapse answers.
     pub missing_events_limit: u32,
     /// How many such questions are asked for one event in a row: 10, so a gap of 200 events is filled event by event. A
@@ -62,6 +65,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             waiting_events_max: 1_000,
+            queued_pdus_max: 2_000,
             missing_events_limit: 20,
             missing_events_rounds_max: 10,
             events_a_request_max: 50,

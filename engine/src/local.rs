@@ -68,7 +68,7 @@ pub enum CreateRefusal {
     /// The rules do not allow it, by the state as far as it is known.
     #[error("the event is not allowed: {rejection}")]
     Rejected {
-        /// The check that it fails ([`Check::CurrentState`] too), and the rule that it breaks.
+        /// The check that it fails ([`Check::CurrentState`](crate::Check::CurrentState) too), and the rule that it breaks.
         rejection: Rejection,
         /// Whether something that the rules have read is merely unknown, the room being partial: when it is full the
         /// answer may be another.
@@ -139,7 +139,8 @@ impl Room {
             }
         };
         self.advance(cx)?;
-        let mut receipts = [Receipt { event_id: Some(pdu.event_id().to_owned()), outcome: Outcome::Waiting }];
+        let event_id = Some(pdu.event_id().to_owned());
+        let mut receipts = [Receipt { event_id, outcome: Outcome::Waiting, is_redacted: false }];
         self.update_receipts(cx, &mut receipts)?;
         let [receipt] = receipts;
         let destinations = self.destinations(cx, pdu.event_id(), SendPolicy::Broad)?.unwrap_or_default();

@@ -1,8 +1,8 @@
 //! What has changed, for the host: a durable stream, since it is read from the log.
 
 use gibbous_codec::{
-    AcknowledgedRow, EventStatus, LogRecord, LogSeq, OwnedEventId, OwnedRoomId, OwnedUserId, Refused, Rest, RoomId,
-    Stage,
+    AcknowledgedRow, Check, EventId, EventStatus, Failure, FailureCode, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
+    OwnedUserId, RedactedRecord, Refused, Rejection, Rest, RoomId, SoftFailure, Stage,
 };
 use gibbous_storage::RoomRows;
 
@@ -52,6 +52,8 @@ pub enum Change {
         status: EventStatus,
         /// Whether the verdict rests on partial state and may change.
         partial: bool,
+        /// Why check 6 fails it, where it is soft-failed.
+        soft_failure: Option<Rejection>,
     },
     /// An event's verdict has changed.
     VerdictChanged {
@@ -61,6 +63,8 @@ pub enum Change {
         was: EventStatus,
         /// The verdict from now on.
         is: EventStatus,
+        /// Why check 6 fails it, where it is soft-failed from now on.
+        soft_failure: Option<Rejection>,
     },
     /// An event has its full state.
     EventUnPartialStated {
@@ -127,12 +131,83 @@ pub enum Change {
         /// The first record of the log whose updates were passed over.
         from: LogSeq,
     },
+    /// An event is redacted: of it clients may see [`RoomView::event_shown`](crate::RoomView::event_shown) alone.
+    Redacted {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The redaction.
+        by: OwnedEventId,
+    },
+    /// An event is no longer redacted: the redaction that applied has been rejected or soft-failed, or lost its verdict.
+    Unredacted {
+        /// The event.
+        event_id: OwnedEventId,
+    },
     /// The whole room has its full state, but for the holes.
     RoomUnPartialStated {
         /// Events that belong to the state but that no server could give with a signature that holds; the first of
         /// them, where there are hundreds. Each was told of by [`Change::Holes`].
         holes: Vec<OwnedEventId>,
     },
+}
+
+impl Change {
+    /// Returns what is wrong, if it is a change for the worse, or one of a verdict that clients have seen.
+    ///
+    /// Of several events ([`Change::Holes`]) the first one is `affected`.
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::EventPersisted { event_id, status, soft_failure, .. } => {
+                of_verdict(event_id, status, soft_failure.as_ref())
+            }
+            Self::VerdictChanged { event_id, was, is, soft_failure } => match (was, is) {
+                (EventStatus::Rejected(was), EventStatus::Accepted | EventStatus::SoftFailed) => {
+                    let failure = Failure::new(FailureCode::Revealed).of_event(event_id);
+                    Some(Failure { rule: Some(was.rule), source: was.source.clone(), ..failure })
+                }
+                (EventStatus::Accepted | EventStatus::SoftFailed, EventStatus::Rejected(is)) => {
+                    Some(Failure::new(FailureCode::Retracted).by_rule(is).of_event(event_id))
+                }
+                (_, is) => of_verdict(event_id, is, soft_failure.as_ref()),
+            },
+            Self::EventWithdrawn { event_id } => Some(Failure::new(FailureCode::Withdrawn).of_event(event_id)),
+            Self::ResyncBackingOff { refusals, .. } => {
+                let reasons: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+                Some(Failure::new(FailureCode::AnswersRefused).because(reasons.join("; ")))
+            }
+            Self::Holes { event_ids } => {
+                let failure = Failure::new(FailureCode::Hole);
+                Some(Failure { affected: event_ids.first().cloned(), ..failure })
+            }
+            Self::EventUnPartialStated { .. }
+            | Self::ForwardExtremities { .. }
+            | Self::Joined { .. }
+            | Self::Redacted { .. }
+            | Self::Unredacted { .. }
+            | Self::CurrentState { .. }
+            | Self::ResyncResting { .. }
+            | Self::RoomFullStated
+            | Self::Lagged { .. }
+            | Self::RoomUnPartialStated { .. } => None,
+        }
+    }
+}
+
+fn of_verdict(event_id: &EventId, status: &EventStatus, soft_failure: Option<&Rejection>) -> Option<Failure> {
+    let failure = Failure::of(event_id, status)?;
+    Some(match soft_failure {
+        Some(rejection) => failure.by_rule(rejection),
+        None => failure,
+    })
+}
+
+/// Returns why events have failed check 6 in a step of the fold.
+fn soft_failure<R: RoomRows>(rows: &R, failure: &SoftFailure) -> Result<Rejection, Error> {
+    let source = match failure.source {
+        Some(source) => Some(rows.event_record(source)?.event_id.clone()),
+        None => None,
+    };
+    Ok(Rejection { check: Check::CurrentState, rule: failure.rule, source })
 }
 
 /// Returns the updates that a record of a room's log tells of.
@@ -153,10 +228,12 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
     match record {
         LogRecord::Event(event) => {
             if let Stage::Placed { status, partial, .. } = &event.state.stage {
+                let failed = event.folded.as_ref().and_then(|folded| folded.soft_failed.first());
                 changes.push(Change::EventPersisted {
                     event_id: event.event_id.clone(),
                     status: status.clone(),
                     partial: *partial,
+                    soft_failure: failed.map(|failure| soft_failure(rows, failure)).transpose()?,
                 });
             }
             if let Some(folded) = &event.folded {
@@ -175,11 +252,13 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
                         event_id: event_id.clone(),
                         status: status.clone(),
                         partial: *partial,
+                        soft_failure: None,
                     }),
                     Some(was) => {
                         if was != status {
                             let (was, is) = (was.clone(), status.clone());
-                            changes.push(Change::VerdictChanged { event_id: event_id.clone(), was, is });
+                            let event_id = event_id.clone();
+                            changes.push(Change::VerdictChanged { event_id, was, is, soft_failure: None });
                         }
                         if !partial {
                             changes.push(Change::EventUnPartialStated { event_id });
@@ -189,11 +268,12 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
             }
         }
         LogRecord::Folded(folded) => {
-            for num in &folded.soft_failed {
+            for failure in &folded.soft_failed {
                 changes.push(Change::VerdictChanged {
-                    event_id: rows.event_record(*num)?.event_id.clone(),
+                    event_id: rows.event_record(failure.event)?.event_id.clone(),
                     was: EventStatus::Accepted,
                     is: EventStatus::SoftFailed,
+                    soft_failure: Some(soft_failure(rows, failure)?),
                 });
             }
             changes.push(extremities(rows, &folded.extremities)?);
@@ -215,7 +295,15 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Current(current) => changes.push(Change::CurrentState { events: current.count }),
         LogRecord::Completing(_) => changes.push(Change::RoomFullStated),
         LogRecord::Resting(rest) => changes.push(Change::ResyncResting { rest: *rest }),
-        LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) | LogRecord::Sent(_) => {}
+        LogRecord::Redacted(RedactedRecord { target, by }) => changes.push(match by {
+            Some(by) => Change::Redacted { event_id: target.clone(), by: rows.event_record(*by)?.event_id.clone() },
+            None => Change::Unredacted { event_id: target.clone() },
+        }),
+        LogRecord::RoomOpened(_)
+        | LogRecord::Group(_)
+        | LogRecord::Servers(_)
+        | LogRecord::Sent(_)
+        | LogRecord::Redaction(_) => {}
     }
     Ok(changes)
 }

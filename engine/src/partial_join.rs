@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::{
     Error, Limits,
     auth::rests_on,
-    intake::helpless::Standing,
+    intake::{helpless::Standing, place::decide},
     lookup::AuthEvent,
     resync::outliers::in_auth_order,
     room::{Context, Room},
@@ -280,7 +280,7 @@ impl Room {
         }
         let (before, partial) = self.state_before_join(txn, parsed)?;
         let event = AuthEvent::new(join.clone(), false);
-        if let Err(rejection) = self.decide(txn, &event, before, partial)?.authorization.decision {
+        if let Err(rejection) = decide(&self.memory, txn, &event, before, partial)?.authorization.decision {
             return Ok(Err(JoinError::Rejected(rejection)));
         }
         let is_partial_already = txn.head()?.is_some_and(|head| head.partial.is_some());

@@ -28,6 +28,7 @@ use crate::{
     members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
+    redactions::Redactions,
     resync::{Resync, outliers::Loose},
     verify_pool::map,
     view::LastIds,
@@ -90,6 +91,7 @@ pub(crate) struct Room {
     /// The places in the log that were committed since the host was last told.
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
+    pub(crate) redactions: Redactions,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
     /// The way to the provisional extremities and current state, as far as it was gone and still holds.
@@ -137,6 +139,7 @@ impl Room {
             asks: Vec::new(),
             news: Vec::new(),
             counts: Counts::default(),
+            redactions: Redactions::default(),
             provisional: None,
             told: StateGroup::EMPTY,
             told_rest: None,
@@ -164,6 +167,7 @@ impl Room {
             room.open.look_again(event.num);
         }
         room.holes = head.partial.iter().flat_map(|partial| partial.holes.iter().cloned()).collect();
+        room.redactions = Redactions::of(&rows)?;
         room.our_users = head.our_users.iter().map(ToString::to_string).collect();
         if let Some(partial) = &head.partial {
             room.resync.begin(partial.since_ms);
@@ -254,7 +258,8 @@ impl Room {
         Ok(cx.store.txn(self.num)?)
     }
 
-    pub(crate) fn commit(&mut self, txn: Txn<'_>) -> Result<(), Error> {
+    pub(crate) fn commit(&mut self, mut txn: Txn<'_>) -> Result<(), Error> {
+        self.settle_redactions(&mut txn)?;
         let from = txn.first_seq();
         let committed = txn.commit()?;
         if committed.records > 0 {
@@ -316,6 +321,7 @@ impl Room {
         let was = self.open.get(num).map(|event| event.kind);
         self.open.set(num, event_id, depth, state);
         self.keep_provisional(num, was);
+        self.redactions.look_again(event_id);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);
         // Only its own membership, or a verdict that changed, can take one of our users in or out.

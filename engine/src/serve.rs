@@ -158,14 +158,21 @@ macro_rules! granted {
 }
 pub(crate) use granted;
 
+/// A server that the room's ACL does not let in is answered nothing.
+pub(crate) fn shut_out(origin: &ServerName) -> Refusal {
+    Refusal::Forbidden(format!("the room's server ACL shuts out {origin}"))
+}
+
 impl RoomView {
-    /// Refuses a server that is not in the room, as far as is known here; and any, if we are not in it any more.
+    /// Refuses a server that is not in the room, as far as is known here, or that its ACL shuts out; and any, if we are not in it any more.
     pub(crate) fn admit(&self, origin: &ServerName) -> Served<()> {
         let servers = self.servers_in_room()?.servers;
         Ok(if !servers.contains(&self.our_server) {
             Err(Refusal::NotFound(format!("room {}", self.room_id)))
         } else if !servers.contains(origin) {
             Err(Refusal::Forbidden(format!("{origin} is not in the room")))
+        } else if !self.server_allowed(origin)? {
+            Err(shut_out(origin))
         } else {
             Ok(())
         })

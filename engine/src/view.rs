@@ -92,6 +92,18 @@ pub enum EventStage {
     },
 }
 
+impl EventStage {
+    /// Returns the stage as it is told; nothing of an event whose signature did not hold.
+    pub(crate) fn of(stage: &Stage) -> Option<Self> {
+        match stage {
+            Stage::Unverified | Stage::Waiting => Some(Self::Waiting),
+            Stage::Outlier { status, .. } => Some(Self::Outlier { status: status.clone() }),
+            Stage::Placed { status, partial, .. } => Some(Self::Placed { status: status.clone(), partial: *partial }),
+            Stage::Dropped => None,
+        }
+    }
+}
+
 impl RoomView {
     /// Returns the room's ID.
     pub fn room_id(&self) -> &gibbous_codec::RoomId {
@@ -167,12 +179,7 @@ impl RoomView {
         let rows = self.store.snapshot(self.num)?;
         let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
         let event = rows.event(num)?;
-        let stage = match &event.state.stage {
-            Stage::Unverified | Stage::Waiting => EventStage::Waiting,
-            Stage::Outlier { status, .. } => EventStage::Outlier { status: status.clone() },
-            Stage::Placed { status, partial, .. } => EventStage::Placed { status: status.clone(), partial: *partial },
-            Stage::Dropped => return Ok(None),
-        };
+        let Some(stage) = EventStage::of(&event.state.stage) else { return Ok(None) };
         let pdu = parse_stored(&self.rules, &event)?;
         Ok(Some(EventInfo { event_id: event_id.to_owned(), stage, pdu }))
     }

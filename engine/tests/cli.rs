@@ -389,3 +389,49 @@ fn a_synthetic_room_that_cannot_be_is_status_2_and_no_file_is_made() {
     assert_eq!(ran.status, Some(2), "{ran:?}");
     assert!(ran.stderr.starts_with(&nowhere), "{ran:?}");
 }
+
+/// Returns every row of a closed store.
+fn rows(data: &str) -> Vec<Vec<gibbous::gibbous_storage::Row>> {
+    let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let backend = SledBackend::open(Path::new(data), SledOptions::default()).unwrap();
+    let snapshot = backend.snapshot().unwrap();
+    Table::ALL.into_iter().map(|table| snapshot.scan(table, &[], &[], usize::MAX).unwrap()).collect()
+}
+
+#[test]
+fn an_event_is_explained_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    let recording = include_str!("data/simple-v10-tiny.recording.jsonl");
+    let records = || recording.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let room = records().find(|record| record["kind"] == "room").unwrap()["room_id"].as_str().unwrap().to_owned();
+    let expected = records().find(|record| record["kind"] == "expect_status").unwrap();
+    let event = expected["event_id"].as_str().unwrap();
+    let before = rows(&data);
+    let ran = run(&["explain", &data, &room, event], "");
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    assert!(ran.stdout.starts_with(event), "{ran:?}");
+    for part in ["under partial state: ", "under full state: ", "\n  m.room.create \"\": $", "gibbous check '"] {
+        assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
+    }
+    assert!(rows(&data) == before, "a row was written");
+}
+
+#[test]
+fn what_cannot_be_explained_is_told_by_the_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    let recording = include_str!("data/simple-v10-tiny.recording.jsonl");
+    let first: Value = serde_json::from_str(recording.lines().next().unwrap()).unwrap();
+    let room = first["room_id"].as_str().unwrap();
+    let ran = run(&["explain", &data, room, "$nobody_knows_it"], "");
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+    assert!(ran.stderr.contains("$nobody_knows_it is not known"), "{ran:?}");
+    let ran = run(&["explain", &data, "!nowhere:a.example", "$nobody_knows_it"], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("!nowhere:a.example"), "{ran:?}");
+    let none = dir.path().join("none").to_str().unwrap().to_owned();
+    let ran = run(&["explain", &none, room, "$nobody_knows_it"], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains(&none), "{ran:?}");
+}

@@ -3,12 +3,13 @@
 
 use gibbous_codec::{
     CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind,
-    LogRecord, LogSeq, PartialJoin, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow, entry_hash, path,
+    LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
+    StateGroup, UnfoldedRow, entry_hash, path,
 };
 
 use crate::{
     StoreError, Table,
-    keys::{current_key, decode_row, encode_row, room_bytes_key, room_seq_key},
+    keys::{current_key, decode_row, encode_row, redaction_key, room_bytes_key, room_seq_key},
     rows::RoomRows,
     state_group::{self, Change, NodeSink},
     state_index::{index_state_event, take_citations},
@@ -99,6 +100,12 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
                 partial.holes.truncate(HOLES_MAX);
             }
         }
+        LogRecord::Redaction(RedactionRecord { redaction, target }) => {
+            put_redaction(rows, redaction_key(rows.room(), target, Some(*redaction)), Some(*redaction))?;
+        }
+        LogRecord::Redacted(RedactedRecord { target, by }) => {
+            put_redaction(rows, redaction_key(rows.room(), target, None), *by)?;
+        }
         // The host is told; the schedule itself stands with the questions.
         LogRecord::Backoff(_) => {}
         LogRecord::Completed(completed) => {
@@ -179,11 +186,11 @@ fn apply_folded<W: RoomRowsMut>(rows: &mut W, head: &mut RoomHead, folded: &Fold
     for num in &folded.events {
         set_unfolded(rows, *num, false)?;
     }
-    for num in &folded.soft_failed {
+    for num in folded.soft_failed.iter().map(|failure| failure.event) {
         let key = room_seq_key(rows.room(), LogSeq(num.0));
-        let mut state = match rows.changed_state(*num)? {
+        let mut state = match rows.changed_state(num)? {
             Some(state) => state,
-            None => rows.event_record(*num)?.state.clone(),
+            None => rows.event_record(num)?.state.clone(),
         };
         if let Stage::Placed { status, .. } = &mut state.stage {
             *status = EventStatus::SoftFailed;
@@ -212,6 +219,13 @@ fn is_settled(stage: &Stage) -> bool {
 
 fn is_dropped(stage: &Stage) -> bool {
     matches!(stage, Stage::Dropped)
+}
+
+fn put_redaction<W: RoomRowsMut>(rows: &mut W, key: Vec<u8>, redaction: Option<EventNum>) -> Result<(), StoreError> {
+    let row = redaction.map(|redaction| RedactionRow { redaction });
+    let value = row.map(|row| encode_row(Table::Redactions, &key, Kind::Redaction, &row)).transpose()?;
+    rows.write(Table::Redactions, key, value);
+    Ok(())
 }
 
 fn put_id_row<W: RoomRowsMut>(rows: &mut W, event_id: &str, row: IdRow) -> Result<(), StoreError> {

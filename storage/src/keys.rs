@@ -1,6 +1,8 @@
 //! The keys of every table that is kept by room: the room's number first, then what orders the rows within it.
 
-use gibbous_codec::{Edge, Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomNum, WireError, decode, encode};
+use gibbous_codec::{
+    Edge, EventId, EventNum, Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomNum, WireError, decode, encode,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{StoreError, Table};
@@ -37,6 +39,16 @@ pub(crate) fn citations_prefix(room: RoomNum, cited: &Edge) -> Vec<u8> {
     match cited {
         Edge::Known(num) => key.u64(num.0).into_vec(),
         Edge::Unknown(event_id) => key.bytes_terminated(event_id.as_bytes()).into_vec(),
+    }
+}
+
+/// Returns the key of the row that tells which event redacts another one. With the number of an event behind it, it is
+/// that of the row that says that this one asks to.
+pub(crate) fn redaction_key(room: RoomNum, target: &EventId, asks: Option<EventNum>) -> Vec<u8> {
+    let key = KeyBuf::new().u64(room.0).bytes_terminated(target.as_bytes());
+    match asks {
+        Some(redaction) => key.u64(redaction.0).into_vec(),
+        None => key.into_vec(),
     }
 }
 

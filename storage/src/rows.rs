@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use gibbous_codec::{
     AcknowledgedRow, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq,
-    NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RoomHead, RoomNum, ServersRow, Stage,
-    StateGroup, UnfoldedRow,
+    NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RedactionRow, RoomHead, RoomNum,
+    ServersRow, Stage, StateGroup, UnfoldedRow,
 };
 
 use crate::{
     Row, StoreError, Table,
-    keys::{current_key, decode_row, room_bytes_key, room_prefix, room_seq_key, seq_of},
+    keys::{after, current_key, decode_row, redaction_key, room_bytes_key, room_prefix, room_seq_key, seq_of},
     pages::pages,
     state_group::{self, NodeSource},
 };
@@ -233,6 +233,38 @@ pub trait RoomRows: Rows + NodeSource {
         row.map(|bytes| decode_row(Table::Acknowledged, &key, Kind::Acknowledged, &bytes)).transpose()
     }
 
+    /// Returns the event that redacts another one, or `None` where none does.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn redaction_of(&self, target: &EventId) -> Result<Option<EventNum>, StoreError> {
+        let key = redaction_key(self.room(), target, None);
+        let row = self.row(Table::Redactions, &key)?;
+        row.map(|bytes| redaction_of_row(&key, &bytes)).transpose()
+    }
+
+    /// Returns the events that ask to redact another one, as they were stored.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn redactions_asked(&self, target: &EventId) -> Result<Vec<EventNum>, StoreError> {
+        let prefix = redaction_key(self.room(), target, None);
+        let rows = self.rows(Table::Redactions, &prefix, &after(&prefix), usize::MAX)?;
+        rows.iter().map(|(key, bytes)| redaction_of_row(key, bytes)).collect()
+    }
+
+    /// Tells whether any event of the room asks to redact another one.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    fn has_redactions(&self) -> Result<bool, StoreError> {
+        let prefix = room_prefix(self.room());
+        Ok(!self.rows(Table::Redactions, &prefix, &prefix, 1)?.is_empty())
+    }
+
     /// Returns what is known of the room's questions to other servers, but for the IDs of named states.
     ///
     /// # Errors
@@ -264,6 +296,11 @@ pub trait RoomRows: Rows + NodeSource {
             },
         }
     }
+}
+
+fn redaction_of_row(key: &[u8], bytes: &[u8]) -> Result<EventNum, StoreError> {
+    let row: RedactionRow = decode_row(Table::Redactions, key, Kind::Redaction, bytes)?;
+    Ok(row.redaction)
 }
 
 /// Reads the record of an event.

@@ -12,9 +12,10 @@ use gibbous_codec::{
     AcknowledgedRow, AuthChainQuestion, Backoff, Check, Completed, Completing, CurrentRow, Edge, EventId, EventNum,
     EventRecord, EventState, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord,
     Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId,
-    PartialJoin, Path, Position, QuestionKey, QuestionRow, RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum,
-    RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, Stage, StateGroup,
-    StateKey, StateQuestion, States, UnfoldedRow, encode,
+    PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord, RedactionRecord, RedactionRow,
+    RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow,
+    ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow,
+    encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -61,7 +62,12 @@ fn state(stage: Stage) -> EventState {
 fn folded() -> Folded {
     Folded {
         events: vec![EventNum(3), EventNum(4)],
-        soft_failed: vec![EventNum(4)],
+        soft_failed: vec![SoftFailure {
+            event: EventNum(4),
+            current: group(1),
+            rule: Rule::SenderNotJoined,
+            source: Some(EventNum(3)),
+        }],
         extremities: vec![EventNum(3)],
         current: group(2),
         passed: vec![id("passed")],
@@ -165,6 +171,8 @@ fn records(golden: &mut Golden) {
         put(&format!("resting_{name}"), LogRecord::Resting(Some(rest)));
     }
     put("resting_no_more", LogRecord::Resting(None));
+    put("redaction", LogRecord::Redaction(RedactionRecord { redaction: EventNum(7), target: id("target") }));
+    put("redacted", LogRecord::Redacted(RedactedRecord { target: id("target"), by: Some(EventNum(7)) }));
 }
 
 fn rows(golden: &mut Golden) {
@@ -200,6 +208,7 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/span", Kind::Span, &SpanRow { events: 1 << 63 | 1 });
     put(golden, "row/current", Kind::Current, &CurrentRow { current: group(2), partial: true });
     put(golden, "row/acknowledged", Kind::Acknowledged, &AcknowledgedRow { seq: LogSeq(5), index: 2 });
+    put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7) });
     put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
     put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });

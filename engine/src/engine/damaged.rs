@@ -20,7 +20,7 @@ pub struct DamagedRoom {
 impl Engine {
     /// Returns the rooms that could not be opened: their rows are damaged, or they are of a version that is not known.
     ///
-    /// What arrives for them is refused as for an unknown room. They can be purged, and `gibbous rebuild` makes a store
+    /// What arrives for them is refused ([`FailureCode::DamagedRoom`](crate::FailureCode::DamagedRoom)). They can be purged, and `gibbous rebuild` makes a store
     /// anew from what their logs still hold.
     pub fn damaged_rooms(&self) -> Vec<DamagedRoom> {
         let damaged = lock(&self.inner.damaged);

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use gibbous_codec::{OwnedEventId, OwnedServerName, Pdu, RoomId, ServerName};
+use gibbous_codec::{Failure, FailureCode, OwnedEventId, OwnedServerName, Pdu, RoomId, ServerName};
 use gibbous_storage::RoomRows;
 
 use super::{Engine, Slot, lock};
 use crate::{
-    Error, JoinError, RequestKind, Response, SendJoin, intake,
+    Error, JoinError, Limits, Outcome, Receipt, RequestKind, Response, SendJoin, intake,
     parked::Batch,
     partial_join::ParsedJoin,
     room::{Ask, Context, Question, Room},
@@ -58,6 +58,22 @@ impl Joining {
     /// Tells whether everything is there that the join waits for.
     fn is_ready(&self) -> bool {
         self.batch.is_done() && self.auth_chain != AuthChain::Asked
+    }
+
+    /// Lets PDUs wait for the join, as many as may.
+    pub(super) fn queue(&mut self, origin: &ServerName, pdus: &[&[u8]], limits: &Limits) -> Vec<Receipt> {
+        let all: usize = self.queued.iter().map(|(_, queued)| queued.len()).sum();
+        let of_origin = self.queued.iter().filter(|(of, _)| of == origin).map(|(_, queued)| queued.len()).sum();
+        let left = limits.queued_pdus_max.saturating_sub(all);
+        let left = left.min((limits.queued_pdus_max / 2).saturating_sub(of_origin));
+        let taken = &pdus[..left.min(pdus.len())];
+        if !taken.is_empty() {
+            self.queued.push((origin.to_owned(), taken.iter().map(|pdu| pdu.to_vec()).collect()));
+        }
+        let waits = Receipt { event_id: None, outcome: Outcome::Waiting, is_redacted: false };
+        let mut receipts = vec![waits; taken.len()];
+        receipts.resize(pdus.len(), Receipt::refused(Failure::new(FailureCode::TooManyQueued)));
+        receipts
     }
 }
 

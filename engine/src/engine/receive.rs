@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gibbous_codec::{Failure, FailureCode, OwnedRoomId, Pdu, RoomId, ServerName, Severity};
+use gibbous_codec::{Failure, FailureCode, OwnedRoomId, Pdu, RoomId, ServerName};
 use serde::Deserialize;
 
 use super::Engine;
@@ -21,8 +21,8 @@ impl Engine {
         for (index, (json, receipt)) in pdus.iter().zip(&mut receipts).enumerate() {
             match serde_json::from_slice(json) {
                 Ok(RoomOfPdu { room_id: Some(room_id) }) => by_room.entry(room_id).or_default().push((index, json)),
-                Ok(RoomOfPdu { room_id: None }) => *receipt = Some(refused(bad_format("it names no room"))),
-                Err(error) => *receipt = Some(refused(bad_format(&error.to_string()))),
+                Ok(RoomOfPdu { room_id: None }) => *receipt = Some(bad_format("it names no room")),
+                Err(error) => *receipt = Some(bad_format(&error.to_string())),
             }
         }
         for (room_id, of_room) in by_room {
@@ -45,15 +45,17 @@ impl Engine {
         pdus: &[&[u8]],
         now_ms: u64,
     ) -> Result<Vec<Receipt>, Error> {
-        let Some(slot) = self.known_slot(room_id) else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
+        let refuse = |code| Ok(vec![Receipt::refused(Failure::new(code)); pdus.len()]);
+        if self.refuse_damaged(room_id).is_err() {
+            return refuse(FailureCode::DamagedRoom);
+        }
+        let Some(slot) = self.known_slot(room_id) else { return refuse(FailureCode::UnknownRoom) };
         let mut slot = self.enter(&slot);
         if let Some(joining) = &mut slot.joining {
-            let queued = pdus.iter().map(|pdu| pdu.to_vec()).collect();
-            joining.queued.push((origin.to_owned(), queued));
-            return Ok(pdus.iter().map(|_| Receipt { event_id: None, outcome: Outcome::Waiting }).collect());
+            return Ok(joining.queue(origin, pdus, &self.inner.config.limits));
         }
         self.read_lost(&mut slot)?;
-        let Some(room) = &mut slot.room else { return Ok(pdus.iter().map(|_| unknown_room()).collect()) };
+        let Some(room) = &mut slot.room else { return refuse(FailureCode::UnknownRoom) };
         let cx = self.context(now_ms);
         let rules = &room.memory.rules;
         let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
@@ -66,10 +68,11 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the store fails, the room is not known, or the bytes are no event.
+    /// If the store fails, the room is not known or damaged, or the bytes are no event.
     pub fn submit(&self, pdu: &[u8], now_ms: u64) -> Result<Receipt, Error> {
         let peek: RoomOfPdu = serde_json::from_slice(pdu).map_err(|error| Error::BadLocalEvent(error.to_string()))?;
         let room_id = peek.room_id.ok_or_else(|| Error::BadLocalEvent("it names no room".to_owned()))?;
+        self.refuse_damaged(&room_id)?;
         let our_server = self.inner.config.our_server.clone();
         let receipts = self.receive_in_room(&our_server, &room_id, &[pdu], now_ms)?;
         match receipts.into_iter().next() {
@@ -114,28 +117,6 @@ struct RoomOfPdu {
     room_id: Option<OwnedRoomId>,
 }
 
-fn refused(failure: Failure) -> Receipt {
-    Receipt { event_id: failure.affected.clone(), outcome: Outcome::Refused(failure) }
-}
-
-fn bad_format(reason: &str) -> Failure {
-    Failure {
-        severity: Severity::Fatal,
-        code: FailureCode::BadFormat,
-        rule: None,
-        reason: reason.to_owned(),
-        affected: None,
-        source: None,
-    }
-}
-
-fn unknown_room() -> Receipt {
-    refused(Failure {
-        severity: Severity::Error,
-        code: FailureCode::UnknownRoom,
-        rule: None,
-        reason: "the room is not known here".to_owned(),
-        affected: None,
-        source: None,
-    })
+fn bad_format(reason: &str) -> Receipt {
+    Receipt::refused(Failure::new(FailureCode::BadFormat).because(reason))
 }

@@ -8,7 +8,7 @@ use super::Engine;
 use crate::{
     Error, Lookup, RoomView,
     room::{Context, Room},
-    serve::{Admitted, Answer, Condition, Handshake, MissingEvents, Refusal, Sent, Served, granted},
+    serve::{Admitted, Answer, Condition, Handshake, MissingEvents, Refusal, Sent, Served, granted, shut_out},
 };
 
 impl Engine {
@@ -214,11 +214,13 @@ impl Engine {
             Handshake::Join => granted!(self.condition(room_id, user)?),
             Handshake::Leave | Handshake::Knock => Condition::Unknown,
         };
-        self.with_served_room(room_id, now_ms, |room, cx| room.make_member(cx, handshake, user, versions, condition))
+        self.with_served_room(origin, room_id, now_ms, |room, cx| {
+            room.make_member(cx, handshake, user, versions, condition)
+        })
     }
 
     fn send_member(&self, room_id: &RoomId, sent: Sent<'_>, signer: &dyn Signer, now_ms: u64) -> Served<Admitted> {
-        self.with_served_room(room_id, now_ms, |room, cx| room.send_member(cx, sent, signer))
+        self.with_served_room(sent.origin, room_id, now_ms, |room, cx| room.send_member(cx, sent, signer))
     }
 
     fn condition_of_sender(&self, room_id: &RoomId, event: &[u8]) -> Served<Condition> {
@@ -276,11 +278,16 @@ impl Engine {
 
     fn with_served_room<T>(
         &self,
+        origin: &ServerName,
         room_id: &RoomId,
         now_ms: u64,
         work: impl FnOnce(&mut Room, Context<'_>) -> Served<T>,
     ) -> Served<T> {
-        match self.with_room(room_id, now_ms, work) {
+        let served = self.with_room(room_id, now_ms, |room, cx| match room.server_allowed(cx, origin)? {
+            true => work(room, cx),
+            false => Ok(Err(shut_out(origin))),
+        });
+        match served {
             Err(Error::UnknownRoom(_)) => Ok(Err(Refusal::NotFound(format!("room {room_id}")))),
             served => served,
         }

@@ -14,7 +14,7 @@ use crate::{
     intake::{grounds::Grounds, helpless::Standing},
     lookup::{AuthEvent, EventSource, Events, is_rejected, status_of},
     resync::finish::Tips,
-    room::{Context, Room},
+    room::{Context, Room, RoomMemory},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
 };
 
@@ -156,7 +156,10 @@ impl Room {
     ) -> Result<Option<gibbous_codec::Folded>, Error> {
         let Some(head) = txn.head()? else { return Ok(None) };
         let mut tips = Tips::of(&head);
-        *status = self.check_current(txn, &mut tips, pdu, status.clone())?;
+        let failure = self.check_current(txn, &mut tips, pdu, num, status)?;
+        if failure.is_some() {
+            *status = EventStatus::SoftFailed;
+        }
         if *status == EventStatus::Accepted {
             tips.add_new(txn, pdu, num, states)?;
             if tips.single_state().is_none() {
@@ -166,7 +169,7 @@ impl Room {
         } else {
             tips.add_out(txn, pdu)?;
         }
-        let soft_failed = if *status == EventStatus::SoftFailed { vec![num] } else { Vec::new() };
+        let soft_failed = Vec::from_iter(failure);
         let folded = tips.into_folded(&self.memory, txn, &self.open, vec![num], soft_failed)?;
         // More than the event's own record holds is left to the fold.
         Ok((folded.passed.len() <= PASSED_AT_ONCE_MAX).then_some(folded))
@@ -300,7 +303,7 @@ impl Room {
             return Ok(Verdict { status, partial, before, holds: true, cells: Vec::new() });
         }
         let event = AuthEvent::new(pdu.clone(), false);
-        let Decided { authorization, read } = self.decide(txn, &event, before, partial)?;
+        let Decided { authorization, read } = decide(&self.memory, txn, &event, before, partial)?;
         let Authorization { decision, read: cells } = authorization;
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         if partial {
@@ -308,39 +311,6 @@ impl Room {
             self.memory.remember_grounds(pdu.event_id(), grounds);
         }
         Ok(Verdict { status, partial, before, holds: false, cells })
-    }
-
-    /// Checks 4 and 5. Cells are of the state before the event; there are none if check 4 refuses it.
-    pub(crate) fn decide(
-        &self,
-        txn: &Txn<'_>,
-        event: &AuthEvent,
-        before: StateGroup,
-        partial: bool,
-    ) -> Result<Decided, Error> {
-        let rules = &self.memory.rules;
-        let events = self.memory.events(txn);
-        let by_auth_events = check_auth_events(rules, event, &events)?;
-        if !by_auth_events.is_allowed() {
-            return Ok(Decided { authorization: by_auth_events, read: Vec::new() });
-        }
-        // unknown memberships are taken from the event's own auth events, by resolution, so that bans that are
-        // known here still bite.
-        let resolved = match partial {
-            true => Some(self.memory.resolver(txn).resolve_with_auth_events(before, event)?),
-            false => None,
-        };
-        let read = RefCell::new(Vec::new());
-        let authorization = check_state(rules, event, Check::StateBefore, |key| {
-            let path = path(key);
-            let num = match &resolved {
-                Some(resolved) => resolved.get(key).copied(),
-                None => txn.state_event(before, &path)?,
-            };
-            read.borrow_mut().push((path, num));
-            num.map(|num| events.by_num(num)).transpose()
-        })?;
-        Ok(Decided { authorization, read: read.into_inner() })
     }
 
     /// The rules of check 6: returns why a current state refuses an event, if it does.
@@ -434,12 +404,45 @@ impl Room {
     }
 }
 
+/// Checks 4 and 5. Cells are of the state before the event; there are none if check 4 refuses it.
+pub(crate) fn decide<R: RoomRows>(
+    memory: &RoomMemory,
+    rows: &R,
+    event: &AuthEvent,
+    before: StateGroup,
+    partial: bool,
+) -> Result<Decided, Error> {
+    let rules = &memory.rules;
+    let events = memory.events(rows);
+    let by_auth_events = check_auth_events(rules, event, &events)?;
+    if !by_auth_events.is_allowed() {
+        return Ok(Decided { authorization: by_auth_events, read: Vec::new() });
+    }
+    // unknown memberships are taken from the event's own auth events, by resolution, so that bans that are
+    // known here still bite.
+    let resolved = match partial {
+        true => Some(memory.resolver(rows).resolve_with_auth_events(before, event)?),
+        false => None,
+    };
+    let read = RefCell::new(Vec::new());
+    let authorization = check_state(rules, event, Check::StateBefore, |key| {
+        let path = path(key);
+        let num = match &resolved {
+            Some(resolved) => resolved.get(key).copied(),
+            None => rows.state_event(before, &path)?,
+        };
+        read.borrow_mut().push((path, num));
+        num.map(|num| events.by_num(num)).transpose()
+    })?;
+    Ok(Decided { authorization, read: read.into_inner() })
+}
+
 /// Finds the event of a state at a key.
-pub(crate) fn find(
-    events: &Events<'_, Txn<'_>>,
-    txn: &Txn<'_>,
+pub(crate) fn find<R: RoomRows>(
+    events: &Events<'_, R>,
+    rows: &R,
     group: StateGroup,
     key: &StateKey,
 ) -> Result<Option<Arc<AuthEvent>>, Error> {
-    txn.state_event(group, &path(key))?.map(|num| events.by_num(num)).transpose()
+    rows.state_event(group, &path(key))?.map(|num| events.by_num(num)).transpose()
 }

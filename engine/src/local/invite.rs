@@ -37,6 +37,9 @@ pub enum InviteRefusal {
     /// Its sender is a user of another server than the one that has handed it over.
     #[error("its sender {0} is no user of the server that sent it")]
     NotOfOrigin(OwnedUserId),
+    /// The room's server ACL shuts out the server that has handed it over.
+    #[error("the room's server ACL shuts out {0}")]
+    ShutOut(OwnedServerName),
     /// The keys of these servers are not known. They have been asked for: the invite may be handed in again.
     #[error("the keys of {0:?} are not known yet")]
     MissingKeys(BTreeSet<OwnedServerName>),
@@ -60,6 +63,9 @@ impl Room {
     ) -> Result<Result<Pdu, InviteRefusal>, Error> {
         if signer.server() != cx.our_server {
             return Ok(Err(InviteRefusal::NotOurSigner(signer.server().to_owned())));
+        }
+        if !self.server_allowed(cx, origin)? {
+            return Ok(Err(InviteRefusal::ShutOut(origin.to_owned())));
         }
         let pdu = match self.parse_invite(cx, origin, invite) {
             Ok(pdu) => pdu,

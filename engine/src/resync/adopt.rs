@@ -14,6 +14,7 @@ use crate::{
     auth::rests_on,
     intake::{
         helpless::Standing,
+        place::decide,
         place::{Assessment, Demand},
     },
     lookup::{AuthEvent, status_of},
@@ -337,8 +338,9 @@ impl Room {
         }
         match stage {
             Stage::Outlier { status: was, provisional, .. } => {
-                let decision =
-                    self.decide(txn, &AuthEvent::new(pdu.clone(), false), before, false)?.authorization.decision;
+                let decision = decide(&self.memory, txn, &AuthEvent::new(pdu.clone(), false), before, false)?
+                    .authorization
+                    .decision;
                 let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
                 let after = with_event(txn, before, &pdu, num, !status.is_rejected())?;
                 let states = Some(States { before, after });

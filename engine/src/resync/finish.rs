@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Completed, Completing, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, PartialJoin, Pdu, RoomHead,
-    Stage, StateGroup, StateKey, States, path,
+    Completed, Completing, EventId, EventNum, EventStatus, Folded, LogRecord, OwnedEventId, PartialJoin, Pdu,
+    Rejection, RoomHead, SoftFailure, Stage, StateGroup, StateKey, States, path,
 };
 use gibbous_storage::{RoomRows, StoredEvent, Txn};
 
@@ -201,7 +201,7 @@ impl Tips {
         txn: &mut Txn<'_>,
         open: &OpenEvents,
         events: Vec<EventNum>,
-        soft_failed: Vec<EventNum>,
+        soft_failed: Vec<SoftFailure>,
     ) -> Result<Folded, Error> {
         let current = self.current(memory, txn)?;
         // An event that was an extremity or goes through the fold now needs no mark: it does not come again.
@@ -223,16 +223,18 @@ fn was_extremity(event: &StoredEvent) -> bool {
 }
 
 impl Room {
-    /// Check 6: returns the verdict that an event has against the current state.
+    /// Check 6: returns why an event that has this verdict, and is or takes this number, fails against the current state,
+    /// if it does.
     pub(crate) fn check_current(
         &self,
         txn: &mut Txn<'_>,
         tips: &mut Tips,
         pdu: &Pdu,
-        status: EventStatus,
-    ) -> Result<EventStatus, Error> {
-        if status != EventStatus::Accepted || tips.tips.is_empty() {
-            return Ok(status);
+        event: EventNum,
+        status: &EventStatus,
+    ) -> Result<Option<SoftFailure>, Error> {
+        if *status != EventStatus::Accepted || tips.tips.is_empty() {
+            return Ok(None);
         }
         // Where the event follows just the extremities, the current state is the state before it: check 5 has been
         // done.
@@ -241,11 +243,12 @@ impl Room {
             prevs.extend(txn.event_num(event_id)?);
         }
         if prevs.len() == pdu.prev_events().len() && tips.tips.keys().eq(&prevs) {
-            return Ok(status);
+            return Ok(None);
         }
         let current = tips.current(&self.memory, txn)?;
-        let rejection = self.refused_by(txn, current, pdu)?;
-        Ok(if rejection.is_none() { EventStatus::Accepted } else { EventStatus::SoftFailed })
+        let Some(Rejection { rule, source, .. }) = self.refused_by(txn, current, pdu)? else { return Ok(None) };
+        let source = source.map(|source| txn.event_num(&source)).transpose()?.flatten();
+        Ok(Some(SoftFailure { event, current, rule, source }))
     }
 
     /// Folds check 6 over the longest prefix of the canonical order whose events are all full. Returns whether it got
@@ -264,18 +267,18 @@ impl Room {
             if let Stage::Placed { status, states, .. } = event.state.stage.clone() {
                 let pdu = self.memory.events(txn).pdu(&event)?;
                 let begins_anew = !status.is_rejected() && tips.begin_anew(&self.memory, txn, num, &self.our_users)?;
-                let status = match begins_anew {
-                    true => status,
-                    false => self.check_current(txn, &mut tips, &pdu, status)?,
+                let failure = match begins_anew {
+                    true => None,
+                    false => self.check_current(txn, &mut tips, &pdu, num, &status)?,
                 };
+                if let Some(failure) = failure {
+                    tips.soft_failed.insert(num);
+                    self.redactions.look_again(pdu.event_id());
+                    soft_failed.push(failure);
+                }
                 match status {
-                    EventStatus::Accepted => tips.add(txn, &event, states)?,
-                    EventStatus::SoftFailed => {
-                        tips.soft_failed.insert(num);
-                        soft_failed.push(num);
-                        tips.add_out(txn, &pdu)?;
-                    }
-                    EventStatus::Rejected(_) => tips.add_out(txn, &pdu)?,
+                    EventStatus::Accepted if failure.is_none() => tips.add(txn, &event, states)?,
+                    _ => tips.add_out(txn, &pdu)?,
                 }
                 tips.seen.insert(num);
             }

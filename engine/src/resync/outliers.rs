@@ -8,7 +8,7 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     auth::{check_auth_events, rests_on},
-    intake::helpless::Standing,
+    intake::{helpless::Standing, place::decide},
     lookup::AuthEvent,
     resync::adopt::unverifiable,
     room::{Context, Room},
@@ -103,7 +103,7 @@ impl Room {
         let auth_event = AuthEvent::new(pdu.clone(), false);
         let authorization = match states {
             None => check_auth_events(&self.memory.rules, &auth_event, &events)?,
-            Some(states) => self.decide(txn, &auth_event, states.before, false)?.authorization,
+            Some(states) => decide(&self.memory, txn, &auth_event, states.before, false)?.authorization,
         };
         let status = authorization.decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let states = match states {

@@ -31,7 +31,7 @@ pub(crate) struct RoomMemory {
 }
 
 impl RoomMemory {
-    pub(super) fn new(rules: RoomRules, limits: &Limits) -> Self {
+    pub(crate) fn new(rules: RoomRules, limits: &Limits) -> Self {
         Self {
             rules,
             pdus: PduCache::new(limits.cached_pdus_max),

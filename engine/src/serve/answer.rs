@@ -66,6 +66,7 @@ impl Answer {
     /// If it is not taken, or an event cannot be read; some of it may have been written by then.
     pub fn write_to(&self, out: &mut impl Write) -> Result<(), WriteError> {
         let rows = self.store.snapshot(self.room).map_err(Error::from)?;
+        let has_redactions = rows.has_redactions().map_err(Error::from)?;
         let mut separator = "{";
         for (name, field) in &self.fields {
             write!(out, "{separator}\"{name}\":")?;
@@ -79,7 +80,9 @@ impl Answer {
                 })?,
                 Field::Pdus(events) => write_list(out, events, |out, shown| {
                     let event = rows.event(shown.event).map_err(Error::from)?;
-                    match shown.is_redacted {
+                    let is_redacted =
+                        has_redactions && rows.redaction_of(&event.record.event_id).map_err(Error::from)?.is_some();
+                    match shown.is_redacted || is_redacted {
                         false => out.write_all(event.json())?,
                         true => {
                             let redacted = parse_stored(&self.rules, &event)?.redacted(&self.rules);

@@ -76,6 +76,11 @@ pub(super) fn complete(
     if let Some(state_key) = outline.state_key {
         json["state_key"] = json!(state_key);
     }
+    // Up to v10 a redaction names its event beside the content.
+    if outline.event_type == "m.room.redaction" && !rules.ruma().redaction.content_field_redacts {
+        json["redacts"] = json["content"]["redacts"].take();
+        json["content"].as_object_mut().map(|content| content.remove("redacts"));
+    }
     let server = user(outline.sender).server_name();
     if rules.explicit_event_id() {
         json["event_id"] = json!(format!("${number}:{server}"));

@@ -174,9 +174,14 @@ impl Host {
 
     /// Hands over these bytes as a transaction of a server, and answers what the engine asks.
     pub fn receive_bytes(&mut self, origin: &str, pdu: &[u8]) -> Outcome {
+        self.receipt_of_bytes(origin, pdu).outcome
+    }
+
+    /// Does the same, and returns the whole receipt.
+    pub fn receipt_of_bytes(&mut self, origin: &str, pdu: &[u8]) -> Receipt {
         let receipts = self.engine().receive(&name(origin), &[pdu], self.now_ms).expect("the store works");
         self.run();
-        receipts.into_iter().next().expect("every PDU has a receipt").outcome
+        receipts.into_iter().next().expect("every PDU has a receipt")
     }
 
     /// Hands over an event of ours, and answers what the engine asks.
@@ -391,7 +396,7 @@ impl Host {
     /// Returns how an event's verdict has changed, if it has.
     pub fn verdict_change(&self, event_id: &EventId) -> Option<(EventStatus, EventStatus)> {
         self.changes.iter().find_map(|change| match change {
-            Change::VerdictChanged { event_id: of, was, is } if of == event_id => Some((was.clone(), is.clone())),
+            Change::VerdictChanged { event_id: of, was, is, .. } if of == event_id => Some((was.clone(), is.clone())),
             _ => None,
         })
     }

@@ -83,6 +83,11 @@ impl RoomBuilder {
         self.draft(sender, event_type, Some(state_key), content)
     }
 
+    /// Begins a redaction of an event.
+    pub fn redact(&mut self, sender: &str, target: &EventId) -> Draft<'_> {
+        self.draft(sender, "m.room.redaction", None, json!({ "redacts": target }))
+    }
+
     /// Begins a change of a user's membership.
     pub fn member(&mut self, sender: &str, target: &str, membership: &str) -> Draft<'_> {
         self.state(sender, "m.room.member", target, json!({ "membership": membership }))

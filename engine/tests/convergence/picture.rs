@@ -36,11 +36,11 @@ impl Picture {
         self.last = Some(update.position);
         self.updates.push(update.clone());
         match &update.change {
-            Change::EventPersisted { event_id, status, partial } => {
+            Change::EventPersisted { event_id, status, partial, .. } => {
                 let before = self.events.insert(event_id.clone(), (status.clone(), *partial));
                 self.wrong.extend(before.map(|_| format!("{event_id} was announced twice")));
             }
-            Change::VerdictChanged { event_id, was, is } => match self.events.get_mut(event_id) {
+            Change::VerdictChanged { event_id, was, is, .. } => match self.events.get_mut(event_id) {
                 Some((status, _)) if status == was => *status = is.clone(),
                 other => self.wrong.push(format!("{event_id} is said to have been {was:?}, but was {other:?}")),
             },

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
     AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
-    JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow, RoomId, RoomNum,
-    RoomOpened, RoomVersionId, ServerKeyRow, ServerKeysRow, ServerName, Stage, StateGroup, StateKey, States,
+    JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow, RedactedRecord,
+    RedactionRecord, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServerName,
+    SoftFailure, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -251,7 +252,7 @@ fn flips(store: &Store) -> Result<(), StoreError> {
         folded.push(num);
     }
     txn.stage(&LogRecord::Folded(Folded {
-        soft_failed: folded[1..2].to_vec(),
+        soft_failed: vec![SoftFailure { event: folded[1], current, rule: Rule::SenderNotJoined, source: None }],
         extremities: folded[2..].to_vec(),
         events: folded,
         current,
@@ -265,7 +266,16 @@ fn completion(store: &Store) -> Result<(), StoreError> {
     txn.stage(&LogRecord::Completed(Completed { holes: vec![event_id("hole")] }))?;
     let mut late = event("late", None, Vec::new(), Stage::Unverified);
     late.state.replaced_json = Some(b"{}".to_vec());
-    txn.stage_event(late)?;
+    let late = txn.stage_event(late)?;
+    for target in ["hello", "never"].map(event_id) {
+        txn.stage(&LogRecord::Redaction(RedactionRecord { redaction: late, target }))?;
+    }
+    for by in [Some(late), None, Some(late)] {
+        txn.stage(&LogRecord::Redacted(RedactedRecord { target: event_id("hello"), by }))?;
+    }
+    assert_eq!(txn.redaction_of(&event_id("hello"))?, Some(late));
+    assert_eq!(txn.redactions_asked(&event_id("never"))?, [late]);
+    assert!(txn.redaction_of(&event_id("never"))?.is_none() && txn.has_redactions()?);
     commit(store, txn)
 }
 

@@ -2,6 +2,7 @@
 
 mod auth;
 mod check;
+mod explain;
 mod rebuild;
 mod replay;
 mod resolve;
@@ -31,6 +32,7 @@ enum Command {
     /// Prints a line for each failure, then `N passed, M failed`: vectors, over all files.
     Auth(vectors::Files),
     Check(check::Args),
+    Explain(explain::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
     /// Resolves the states of resolution vectors, and compares with what they expect
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Auth(args) => vectors::run::<AuthVector>(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Resolve(args) => vectors::run::<ResolveVector>(&args),

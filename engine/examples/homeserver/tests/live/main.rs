@@ -78,7 +78,7 @@ async fn wait_for(updates: &mut UnboundedReceiver<Update>, what: &str, is_it: im
 async fn accepted(updates: &mut UnboundedReceiver<Update>, event: &str, expected_partial: bool) -> OwnedEventId {
     let is_it = |change: &Change| matches!(change, Change::EventPersisted { event_id, .. } if event_id == event);
     match wait_for(updates, event, is_it).await {
-        Change::EventPersisted { event_id, status, partial } => {
+        Change::EventPersisted { event_id, status, partial, .. } => {
             assert_eq!((status, partial), (EventStatus::Accepted, expected_partial), "{event}");
             event_id
         }

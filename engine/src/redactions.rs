@@ -1,0 +1,165 @@
+//! Redactions (client-server specification, "Redactions"): they act where events are shown and served. The rules of
+//! authorisation read events as they are stored, so that no verdict depends on when a redaction came.
+
+use std::collections::BTreeSet;
+
+use gibbous_codec::{
+    EventId, EventNum, EventStatus, LogRecord, Named, OwnedEventId, Pdu, RedactedRecord, RedactionRecord, Stage,
+    StateGroup, StateKey, path,
+};
+use gibbous_storage::{RoomRows, Txn};
+
+use crate::{Error, EventInfo, RoomView, auth::user_level, lookup::EventSource, room::Room, state::stage_of};
+
+/// Which redactions are to be looked at before the next commit.
+#[derive(Debug, Default)]
+pub(crate) struct Redactions {
+    /// Whether any event asks to redact another one: in most rooms and batches none does, and nothing is looked at.
+    are_any: bool,
+    changed: BTreeSet<OwnedEventId>,
+}
+
+impl Redactions {
+    /// Begins where the store stands: what had changed was looked at with the commit that changed it.
+    pub(crate) fn of<R: RoomRows>(rows: &R) -> Result<Self, Error> {
+        Ok(Self { are_any: rows.has_redactions()?, changed: BTreeSet::new() })
+    }
+
+    /// What is held of an event has changed: it may redact another one, or be redacted.
+    pub(crate) fn look_again(&mut self, event_id: &EventId) {
+        if self.are_any {
+            self.changed.insert(event_id.to_owned());
+        }
+    }
+}
+
+impl Room {
+    /// Notes an event that has just been stored if it asks to redact another one.
+    pub(crate) fn note_redaction(&mut self, txn: &mut Txn<'_>, num: EventNum, pdu: &Pdu) -> Result<(), Error> {
+        let Some(target) = target_of(pdu) else { return Ok(()) };
+        txn.stage(&LogRecord::Redaction(RedactionRecord { redaction: num, target: target.to_owned() }))?;
+        self.redactions.are_any = true;
+        Ok(())
+    }
+
+    /// Looks again at what may redact or be redacted, so that it is told with the commit that has brought it about.
+    pub(crate) fn settle_redactions(&mut self, txn: &mut Txn<'_>) -> Result<(), Error> {
+        while let Some(event_id) = self.redactions.changed.pop_first() {
+            // What was staged may have been discarded.
+            let Some(num) = txn.event_num(&event_id)? else { continue };
+            let (pdu, _) = self.memory.events(txn).with_stage(num)?;
+            if let Some(target) = target_of(&pdu) {
+                self.settle_redaction(txn, target, Some(num))?;
+            }
+            self.settle_redaction(txn, &event_id, None)?;
+        }
+        Ok(())
+    }
+
+    /// Finds out which event redacts another one: the one that has until now, or the first that does. `changed` is the only
+    /// one that may have come to.
+    fn settle_redaction(&self, txn: &mut Txn<'_>, target: &EventId, changed: Option<EventNum>) -> Result<(), Error> {
+        let was = txn.redaction_of(target)?;
+        if let Some(was) = was
+            && self.redacts(txn, was, target)?
+        {
+            return Ok(());
+        }
+        let asked = match (was, changed) {
+            (None, Some(changed)) => vec![changed],
+            _ => txn.redactions_asked(target)?,
+        };
+        let mut by = None;
+        for redaction in asked {
+            if self.redacts(txn, redaction, target)? {
+                by = Some(redaction);
+                break;
+            }
+        }
+        if by != was {
+            txn.stage(&LogRecord::Redacted(RedactedRecord { target: target.to_owned(), by }))?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether an event redacts another one: it is accepted, and its sender may do so.
+    fn redacts(&self, txn: &Txn<'_>, redaction: EventNum, target: &EventId) -> Result<bool, Error> {
+        let rules = &self.memory.rules;
+        let (pdu, stage) = self.memory.events(txn).with_stage(redaction)?;
+        let Stage::Placed { status: EventStatus::Accepted, states, .. } = stage else { return Ok(false) };
+        // A copy that is stored redacted names no event any more (v1 to v10).
+        if target_of(&pdu) != Some(target) {
+            return Ok(false);
+        }
+        let Some((num, stage)) = stage_of(txn, target)? else { return Ok(false) };
+        if !stage.is_verified() {
+            return Ok(false);
+        }
+        // v1, v2: the rule of authorisation has asked all there is to ask.
+        if rules.redactions_have_a_rule() {
+            return Ok(true);
+        }
+        // v3 on ("Handling redactions"): "The redaction event's sender's power level is greater than or equal to the redact
+        // level", or "the domain of the redaction event's sender matches that of the original event's sender".
+        let (redacted, _) = self.memory.events(txn).with_stage(num)?;
+        Ok(redacted.sender().server_name() == pdu.sender().server_name()
+            || self.may_redact(txn, &pdu, states.before)?)
+    }
+
+    fn may_redact(&self, txn: &Txn<'_>, redaction: &Pdu, before: StateGroup) -> Result<bool, Error> {
+        let rules = &self.memory.rules;
+        let events = self.memory.events(txn);
+        let at = |event_type: &str| -> Result<Option<Pdu>, Error> {
+            let num = txn.state_event(before, &path(&StateKey::new(event_type, "")))?;
+            num.map(|num| Ok(events.by_num(num)?.pdu().clone())).transpose()
+        };
+        let Some(create) = at("m.room.create")? else { return Ok(false) };
+        let power_levels = at("m.room.power_levels")?;
+        let stated = power_levels.as_ref().and_then(|event| event.parsed_content(rules).as_power_levels());
+        let required = stated.map_or(Named::Redact.default(), |levels| levels.named(Named::Redact));
+        let level = user_level(rules, redaction.sender(), &create, power_levels.as_ref());
+        Ok(level >= gibbous_codec::Level::Finite(required))
+    }
+}
+
+/// Returns the event that an event asks to redact, if it is a redaction.
+fn target_of(pdu: &Pdu) -> Option<&EventId> {
+    pdu.redacts().filter(|_| pdu.event_type() == "m.room.redaction")
+}
+
+impl RoomView {
+    /// Returns an event as clients may see it: redacted where a redaction applies, and then by which event; else whole. All
+    /// else as [`RoomView::event`], which returns an event as the rules read it.
+    ///
+    /// A redaction applies while it is accepted and its sender is of the server of who sent the event, or has the level
+    /// that `redact` asks for in the state before the redaction (room version 3 on; in versions 1 and 2 its own rule of
+    /// authorisation asks as much). Where several do, the first to have applied is named.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use gibbous::testing::{CHARLIE, S, Story};
+    ///
+    /// let mut story = Story::joined(&"11".try_into()?);
+    /// let hello = story.room.message(CHARLIE, "hello").send();
+    /// let redaction = story.room.redact(CHARLIE, &hello).send();
+    /// story.receive(S, &[&hello, &redaction]);
+    /// let (shown, by) = story.view().event_shown(&hello)?.expect("it is stored");
+    /// assert_eq!((shown.pdu.content().get(), by), ("{}", Some(redaction)));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    pub fn event_shown(&self, event_id: &EventId) -> Result<Option<(EventInfo, Option<OwnedEventId>)>, Error> {
+        let Some(mut info) = self.event(event_id)? else { return Ok(None) };
+        let rows = self.store.snapshot(self.num)?;
+        let Some(by) = rows.redaction_of(event_id)? else { return Ok(Some((info, None))) };
+        info.pdu = info.pdu.redacted(&self.rules);
+        Ok(Some((info, Some(rows.event_record(by)?.event_id.clone()))))
+    }
+}
