@@ -12,7 +12,7 @@
 //! # What it does not
 //!
 //! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It keeps no invites to
-//! rooms that it does not know, and creates no rooms. It does not authenticate origins: the host does.
+//! rooms that it does not know. It does not authenticate origins: the host does.
 //!
 //! The rules of authorisation ([`authorisation`]) and state resolution ([`resolution`]) can be had alone.
 //!
@@ -116,7 +116,10 @@ pub use gibbous_codec::{
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
-pub use local::{CreateRefusal, Created, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute, SendPolicy};
+pub use local::{
+    CreateRefusal, CreateRoomRefusal, Created, CreatedRoom, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute,
+    NewRoom, SendPolicy,
+};
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};

@@ -43,6 +43,9 @@ pub struct Limits {
     pub cached_pdus_max: usize,
     /// How many flips one commit holds: 512; at about 200 bytes of rows each, 100 KB.
     pub flips_a_commit_max: usize,
+    /// How many initial events a room that we create may have: 1,000, which is one batch of at most 64 MiB. An ordinary
+    /// room has ten, of half a KiB each; the rest is for invites and what a template of rooms brings.
+    pub initial_events_max: usize,
     /// How many updates wait for the host before it is told that it lags: 100,000.
     pub updates_max: usize,
 }
@@ -67,6 +70,7 @@ impl Default for Limits {
             servers_max: 100_000,
             cached_pdus_max: 20_000,
             flips_a_commit_max: 512,
+            initial_events_max: 1_000,
             updates_max: 100_000,
         }
     }

@@ -1,0 +1,113 @@
+//! The beginning of rooms that are not joined: rooms that our users make.
+
+use gibbous_codec::{RoomId, RoomRules, Signer};
+
+use super::{Engine, lock};
+use crate::{
+    CreateRoomRefusal, CreatedRoom, Error, NewRoom,
+    room::{Context, Room},
+};
+
+impl Engine {
+    /// Makes a room, from its create event to the last of its initial events, at one instant: where one of them is
+    /// refused, nothing is stored. Each is made, judged and signed as [`Engine::create`] does it.
+    ///
+    /// The creator is in the room then, which has its full state: everything works as in any other room. Invites of
+    /// users of other servers are to be sent to these ([`Created::destinations`](crate::Created::destinations)).
+    ///
+    /// ```
+    /// use gibbous::{
+    ///     Config, CreateRoomRefusal, Engine, EventDraft, LocalSigner, MemoryBackend, NewRoom, OwnedServerName, RoomVersionId,
+    ///     SigningKey, UserId,
+    /// };
+    /// use serde_json::{json, value::to_raw_value};
+    /// use std::sync::Arc;
+    ///
+    /// let us: OwnedServerName = "us.example".try_into()?;
+    /// let engine = Engine::open(Arc::new(MemoryBackend::new()), Config::new(us.clone()), 0)?;
+    /// let signer = LocalSigner::new(us, "ed25519:1", SigningKey::from_bytes(&[7; 32]));
+    ///
+    /// let alice: &UserId = "@alice:us.example".try_into()?;
+    /// let contents = [
+    ///     ("m.room.member", alice.as_str(), json!({ "membership": "join" })),
+    ///     // v12: alice has every right, and must not be named.
+    ///     ("m.room.power_levels", "", json!({ "users": {}, "state_default": 50 })),
+    ///     ("m.room.join_rules", "", json!({ "join_rule": "public" })),
+    ///     ("m.room.name", "", json!({ "name": "Moons" })),
+    /// ];
+    /// let contents = contents.map(|(kind, key, content)| (kind, key, to_raw_value(&content).expect("it is JSON")));
+    /// let initial = contents.each_ref().map(|(event_type, state_key, content)| EventDraft {
+    ///     sender: alice,
+    ///     event_type,
+    ///     state_key: Some(state_key),
+    ///     content,
+    ///     redacts: None,
+    ///     origin_server_ts: 1_700_000_000_000,
+    /// });
+    /// let new_room = NewRoom {
+    ///     room_version: &RoomVersionId::V12,
+    ///     room_id: None,
+    ///     creator: alice,
+    ///     creation_content: &to_raw_value(&json!({}))?,
+    ///     origin_server_ts: 1_700_000_000_000,
+    ///     initial: &initial,
+    /// };
+    /// let made = engine.create_room(&new_room, &signer, 0)??;
+    /// assert_eq!(made.events.len(), 5);
+    /// assert_eq!(engine.room(&made.room_id)?.map(|view| view.is_partial()), Some(false));
+    ///
+    /// // The very same room again is the same room.
+    /// let refusal = engine.create_room(&new_room, &signer, 0)?.expect_err("it is there");
+    /// assert_eq!(refusal, CreateRoomRefusal::Exists(made.room_id));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is damaged. That the room is not made for another reason is no error.
+    pub fn create_room(
+        &self,
+        new_room: &NewRoom<'_>,
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Result<Result<CreatedRoom, CreateRoomRefusal>, Error> {
+        let config = &self.inner.config;
+        let (rules, create) = match new_room.create_event(&config.our_server, &config.limits, signer) {
+            Ok(made) => made,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let room_id = create.room_id().to_owned();
+        let exists = || CreateRoomRefusal::Exists(room_id.clone());
+        self.with_new_room(&room_id, rules, now_ms, exists, |room, cx| {
+            room.create_room(cx, create, new_room.initial, signer)
+        })
+    }
+
+    /// Runs the work that makes a room of one of which nothing is stored, and settles it. Where that is refused, nothing is
+    /// stored of it afterwards either.
+    fn with_new_room<T, E>(
+        &self,
+        room_id: &RoomId,
+        rules: RoomRules,
+        now_ms: u64,
+        exists: impl FnOnce() -> E,
+        work: impl FnOnce(&mut Room, Context<'_>) -> Result<Result<T, E>, Error>,
+    ) -> Result<Result<T, E>, Error> {
+        self.refuse_damaged(room_id)?;
+        let slot = self.slot(room_id);
+        let mut slot = lock(&slot);
+        self.read_lost(&mut slot)?;
+        if slot.room.is_some() || slot.joining.is_some() {
+            return Ok(Err(exists()));
+        }
+        let cx = self.context(now_ms);
+        let num = self.inner.store.number_room(room_id)?;
+        let room = slot.room.insert(Room::new(num, room_id.to_owned(), rules, cx.limits));
+        let done = work(room, cx);
+        if matches!(done, Ok(Err(_))) {
+            slot.room = None;
+            self.inner.store.purge(room_id)?;
+        }
+        self.settle(cx, room_id, &mut slot, done)
+    }
+}
