@@ -62,8 +62,8 @@ pub use key::{Hex, KeyBuf, KeyReader, MalformedKey};
 pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EVENTS_MAX, Pdu};
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{
-    Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement, LogRecord, Position,
-    RoomOpened, Stage, States,
+    Backoff, Completed, Edge, EventRecord, EventState, Folded, GroupRecord, ImportRecord, JoinRecord, Judgement,
+    LogRecord, Position, RoomOpened, Stage, States,
 };
 pub use row::{
     FormatRow, IdRow, PartialJoin, RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,

@@ -31,6 +31,8 @@ pub enum LogRecord {
     Completed(Completed),
     /// Events belong to the state of a partial join, but no server could give them with a signature that holds.
     Holes(Vec<OwnedEventId>),
+    /// The room was brought from a homeserver that was in it. Several records where one does not hold all users.
+    Imported(ImportRecord),
 }
 
 /// The content of [`LogRecord::RoomOpened`].
@@ -203,6 +205,15 @@ pub struct JoinRecord {
     /// Whether none of our users was in the room, as far as was known: what lies before the join is not fetched event by
     /// event.
     pub is_first: bool,
+}
+
+/// The content of [`LogRecord::Imported`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRecord {
+    /// Those of our users who are in the room.
+    pub users: Vec<OwnedUserId>,
+    /// The least depth of the forward extremities: what lies before it is not fetched event by event.
+    pub min_depth: u64,
 }
 
 /// The content of [`LogRecord::Backoff`].

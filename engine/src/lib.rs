@@ -80,6 +80,8 @@ mod auth;
 pub mod authorisation;
 mod engine;
 mod error;
+mod export;
+mod import;
 mod intake;
 mod keys;
 mod limits;
@@ -108,12 +110,14 @@ mod view;
 
 pub use engine::{Config, DamagedRoom, Engine, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
+pub use export::{Export, ExportRefusal};
 pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, Membership, OwnedEventId, OwnedRoomId,
     OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomVersionId, ServerName, Severity, Signer, SigningKey,
     StateGroupId, StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
+pub use import::{Extremity, Import, ImportError, ImportReport, Signatures};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
 pub use local::{

@@ -46,6 +46,12 @@ pub struct Limits {
     /// How many initial events a room that we create may have: 1,000, which is one batch of at most 64 MiB. An ordinary
     /// room has ten, of half a KiB each; the rest is for invites and what a template of rooms brings.
     pub initial_events_max: usize,
+    /// How many events an import may bring: 1,000,000, as many as a `state_ids` answer may name. They are one batch, of a
+    /// KiB an event.
+    pub import_events_max: usize,
+    /// How many bytes the IDs of those of our users may have who are in a room that is imported: 48 KiB, of some 1,500
+    /// users. They stand in the room's head row, which holds 80 KiB.
+    pub imported_users_bytes_max: usize,
     /// How many updates wait for the host before it is told that it lags: 100,000.
     pub updates_max: usize,
 }
@@ -71,6 +77,8 @@ impl Default for Limits {
             cached_pdus_max: 20_000,
             flips_a_commit_max: 512,
             initial_events_max: 1_000,
+            import_events_max: 1_000_000,
+            imported_users_bytes_max: 48 << 10,
             updates_max: 100_000,
         }
     }

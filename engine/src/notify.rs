@@ -74,6 +74,11 @@ pub enum Change {
         /// Whether the room is partial from here on.
         opens_partial: bool,
     },
+    /// The room was brought from a homeserver that was in it ([`Engine::import`](crate::Engine::import)).
+    Imported {
+        /// Those of our users who are in it; the first of them, where there are hundreds: then more such changes follow.
+        users: Vec<OwnedUserId>,
+    },
     /// Every server has refused; the resync goes on at a stated time.
     ResyncBackingOff {
         /// When, in milliseconds on the host's clock.
@@ -173,6 +178,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Completed(completed) => {
             changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
         }
+        LogRecord::Imported(imported) => changes.push(Change::Imported { users: imported.users.clone() }),
         LogRecord::Holes(event_ids) => changes.push(Change::Holes { event_ids: event_ids.clone() }),
         LogRecord::RoomOpened(_) | LogRecord::Group(_) | LogRecord::Servers(_) => {}
     }

@@ -1,6 +1,8 @@
 //! The fold: one log record becomes rows. Commit, recovery and check use it alike, so a row that it does not make does
 //! not exist.
 
+use std::collections::BTreeSet;
+
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind, LogRecord, LogSeq,
     PartialJoin, RoomHead, ServersRow, Stage, StateGroup, UnfoldedRow, entry_hash, path,
@@ -93,6 +95,11 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         }
         // The host is told; the schedule itself stands with the questions.
         LogRecord::Backoff(_) => {}
+        LogRecord::Imported(imported) => {
+            let known: BTreeSet<_> = head.our_users.iter().cloned().collect();
+            head.our_users.extend(imported.users.iter().filter(|user| !known.contains(*user)).cloned());
+            head.min_depth = imported.min_depth;
+        }
         LogRecord::Completed(completed) => {
             head.partial = None;
             head.holes = completed.holes.len() as u64;

@@ -10,10 +10,10 @@ use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 
 use gibbous_codec::{
     AuthChainQuestion, Backoff, Check, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus,
-    Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds,
-    NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey,
-    QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
-    ServersRow, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
+    Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, ImportRecord, JoinRecord, Judgement, Kind, LogRecord,
+    LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position,
+    QuestionKey, QuestionRow, Rejection, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow,
+    ServerKeysRow, ServersRow, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -141,6 +141,7 @@ fn records(golden: &mut Golden) {
     put("backoff", LogRecord::Backoff(backoff()));
     put("completed", LogRecord::Completed(Completed { holes: vec![id("hole")] }));
     put("holes", LogRecord::Holes(vec![id("hole")]));
+    put("imported", LogRecord::Imported(ImportRecord { users: vec![user()], min_depth: 5 }));
 }
 
 fn rows(golden: &mut Golden) {

@@ -1,10 +1,12 @@
-//! The beginning of rooms that are not joined: rooms that our users make.
+//! How rooms begin that are not joined, and leave without being purged: made by our users, exported and imported.
 
 use gibbous_codec::{RoomId, RoomRules, Signer};
 
 use super::{Engine, lock};
 use crate::{
-    CreateRoomRefusal, CreatedRoom, Error, NewRoom,
+    CreateRoomRefusal, CreatedRoom, Error, Export, ExportRefusal, Import, ImportError, ImportReport, NewRoom,
+    Signatures,
+    import::ParsedImport,
     room::{Context, Room},
 };
 
@@ -81,6 +83,98 @@ impl Engine {
         self.with_new_room(&room_id, rules, now_ms, exists, |room, cx| {
             room.create_room(cx, create, new_room.initial, signer)
         })
+    }
+
+    /// Returns a room as another engine takes it over by [`Engine::import`]: its forward extremities, the full states
+    /// before them, and the events that these consist of and rest on.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is damaged or not known. That the room is partial is a refusal.
+    pub fn export(&self, room_id: &RoomId) -> Result<Result<Export, ExportRefusal>, Error> {
+        self.with_room(room_id, 0, |room, cx| match room.view(cx)? {
+            Some(view) => view.export(),
+            None => Err(Error::UnknownRoom(room_id.to_owned())),
+        })
+    }
+
+    /// Takes a room over from a homeserver that is in it: this engine's own homeserver, whose host has kept its rooms
+    /// elsewhere until now, or one that is moved. Everything is stored at one instant, or nothing of it.
+    ///
+    /// The room has its full state then and goes on as after a join: events that follow the extremities are judged, our
+    /// users can speak, other servers can join. Of its history only the extremities are known; what else is brought is
+    /// known for the sake of these ([`EventStage::Outlier`](crate::EventStage::Outlier)).
+    ///
+    /// What the host tells of the states before the extremities is taken as it is; that they allow the extremities, and
+    /// every event is allowed by its auth events, is checked.
+    ///
+    /// ```
+    /// use gibbous::{
+    ///     Change, Config, Engine, EventDraft, Import, LocalSigner, MemoryBackend, NewRoom, OwnedServerName, RoomVersionId,
+    ///     Signatures, SigningKey, UserId,
+    /// };
+    /// use serde_json::{json, value::to_raw_value};
+    /// use std::sync::Arc;
+    ///
+    /// let us: OwnedServerName = "us.example".try_into()?;
+    /// let open = || Engine::open(Arc::new(MemoryBackend::new()), Config::new(us.clone()), 0);
+    /// let (before, after) = (open()?, open()?);
+    /// # let signer = LocalSigner::new(us.clone(), "ed25519:1", SigningKey::from_bytes(&[7; 32]));
+    /// # let alice: &UserId = "@alice:us.example".try_into()?;
+    /// # let join = EventDraft {
+    /// #     sender: alice,
+    /// #     event_type: "m.room.member",
+    /// #     state_key: Some(alice.as_str()),
+    /// #     content: &to_raw_value(&json!({ "membership": "join" }))?,
+    /// #     redacts: None,
+    /// #     origin_server_ts: 0,
+    /// # };
+    /// # let new_room = NewRoom {
+    /// #     room_version: &RoomVersionId::V12,
+    /// #     room_id: None,
+    /// #     creator: alice,
+    /// #     creation_content: &to_raw_value(&json!({}))?,
+    /// #     origin_server_ts: 0,
+    /// #     initial: &[join],
+    /// # };
+    /// let room_id = before.create_room(&new_room, &signer, 0)??.room_id;
+    ///
+    /// let export = before.export(&room_id)??;
+    /// // A host would write them to a file, and read them from there.
+    /// let events: Vec<Vec<u8>> = export.events()?.collect::<Result<_, _>>()?;
+    /// let import = Import {
+    ///     room_id: &export.room_id,
+    ///     room_version: &export.room_version,
+    ///     events: &mut events.into_iter(),
+    ///     extremities: &export.extremities,
+    ///     signatures: Signatures::Checked,
+    /// };
+    /// let report = after.import(import, 0)??;
+    /// assert_eq!((report.events, report.users), (2, vec![alice.to_owned()]));
+    ///
+    /// let states = [&before, &after].map(|engine| engine.room(&room_id).expect("it can be read"));
+    /// let [Some(was), Some(is)] = states else { panic!("both have the room") };
+    /// assert_eq!(was.forward_extremities(), is.forward_extremities());
+    /// assert_eq!(was.current_state_id(), is.current_state_id());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is damaged. What is wrong with the import is no error of this kind.
+    pub fn import(&self, import: Import<'_>, now_ms: u64) -> Result<Result<ImportReport, ImportError>, Error> {
+        let (room_id, signatures) = (import.room_id, import.signatures);
+        let mut parsed = match ParsedImport::parse(import, &self.inner.config.limits) {
+            Ok(parsed) => parsed,
+            Err(error) => return Ok(Err(error)),
+        };
+        if signatures == Signatures::Unchecked
+            && let Err(error) = parsed.verify(self.context(now_ms))?
+        {
+            return Ok(Err(error));
+        }
+        let exists = || ImportError::Exists(room_id.to_owned());
+        self.with_new_room(room_id, parsed.rules.clone(), now_ms, exists, |room, cx| room.import(cx, &parsed))
     }
 
     /// Runs the work that makes a room of one of which nothing is stored, and settles it. Where that is refused, nothing is

@@ -296,7 +296,11 @@ impl Room {
     }
 
     /// Stores a state as a group, by its difference from the one adopted last.
-    fn stage_state(&mut self, txn: &mut Txn<'_>, state: &BTreeMap<StateKey, EventNum>) -> Result<StateGroup, Error> {
+    pub(crate) fn stage_state(
+        &mut self,
+        txn: &mut Txn<'_>,
+        state: &BTreeMap<StateKey, EventNum>,
+    ) -> Result<StateGroup, Error> {
         let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
         let wanted: BTreeSet<EventNum> = state.values().copied().collect();
         let set: Vec<EventNum> = wanted.difference(&base).copied().collect();

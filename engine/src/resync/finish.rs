@@ -209,6 +209,19 @@ fn was_extremity(event: &StoredEvent) -> bool {
     matches!(&event.state.stage, Stage::Placed { status: EventStatus::Accepted, partial: false, .. })
 }
 
+/// Stages what the fold has done since `head`.
+pub(crate) fn stage_folded(txn: &mut Txn<'_>, head: &RoomHead, mut record: Folded) -> Result<(), Error> {
+    // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
+    while record.passed.len() > PASSED_A_RECORD_MAX {
+        let passed = record.passed.split_off(record.passed.len() - PASSED_A_RECORD_MAX);
+        let (extremities, current) = (head.extremities.clone(), head.current);
+        let marks = Folded { events: Vec::new(), soft_failed: Vec::new(), extremities, current, passed };
+        txn.stage(&LogRecord::Folded(marks))?;
+    }
+    txn.stage(&LogRecord::Folded(record))?;
+    Ok(())
+}
+
 impl Room {
     /// Check 6: returns the verdict that an event has against the current state.
     pub(crate) fn check_current(
@@ -275,15 +288,8 @@ impl Room {
         // What soft-fails may have taken one of our users out, as far as was known.
         self.provisional = None;
         self.present = None;
-        let mut record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
-        // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
-        while record.passed.len() > PASSED_A_RECORD_MAX {
-            let passed = record.passed.split_off(record.passed.len() - PASSED_A_RECORD_MAX);
-            let (extremities, current) = (head.extremities.clone(), head.current);
-            let marks = Folded { events: Vec::new(), soft_failed: Vec::new(), extremities, current, passed };
-            txn.stage(&LogRecord::Folded(marks))?;
-        }
-        txn.stage(&LogRecord::Folded(record))?;
+        let record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
+        stage_folded(txn, &head, record)?;
         Ok(true)
     }
 

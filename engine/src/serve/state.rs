@@ -52,7 +52,7 @@ impl RoomView {
 
     /// Returns what events rest on: their auth events, these events' auth events, and so on. Some may be among the
     /// events.
-    pub(super) fn auth_chain<R: RoomRows>(
+    pub(crate) fn auth_chain<R: RoomRows>(
         &self,
         rows: &R,
         events: impl IntoIterator<Item = EventNum>,

@@ -1,6 +1,7 @@
 //! How rooms begin that are not joined: made by our users, or brought from a running homeserver.
 
 mod create;
+mod import;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -35,12 +36,16 @@ fn rules(version: &RoomVersionId) -> RoomRules {
 /// Opens a homeserver's engine; it knows the keys of both servers.
 fn open(name: &str, backend: Arc<dyn Backend>) -> Engine {
     let engine = Engine::open(backend, Config::new(server(name).to_owned()), NOW_MS).expect("it can be opened");
-    for name in [US, S2] {
+    know_keys(&engine, &[US, S2]);
+    engine
+}
+
+fn know_keys(engine: &Engine, names: &[&str]) {
+    for name in names {
         let answer = keys().answer_of(server(name));
         let taken = engine.handle_server_keys(server(name), answer.as_bytes(), NOW_MS);
         taken.expect("the store works").expect("they are keys");
     }
-    engine
 }
 
 fn view(engine: &Engine, room_id: &RoomId) -> RoomView {

@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
-    Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex, JoinRecord,
-    Judgement, LogRecord, NamedIds, OwnedEventId, Position, QuestionRow, RoomId, RoomNum, RoomOpened, RoomVersionId,
-    ServerKeyRow, ServerKeysRow, ServerName, Stage, StateGroup, StateKey, States,
+    Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex, ImportRecord,
+    JoinRecord, Judgement, LogRecord, NamedIds, OwnedEventId, Position, QuestionRow, RoomId, RoomNum, RoomOpened,
+    RoomVersionId, ServerKeyRow, ServerKeysRow, ServerName, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -249,6 +249,8 @@ fn flips(store: &Store) -> Result<(), StoreError> {
 fn completion(store: &Store) -> Result<(), StoreError> {
     let mut txn = store.txn(room(store, ROOM))?;
     txn.stage(&LogRecord::Completed(Completed { holes: vec![event_id("hole")] }))?;
+    let users = ["@us:us.example", "@you:us.example"].map(|user| user.try_into().expect("a user ID"));
+    txn.stage(&LogRecord::Imported(ImportRecord { users: users.to_vec(), min_depth: 7 }))?;
     let mut late = event("late", None, Vec::new(), Stage::Unverified);
     late.state.replaced_json = Some(b"{}".to_vec());
     txn.stage_event(late)?;
