@@ -114,6 +114,14 @@ pub enum Stage {
     },
     /// Its signature does not hold: it is as if it had never come.
     Dropped,
+    /// It has a place in the room's history before we came, or in a gap of it: no forward extremity, not in the canonical
+    /// order, and never subject to check 6. All that is held of it is final.
+    History {
+        /// The verdict of checks 4 and 5.
+        status: EventStatus,
+        /// The states before and after it.
+        states: States,
+    },
 }
 
 impl Stage {
@@ -123,7 +131,7 @@ impl Stage {
         match self {
             Self::Unverified | Self::Dropped => false,
             Self::Outlier { status: EventStatus::Rejected(rejection), .. } => rejection.check != Check::Signatures,
-            Self::Waiting | Self::Outlier { .. } | Self::Placed { .. } => true,
+            Self::Waiting | Self::Outlier { .. } | Self::Placed { .. } | Self::History { .. } => true,
         }
     }
 }

@@ -81,6 +81,7 @@ pub mod authorisation;
 mod engine;
 mod error;
 mod export;
+mod history;
 mod import;
 mod intake;
 mod keys;
@@ -117,6 +118,7 @@ pub use gibbous_codec::{
     StateGroupId, StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
+pub use history::BackfillStatus;
 pub use import::{Extremity, Import, ImportError, ImportReport, Signatures};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;

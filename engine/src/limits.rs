@@ -21,6 +21,8 @@ pub struct Limits {
     pub requests_max: usize,
     /// How many of them may go to one server: 8. One that is slow or silent holds up none of the others.
     pub requests_a_server_max: usize,
+    /// How many events one [`crate::RequestKind::Backfill`] asks for: 100, the most that Synapse answers.
+    pub backfill_limit: u32,
     /// How long a question may take, in milliseconds: 60 s, as in Synapse.
     pub request_ms_max: u64,
     /// How long the answer to a `state` question may take: 600 s; `/state` of the largest rooms takes 90 s.
@@ -66,6 +68,7 @@ impl Default for Limits {
             single_events_max: 500,
             requests_max: 64,
             requests_a_server_max: 8,
+            backfill_limit: 100,
             request_ms_max: 60_000,
             state_request_ms_max: 600_000,
             backoff_ms_min: 1_000,

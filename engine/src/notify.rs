@@ -40,6 +40,14 @@ pub enum Change {
         /// Whether the verdict rests on partial state and may change.
         partial: bool,
     },
+    /// An event has its place in the room's history before we came, or in a gap of it
+    /// ([`Engine::backfill`](crate::Engine::backfill)): no forward extremity, and its verdict is final.
+    HistoryPersisted {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The verdict.
+        status: EventStatus,
+    },
     /// An event's verdict has changed.
     VerdictChanged {
         /// The event.
@@ -133,6 +141,10 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Judged(judgements) => {
             for judgement in judgements {
                 let event_id = rows.event_record(judgement.event)?.event_id.clone();
+                if let Stage::History { status, .. } = &judgement.state.stage {
+                    changes.push(Change::HistoryPersisted { event_id, status: status.clone() });
+                    continue;
+                }
                 let Stage::Placed { status, partial, .. } = &judgement.state.stage else {
                     changes.extend(judgement.was.is_some().then_some(Change::EventWithdrawn { event_id }));
                     continue;

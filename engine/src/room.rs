@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Error, Limits, RequestKind, Response, RoomView,
+    history::History,
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
     lookup::{is_rejected, prev_events_of},
@@ -61,6 +62,8 @@ pub(crate) enum Question {
     Resync { prev: OwnedEventId },
     /// The auth chain of a join event, which a `send_join` response has left out.
     JoinAuthChain,
+    /// What came before the room's known history.
+    Backfill,
     /// A server's keys.
     Keys { server: OwnedServerName },
 }
@@ -77,6 +80,7 @@ pub(crate) struct Room {
     pub(crate) resync: Resync,
     pub(crate) parked: Parked,
     pub(crate) loose: Loose,
+    pub(crate) history: History,
     /// Events that belong to the state but that no server could give with a signature that holds.
     pub(crate) holes: BTreeSet<OwnedEventId>,
     /// The state that was last adopted: the next one differs from it by little.
@@ -119,6 +123,7 @@ impl Room {
             resync: Resync::default(),
             parked: Parked::default(),
             loose: Loose::default(),
+            history: History::default(),
             holes: Default::default(),
             last_adopted: StateGroup::EMPTY,
             asks: Vec::new(),
@@ -191,7 +196,7 @@ impl Room {
     /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes.
     pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
         self.advance_events(cx)?;
-        while self.proceed_with_held(cx)? {
+        while self.proceed_with_held(cx)? || self.proceed_with_history(cx)? {
             self.advance_events(cx)?;
         }
         self.ask_resync(cx)
@@ -296,9 +301,11 @@ impl Room {
         }
         match &state.stage {
             Stage::Unverified | Stage::Waiting => {}
-            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Dropped => self.open.wake(event_id),
+            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Dropped | Stage::History { .. } => {
+                self.open.wake(event_id);
+            }
         }
-        if let Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } = &state.stage {
+        if let Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } | Stage::History { .. } = &state.stage {
             self.resync.drop_need(event_id);
         }
     }
@@ -411,13 +418,14 @@ impl Room {
                 let batch = Batch::verify(cx, &self.memory.rules, question, from, None, pdus)?;
                 self.use_or_park(cx, batch)
             }
+            Question::Backfill => self.handle_backfill_answer(cx, from, response),
             Question::Keys { server } => self.keys_answered(cx, &server),
             // The join is the engine's.
             Question::JoinAuthChain => Ok(()),
         }
     }
 
-    /// Returns the events of the room in the body of a `get_missing_events` or `event_auth` answer.
+    /// Returns the events of the room in the body of a `get_missing_events`, `event_auth` or `backfill` answer.
     pub(crate) fn pdus_of_answer(&self, body: &[u8]) -> Vec<Pdu> {
         #[derive(Deserialize)]
         struct Body {
@@ -425,9 +433,11 @@ impl Room {
             events: Vec<Box<RawValue>>,
             #[serde(default)]
             auth_chain: Vec<Box<RawValue>>,
+            #[serde(default)]
+            pdus: Vec<Box<RawValue>>,
         }
         let Ok(body) = serde_json::from_slice::<Body>(body) else { return Vec::new() };
-        let raw: Vec<_> = body.events.iter().chain(&body.auth_chain).collect();
+        let raw: Vec<_> = body.events.iter().chain(&body.auth_chain).chain(&body.pdus).collect();
         let rules = &self.memory.rules;
         let parsed = map(&raw, |pdu| Pdu::parse(rules, pdu.get().as_bytes()).ok());
         parsed.into_iter().flatten().filter(|pdu| pdu.room_id() == self.id).collect()

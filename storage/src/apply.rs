@@ -186,7 +186,7 @@ fn is_settled(stage: &Stage) -> bool {
     match stage {
         Stage::Unverified | Stage::Waiting | Stage::Placed { .. } => false,
         Stage::Outlier { provisional, .. } => !provisional,
-        Stage::Dropped => true,
+        Stage::Dropped | Stage::History { .. } => true,
     }
 }
 
@@ -227,7 +227,11 @@ fn ensure_state_after<W: RoomRowsMut>(
     record: &EventRecord,
     stage: &Stage,
 ) -> Result<(), StoreError> {
-    let (Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. }) = stage else { return Ok(()) };
+    let (Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. } | Stage::History { states, .. }) =
+        stage
+    else {
+        return Ok(());
+    };
     if states.before == states.after || is_stored(rows, states.after)? {
         return Ok(());
     }

@@ -79,6 +79,7 @@ fn event_states(golden: &mut Golden) {
     let outlier = |states| Stage::Outlier { status: EventStatus::Accepted, provisional: true, states };
     put("outlier", &state(outlier(None)));
     put("outlier_with_states", &state(outlier(Some(states()))));
+    put("history", &state(Stage::History { status: EventStatus::Accepted, states: states() }));
     let placed = |status| Stage::Placed { status, partial: true, states: states() };
     put("placed", &state(placed(EventStatus::Accepted)));
     put("soft_failed", &state(placed(EventStatus::SoftFailed)));

@@ -4,8 +4,8 @@ use gibbous_codec::{RoomId, RoomRules, Signer};
 
 use super::{Engine, lock};
 use crate::{
-    CreateRoomRefusal, CreatedRoom, Error, Export, ExportRefusal, Import, ImportError, ImportReport, NewRoom,
-    Signatures,
+    BackfillStatus, CreateRoomRefusal, CreatedRoom, Error, Export, ExportRefusal, Import, ImportError, ImportReport,
+    NewRoom, Signatures,
     import::ParsedImport,
     room::{Context, Room},
 };
@@ -175,6 +175,65 @@ impl Engine {
         }
         let exists = || ImportError::Exists(room_id.to_owned());
         self.with_new_room(room_id, parsed.rules.clone(), now_ms, exists, |room, cx| room.import(cx, &parsed))
+    }
+
+    /// Asks other servers for what came before the room's known history: before we joined it, or it was imported, and in
+    /// gaps of it; for so many events, if they have them, the latest first. A call while that goes on changes nothing.
+    ///
+    /// The events are placed in the history ([`EventStage::History`](crate::EventStage::History)), judged by the state
+    /// before them as any, and served; extremities and current state stay as they are (R-20). Each is told by
+    /// [`Change::HistoryPersisted`](crate::Change::HistoryPersisted). A host calls it again while clients want more and the
+    /// status is [`BackfillStatus::Idle`]. What was being asked at a restart is to be asked again.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use gibbous::{BackfillStatus, Change, testing::{DEREK, Story}};
+    ///
+    /// let mut story = Story::with(
+    ///     &"11".try_into()?,
+    ///     &[],
+    ///     |room| (0..30).for_each(|number| drop(room.message(DEREK, &format!("message {number}")).send())),
+    ///     gibbous::testing::Storage::Memory(gibbous::MemoryBackend::new()),
+    ///     gibbous::Limits::default(),
+    /// )
+    /// .join_full();
+    /// let room_id = story.room.id().to_owned();
+    ///
+    /// // A client scrolls back.
+    /// let status = story.engine().backfill(&room_id, 20, story.now_ms)?;
+    /// assert_eq!(status, BackfillStatus::Running);
+    /// story.run(); // What the engine asks is answered.
+    /// let is_history = |change: &&Change| matches!(change, Change::HistoryPersisted { .. });
+    /// assert_eq!(story.changes.iter().filter(is_history).count(), 20);
+    /// assert_eq!(story.engine().backfill_status(&room_id)?, BackfillStatus::Idle);
+    ///
+    /// // And further, until there is no more.
+    /// story.engine().backfill(&room_id, 100, story.now_ms)?;
+    /// story.run();
+    /// assert_eq!(story.engine().backfill_status(&room_id)?, BackfillStatus::Complete);
+    /// let create = story.create.clone();
+    /// assert_eq!(story.verdict(&create), "history, accepted");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or the room is damaged or not known.
+    pub fn backfill(&self, room_id: &RoomId, limit: usize, now_ms: u64) -> Result<BackfillStatus, Error> {
+        self.with_room(room_id, now_ms, |room, cx| room.backfill(cx, limit))
+    }
+
+    /// Returns how the asking for a room's history stands.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::backfill`].
+    pub fn backfill_status(&self, room_id: &RoomId) -> Result<BackfillStatus, Error> {
+        self.with_room(room_id, 0, |room, _| Ok(room.backfill_status()))
     }
 
     /// Runs the work that makes a room of one of which nothing is stored, and settles it. Where that is refused, nothing is

@@ -327,7 +327,11 @@ impl Room {
         let is_hole = match &stage {
             stage if !stage.is_verified() => true,
             Stage::Waiting | Stage::Outlier { provisional: true, .. } => self.waits_for_hole(txn, &pdu, holes)?,
-            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => false,
+            Stage::Outlier { .. }
+            | Stage::Placed { .. }
+            | Stage::Unverified
+            | Stage::Dropped
+            | Stage::History { .. } => false,
         };
         if is_hole {
             let was = status_of(&stage).cloned();
@@ -354,7 +358,7 @@ impl Room {
                 }
                 Assessment::Blocked(_) => self.place_with_state(txn, num, before, None)?,
             },
-            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
+            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped | Stage::History { .. } => {}
         }
         Ok(Ok(true))
     }

@@ -135,6 +135,7 @@ impl Tips {
             let event = txn.event(num)?;
             let is_out = match &event.state.stage {
                 Stage::Placed { status, .. } => *status != EventStatus::Accepted || self.soft_failed.contains(&num),
+                Stage::History { status, .. } => *status != EventStatus::Accepted,
                 Stage::Outlier { .. } | Stage::Waiting | Stage::Unverified | Stage::Dropped => false,
             };
             self.passed.insert(event_id);

@@ -42,7 +42,7 @@ impl RoomView {
         let (_, stage) = granted!(self.find_event(&rows, event_id)?);
         let before: StateGroup = match stage {
             _ if self.is_partial => return Ok(Err(Refusal::PartialState)),
-            Stage::Placed { partial: false, states, .. } => states.before,
+            Stage::Placed { partial: false, states, .. } | Stage::History { states, .. } => states.before,
             _ => return Ok(Err(Refusal::NotFound(format!("the state before {event_id}")))),
         };
         let state = all_entries(&rows, before)?;

@@ -141,6 +141,12 @@ fn a_room_goes_on_in_another_engine_in_every_version() {
         assert_eq!((host.verdict(&merge), host.verdict(&late)), ("accepted".to_owned(), "accepted".to_owned()));
         assert_eq!(&host.state_before(&merge), host.room.state_before(&merge));
         assert_eq!(&host.state_before(&late), host.room.state_before(&late));
+        // Its history can be had as after a join.
+        host.engine().backfill(&room_id, 100, host.now_ms).expect("the store works");
+        host.run();
+        let status = host.engine().backfill_status(&room_id).expect("the store works");
+        assert_eq!(status, gibbous::BackfillStatus::Complete);
+        assert_eq!(host.verdict(&derek), "history, accepted");
         let content = json!({ "membership": "join" });
         let bob = host.create(BOB, "m.room.member", Some(BOB), content).expect("bob may join by an event of ours");
         assert_eq!(host.verdict(bob.pdu.event_id()), "accepted");
