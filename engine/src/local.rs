@@ -70,7 +70,7 @@ pub enum CreateRefusal {
     /// The rules do not allow it, by the state as far as it is known.
     #[error("the event is not allowed: {rejection}")]
     Rejected {
-        /// The check that it fails ([`Check::CurrentState`] too), and the rule that it breaks.
+        /// The check that it fails ([`Check::CurrentState`](crate::Check::CurrentState) too), and the rule that it breaks.
         rejection: Rejection,
         /// Whether something that the rules have read is merely unknown, the room being partial: when it is full the
         /// answer may be another.

@@ -1,4 +1,4 @@
-//! How rooms begin that are not joined, and leave without being purged: made by our users, exported and imported.
+//! A room's life beside its events: how one begins that is not joined, is handed over, and learns of its past.
 
 use gibbous_codec::{RoomId, RoomRules, Signer};
 
@@ -103,14 +103,14 @@ impl Engine {
     ///
     /// The room has its full state then and goes on as after a join: events that follow the extremities are judged, our
     /// users can speak, other servers can join. Of its history only the extremities are known; what else is brought is
-    /// known for the sake of these ([`EventStage::Outlier`](crate::EventStage::Outlier)).
+    /// known for the sake of these ([`EventStage::Outlier`](crate::EventStage::Outlier)). [`Engine::backfill`] has the rest.
     ///
     /// What the host tells of the states before the extremities is taken as it is; that they allow the extremities, and
     /// every event is allowed by its auth events, is checked.
     ///
     /// ```
     /// use gibbous::{
-    ///     Change, Config, Engine, EventDraft, Import, LocalSigner, MemoryBackend, NewRoom, OwnedServerName, RoomVersionId,
+    ///     Config, Engine, EventDraft, Import, LocalSigner, MemoryBackend, NewRoom, OwnedServerName, RoomVersionId,
     ///     Signatures, SigningKey, UserId,
     /// };
     /// use serde_json::{json, value::to_raw_value};
