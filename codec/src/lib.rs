@@ -64,9 +64,9 @@ pub use key::{Hex, KeyBuf, KeyReader, MalformedKey};
 pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EVENTS_MAX, Pdu};
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{
-    Backoff, Completed, Completing, Edge, EventRecord, EventState, Folded, GroupRecord, JoinRecord, Judgement,
-    LogRecord, Position, RedactedRecord, RedactionRecord, RefusalReason, Refused, Rest, RoomOpened, SoftFailure, Stage,
-    States,
+    Backoff, Completed, Completing, Edge, EventRecord, EventState, Folded, GroupRecord, ImportRecord, JoinRecord,
+    Judgement, LogRecord, Position, RedactedRecord, RedactionRecord, RefusalReason, Refused, Rest, RoomOpened,
+    SoftFailure, Stage, States,
 };
 pub use row::{
     AcknowledgedRow, CurrentRow, FormatRow, IdRow, PartialJoin, RedactionRow, RoomHead, RoomRow, ServerKeyRow,

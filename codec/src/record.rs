@@ -45,6 +45,8 @@ pub enum LogRecord {
     Redaction(RedactionRecord),
     /// An event is redacted by another one, or no longer by any, since verdicts or events have come.
     Redacted(RedactedRecord),
+    /// The room was brought from a homeserver that was in it. Several records where one does not hold all users.
+    Imported(ImportRecord),
 }
 
 /// The content of [`LogRecord::RoomOpened`].
@@ -126,6 +128,14 @@ pub enum Stage {
     },
     /// Its signature does not hold: it is as if it had never come.
     Dropped,
+    /// It has a place in the room's history before we came, or in a gap of it: no forward extremity, not in the canonical
+    /// order, and never subject to check 6. All that is held of it is final.
+    History {
+        /// The verdict of checks 4 and 5.
+        status: EventStatus,
+        /// The states before and after it.
+        states: States,
+    },
 }
 
 impl Stage {
@@ -135,7 +145,7 @@ impl Stage {
         match self {
             Self::Unverified | Self::Dropped => false,
             Self::Outlier { status: EventStatus::Rejected(rejection), .. } => rejection.check != Check::Signatures,
-            Self::Waiting | Self::Outlier { .. } | Self::Placed { .. } => true,
+            Self::Waiting | Self::Outlier { .. } | Self::Placed { .. } | Self::History { .. } => true,
         }
     }
 }
@@ -250,6 +260,15 @@ pub struct RedactedRecord {
     pub target: OwnedEventId,
     /// The event that redacts it, if one still does.
     pub by: Option<EventNum>,
+}
+
+/// The content of [`LogRecord::Imported`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRecord {
+    /// Those of our users who are in the room.
+    pub users: Vec<OwnedUserId>,
+    /// The least depth of the forward extremities: what lies before it is not fetched event by event.
+    pub min_depth: u64,
 }
 
 /// The content of [`LogRecord::Backoff`].

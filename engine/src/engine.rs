@@ -8,6 +8,7 @@ mod damaged;
 mod joins;
 mod local;
 mod receive;
+mod rooms;
 mod serve;
 mod slot;
 mod updates;

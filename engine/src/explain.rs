@@ -85,6 +85,7 @@ impl Explanation {
             Stage::Outlier { status, states: Some(states), .. } => {
                 full = Some(asker.by_state(status, states.before, false)?);
             }
+            Stage::History { status, states } => full = Some(asker.by_state(status, states.before, false)?),
             Stage::Placed { partial: is_partial, .. } => {
                 let told = History::of(&asker.rows, num)?;
                 if let Some((status, before)) = &told.partial {
@@ -106,7 +107,9 @@ impl Explanation {
     pub fn status(&self) -> Option<&EventStatus> {
         match &self.stage {
             EventStage::Waiting => None,
-            EventStage::Outlier { status } | EventStage::Placed { status, .. } => Some(status),
+            EventStage::Outlier { status } | EventStage::Placed { status, .. } | EventStage::History { status } => {
+                Some(status)
+            }
         }
     }
 }

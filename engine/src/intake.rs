@@ -474,6 +474,7 @@ fn outcome_of(event_id: &gibbous_codec::EventId, stage: &Stage) -> Outcome {
         Stage::Unverified | Stage::Waiting => Outcome::Waiting,
         Stage::Outlier { status, provisional, .. } => Outcome::Judged { status: status.clone(), partial: *provisional },
         Stage::Placed { status, partial, .. } => Outcome::Judged { status: status.clone(), partial: *partial },
+        Stage::History { status, .. } => Outcome::Judged { status: status.clone(), partial: false },
         Stage::Dropped => Outcome::Refused(Failure::new(FailureCode::BadSignature).of_event(event_id)),
     }
 }

@@ -12,7 +12,7 @@
 //! # What it does not
 //!
 //! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It keeps no invites to
-//! rooms that it does not know, and creates no rooms. It does not authenticate origins: the host does.
+//! rooms that it does not know. It does not authenticate origins: the host does.
 //!
 //! The rules of authorisation ([`authorisation`]) and state resolution ([`resolution`]) can be had alone.
 //!
@@ -82,6 +82,9 @@ pub mod authorisation;
 mod engine;
 mod error;
 mod explain;
+mod export;
+mod history;
+mod import;
 mod intake;
 mod keys;
 mod limits;
@@ -113,15 +116,21 @@ mod view;
 pub use engine::{Completion, Config, DamagedRoom, Engine, FullState, JoinStatus, JoinTicket, Stats, supports};
 pub use error::Error;
 pub use explain::{Citation, Explanation, Reading};
+pub use export::{Export, ExportRefusal};
 pub use gibbous_codec::{
     self, Check, EventId, EventStatus, Failure, FailureCode, LocalSigner, Membership, OwnedEventId, OwnedRoomId,
     OwnedServerName, OwnedUserId, Pdu, RefusalReason, Refused, Rejection, Rest, RoomId, RoomVersionId, ServerName,
     Severity, Signer, SigningKey, StateGroupId, StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
+pub use history::BackfillStatus;
+pub use import::{Extremity, Import, ImportError, ImportReport, Signatures};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
-pub use local::{CreateRefusal, Created, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute, SendPolicy};
+pub use local::{
+    CreateRefusal, CreateRoomRefusal, Created, CreatedRoom, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute,
+    NewRoom, SendPolicy,
+};
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};

@@ -27,6 +27,8 @@ pub struct Limits {
     pub requests_max: usize,
     /// How many of them may go to one server: 8. One that is slow or silent holds up none of the others.
     pub requests_a_server_max: usize,
+    /// How many events one [`crate::RequestKind::Backfill`] asks for: 100, the most that Synapse answers.
+    pub backfill_limit: u32,
     /// How long a question may take, in milliseconds: 60 s, as in Synapse.
     pub request_ms_max: u64,
     /// How long the answer to a `state` question may take: 600 s; `/state` of the largest rooms takes 90 s.
@@ -52,6 +54,15 @@ pub struct Limits {
     pub cached_pdus_max: usize,
     /// How many flips one commit holds: 512; at about 200 bytes of rows each, 100 KB.
     pub flips_a_commit_max: usize,
+    /// How many initial events a room that we create may have: 1,000, which is one batch of at most 64 MiB. An ordinary
+    /// room has ten, of half a KiB each; the rest is for invites and what a template of rooms brings.
+    pub initial_events_max: usize,
+    /// How many events an import may bring: 1,000,000, as many as a `state_ids` answer may name. They are one batch, of a
+    /// KiB an event.
+    pub import_events_max: usize,
+    /// How many bytes the IDs of those of our users may have who are in a room that is imported: 48 KiB, of some 1,500
+    /// users. They stand in the room's head row, which holds 80 KiB.
+    pub imported_users_bytes_max: usize,
     /// How many events of a room one call takes a step further, each of them a placing, a flip, or a step of the fold of
     /// many: 4,096, about a second. What is left is done by [`Engine::handle_timeout`](crate::Engine::handle_timeout),
     /// which is then due at once.
@@ -73,6 +84,7 @@ impl Default for Limits {
             single_events_max: 500,
             requests_max: 64,
             requests_a_server_max: 8,
+            backfill_limit: 100,
             request_ms_max: 60_000,
             state_request_ms_max: 600_000,
             backoff_ms_min: 1_000,
@@ -85,6 +97,9 @@ impl Default for Limits {
             cached_pdus_max: 20_000,
             flips_a_commit_max: 512,
             events_a_call_max: 4_096,
+            initial_events_max: 1_000,
+            import_events_max: 1_000_000,
+            imported_users_bytes_max: 48 << 10,
             updates_max: 100_000,
         }
     }

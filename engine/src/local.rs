@@ -1,5 +1,6 @@
 //! Events of our own: from what one of our users wants to say to an event that is judged, stored and may be sent.
 
+mod create_room;
 mod destinations;
 mod invite;
 mod route;
@@ -7,13 +8,14 @@ pub(crate) mod template;
 
 use gibbous_codec::{
     Authoriser, EventId, EventStatus, FormatError, Membership, OwnedEventId, OwnedServerName, OwnedUserId, Pdu,
-    Rejection, Signer, StateKey, UserId, sign_by,
+    Rejection, ServerName, Signer, StateKey, UserId, sign_by,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::value::RawValue;
 
 use self::template::Template;
 pub use self::{
+    create_room::{CreateRoomRefusal, CreatedRoom, NewRoom},
     destinations::{Destinations, SendPolicy},
     invite::{Invite, InviteRefusal},
     route::JoinRoute,
@@ -111,6 +113,12 @@ struct Allowed {
     rests_on_unknown: Vec<StateKey>,
 }
 
+/// An event of ours that is stored, as far as the transaction is committed.
+struct Placed {
+    pdu: Pdu,
+    rests_on_unknown: Vec<StateKey>,
+}
+
 impl Room {
     /// Makes an event of what one of our users wants to say. It is judged first, and stored where it is allowed.
     pub(crate) fn create(
@@ -121,17 +129,10 @@ impl Room {
     ) -> Result<Result<Created, CreateRefusal>, Error> {
         let mut txn = cx.store.txn(self.num)?;
         let placed = match self.allow(cx, &mut txn, draft, signer)? {
-            Ok(Allowed { pdu, verdict, rests_on_unknown }) => {
-                let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
-                let num = self.place_judged(&mut txn, &pdu, position, verdict)?;
-                self.note_local_join(cx, &mut txn, &pdu)?;
-                self.note_sent(&mut txn, num)?;
-                self.tell_current(&mut txn)?;
-                Ok((pdu, rests_on_unknown))
-            }
+            Ok(allowed) => Ok(self.place_allowed(cx, &mut txn, allowed)?),
             Err(refusal) => Err(refusal),
         };
-        let (pdu, rests_on_unknown) = match self.commit_if_granted(txn, placed)? {
+        let placed = match self.commit_if_granted(txn, placed)? {
             Ok(placed) => placed,
             Err(refusal) => {
                 tracing::debug!(room = %self.id, sender = %draft.sender, %refusal, "an event of ours is refused");
@@ -139,12 +140,28 @@ impl Room {
             }
         };
         self.advance(cx)?;
+        self.created(cx, placed).map(Ok)
+    }
+
+    /// Stores an event of ours that is allowed.
+    fn place_allowed(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, allowed: Allowed) -> Result<Placed, Error> {
+        let Allowed { pdu, verdict, rests_on_unknown } = allowed;
+        let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
+        let num = self.place_judged(txn, &pdu, position, verdict)?;
+        self.note_local_join(cx, txn, &pdu)?;
+        self.note_sent(txn, num)?;
+        Ok(Placed { pdu, rests_on_unknown })
+    }
+
+    /// Returns what the host is told of an event of ours that is committed.
+    fn created(&mut self, cx: Context<'_>, placed: Placed) -> Result<Created, Error> {
+        let Placed { pdu, rests_on_unknown } = placed;
         let event_id = Some(pdu.event_id().to_owned());
         let mut receipts = [Receipt { event_id, outcome: Outcome::Waiting, is_redacted: false }];
         self.update_receipts(cx, &mut receipts)?;
         let [receipt] = receipts;
         let destinations = self.destinations(cx, pdu.event_id(), SendPolicy::Broad)?.unwrap_or_default();
-        Ok(Ok(Created { pdu, receipt, destinations, rests_on_unknown }))
+        Ok(Created { pdu, receipt, destinations, rests_on_unknown })
     }
 
     /// Completes and judges an event of ours: checks 4 and 5, and check 6 where the room is full.
@@ -155,23 +172,50 @@ impl Room {
         draft: &EventDraft<'_>,
         signer: &dyn Signer,
     ) -> Result<Result<Allowed, CreateRefusal>, Error> {
-        if draft.sender.server_name() != cx.our_server {
-            return Ok(Err(CreateRefusal::NotOurs(draft.sender.to_owned())));
-        }
-        if signer.server() != cx.our_server {
-            return Ok(Err(CreateRefusal::NotOurSigner(signer.server().to_owned())));
-        }
-        let template = match self.template(txn, draft)? {
+        let template = match self.template_of_ours(cx, txn, draft, signer)? {
             Ok(template) => template,
-            Err(error) => return Ok(Err(error.into())),
+            Err(refusal) => return Ok(Err(refusal)),
         };
         if let Some(refusal) = self.needs_another_server(cx, txn, &template)? {
             return Ok(Err(refusal));
         }
-        let pdu = match sign_by(&self.memory.rules, template.json.as_bytes(), signer) {
-            Ok(pdu) => pdu,
-            Err(error) => return Ok(Err(error.into())),
-        };
+        self.sign_and_judge(cx, txn, &template, signer)
+    }
+
+    fn template_of_ours(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        draft: &EventDraft<'_>,
+        signer: &dyn Signer,
+    ) -> Result<Result<Template, CreateRefusal>, Error> {
+        if let Err(refusal) = check_ours(cx.our_server, draft.sender, signer) {
+            return Ok(Err(refusal));
+        }
+        Ok(self.template(txn, draft)?.map_err(CreateRefusal::from))
+    }
+
+    fn sign_and_judge(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        template: &Template,
+        signer: &dyn Signer,
+    ) -> Result<Result<Allowed, CreateRefusal>, Error> {
+        match sign_by(&self.memory.rules, template.json.as_bytes(), signer) {
+            Ok(pdu) => self.judge_ours(cx, txn, pdu, template.is_partial),
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    /// Judges an event of ours that is complete.
+    fn judge_ours(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        pdu: Pdu,
+        is_partial: bool,
+    ) -> Result<Result<Allowed, CreateRefusal>, Error> {
         if stage_of(txn, pdu.event_id())?.is_some() {
             return Ok(Err(CreateRefusal::Known(pdu.event_id().to_owned())));
         }
@@ -183,7 +227,7 @@ impl Room {
                 return Ok(Err(CreateRefusal::NotYet(blocked.auth_events)));
             }
         };
-        let unknown = if template.is_partial { unknown(&verdict.cells, cx) } else { Vec::new() };
+        let unknown = if is_partial { unknown(&verdict.cells, cx) } else { Vec::new() };
         Ok(match self.rejection_of(txn, &pdu, &verdict)? {
             None => Ok(Allowed { pdu, verdict, rests_on_unknown: unknown }),
             Some(rejection) => {
@@ -253,6 +297,17 @@ impl Room {
         }
         self.refused_by(txn, current, pdu)
     }
+}
+
+/// Tells whether an event is ours to make.
+fn check_ours(our_server: &ServerName, sender: &UserId, signer: &dyn Signer) -> Result<(), CreateRefusal> {
+    if sender.server_name() != our_server {
+        return Err(CreateRefusal::NotOurs(sender.to_owned()));
+    }
+    if signer.server() != our_server {
+        return Err(CreateRefusal::NotOurSigner(signer.server().to_owned()));
+    }
+    Ok(())
 }
 
 /// Returns those cells that are empty though nobody knows whether they truly are: a `send_join` response may leave out

@@ -149,7 +149,9 @@ impl<R: RoomRows> EventSource for Events<'_, R> {
 /// Tells whether an event has failed check 4 or 5, or is no event of the room at all.
 pub(crate) fn is_rejected(stage: &Stage) -> bool {
     match stage {
-        Stage::Outlier { status, .. } | Stage::Placed { status, .. } => status.is_rejected(),
+        Stage::Outlier { status, .. } | Stage::Placed { status, .. } | Stage::History { status, .. } => {
+            status.is_rejected()
+        }
         Stage::Dropped => true,
         Stage::Unverified | Stage::Waiting => false,
     }
@@ -158,7 +160,7 @@ pub(crate) fn is_rejected(stage: &Stage) -> bool {
 /// Returns the verdict that is held of an event, if there is one.
 pub(crate) fn status_of(stage: &Stage) -> Option<&EventStatus> {
     match stage {
-        Stage::Outlier { status, .. } | Stage::Placed { status, .. } => Some(status),
+        Stage::Outlier { status, .. } | Stage::Placed { status, .. } | Stage::History { status, .. } => Some(status),
         Stage::Unverified | Stage::Waiting | Stage::Dropped => None,
     }
 }

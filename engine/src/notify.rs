@@ -55,6 +55,14 @@ pub enum Change {
         /// Why check 6 fails it, where it is soft-failed.
         soft_failure: Option<Rejection>,
     },
+    /// An event has its place in the room's history before we came, or in a gap of it
+    /// ([`Engine::backfill`](crate::Engine::backfill)): no forward extremity, and its verdict is final.
+    HistoryPersisted {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The verdict.
+        status: EventStatus,
+    },
     /// An event's verdict has changed.
     VerdictChanged {
         /// The event.
@@ -90,6 +98,11 @@ pub enum Change {
         event_id: OwnedEventId,
         /// Whether the room is partial from here on.
         opens_partial: bool,
+    },
+    /// The room was brought from a homeserver that was in it ([`Engine::import`](crate::Engine::import)).
+    Imported {
+        /// Those of our users who are in it; the first of them, where there are hundreds: then more such changes follow.
+        users: Vec<OwnedUserId>,
     },
     /// Every server has refused; the resync goes on at a stated time.
     ResyncBackingOff {
@@ -157,6 +170,7 @@ impl Change {
     /// Of several events ([`Change::Holes`]) the first one is `affected`.
     pub fn failure(&self) -> Option<Failure> {
         match self {
+            Self::HistoryPersisted { event_id, status } => of_verdict(event_id, status, None),
             Self::EventPersisted { event_id, status, soft_failure, .. } => {
                 of_verdict(event_id, status, soft_failure.as_ref())
             }
@@ -188,6 +202,7 @@ impl Change {
             | Self::ResyncResting { .. }
             | Self::RoomFullStated
             | Self::Lagged { .. }
+            | Self::Imported { .. }
             | Self::RoomUnPartialStated { .. } => None,
         }
     }
@@ -243,6 +258,10 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Judged(judgements) => {
             for judgement in judgements {
                 let event_id = rows.event_record(judgement.event)?.event_id.clone();
+                if let Stage::History { status, .. } = &judgement.state.stage {
+                    changes.push(Change::HistoryPersisted { event_id, status: status.clone() });
+                    continue;
+                }
                 let Stage::Placed { status, partial, .. } = &judgement.state.stage else {
                     changes.extend(judgement.was.is_some().then_some(Change::EventWithdrawn { event_id }));
                     continue;
@@ -291,6 +310,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Completed(completed) => {
             changes.push(Change::RoomUnPartialStated { holes: completed.holes.clone() });
         }
+        LogRecord::Imported(imported) => changes.push(Change::Imported { users: imported.users.clone() }),
         LogRecord::Holes(event_ids) => changes.push(Change::Holes { event_ids: event_ids.clone() }),
         LogRecord::Current(current) => changes.push(Change::CurrentState { events: current.count }),
         LogRecord::Completing(_) => changes.push(Change::RoomFullStated),

@@ -114,7 +114,7 @@ impl OpenEvents {
             Stage::Placed { partial: true, .. } => OpenKind::Partial,
             Stage::Placed { partial: false, .. } => OpenKind::Full,
             Stage::Outlier { provisional: true, .. } => OpenKind::ProvisionalOutlier,
-            Stage::Outlier { provisional: false, .. } | Stage::Dropped => {
+            Stage::Outlier { provisional: false, .. } | Stage::Dropped | Stage::History { .. } => {
                 self.followed.remove(num);
                 return;
             }

@@ -193,26 +193,34 @@ impl ParsedJoin {
 
     /// Checks the create event, once what cannot be verified has been dropped.
     pub(crate) fn check_create(&self, verified: &[Pdu]) -> Result<(), JoinError> {
-        let is_create = |pdu: &&Pdu| pdu.event_type() == "m.room.create" && pdu.state_key() == Some("");
-        let mut creates = verified.iter().filter(is_create);
+        let mut creates = verified.iter().filter(|pdu| is_create(pdu));
         let Some(create) = creates.clone().find(|pdu| self.state_ids.contains(pdu.event_id())) else {
             return Err(JoinError::NoCreateEvent);
         };
         if let Some(other) = creates.find(|pdu| pdu.event_id() != create.event_id()) {
             return Err(JoinError::SecondCreateEvent(other.event_id().to_owned()));
         }
-        #[derive(Deserialize)]
-        struct Content {
-            room_version: Option<String>,
-        }
-        let content: Result<Content, _> = serde_json::from_str(create.content().get());
-        let found = content
-            .map_or_else(|error| error.to_string(), |content| content.room_version.unwrap_or_else(|| "1".to_owned()));
+        let found = stated_version(create);
         if found != self.rules.version().as_str() {
             return Err(JoinError::WrongRoomVersion { expected: self.rules.version().clone(), found });
         }
         Ok(())
     }
+}
+
+/// Tells whether an event is a create event.
+pub(crate) fn is_create(pdu: &Pdu) -> bool {
+    pdu.event_type() == "m.room.create" && pdu.state_key() == Some("")
+}
+
+/// Returns the room version that a create event states, or why it states none.
+pub(crate) fn stated_version(create: &Pdu) -> String {
+    #[derive(Deserialize)]
+    struct Content {
+        room_version: Option<String>,
+    }
+    let content: Result<Content, _> = serde_json::from_str(create.content().get());
+    content.map_or_else(|error| error.to_string(), |content| content.room_version.unwrap_or_else(|| "1".to_owned()))
 }
 
 impl Room {

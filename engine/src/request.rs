@@ -55,6 +55,13 @@ pub enum RequestKind {
         /// The least depth of events to return.
         min_depth: u64,
     },
+    /// `GET /_matrix/federation/v1/backfill/{roomId}?v=&limit=`: events and what came before them.
+    Backfill {
+        /// The events from which to walk back.
+        from: Vec<OwnedEventId>,
+        /// The greatest number of events to return.
+        limit: u32,
+    },
     /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`: the auth chain of an event.
     EventAuth {
         /// The event.

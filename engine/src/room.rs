@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Completion, Error, Limits, RequestKind, Response, RoomView, UpdatePosition,
+    history::History,
     intake::gap::{AuthQuestions, Gaps},
     keys::KeyRing,
     lookup::{is_rejected, prev_events_of},
@@ -67,6 +68,8 @@ pub(crate) enum Question {
     Resync { prev: OwnedEventId },
     /// The auth chain of a join event, which a `send_join` response has left out.
     JoinAuthChain,
+    /// What came before the room's known history.
+    Backfill,
     /// A server's keys.
     Keys { server: OwnedServerName },
 }
@@ -83,6 +86,7 @@ pub(crate) struct Room {
     pub(crate) resync: Resync,
     pub(crate) parked: Parked,
     pub(crate) loose: Loose,
+    pub(crate) history: History,
     /// Events that belong to the state but that no server could give with a signature that holds.
     pub(crate) holes: BTreeSet<OwnedEventId>,
     /// The state that was last adopted: the next one differs from it by little.
@@ -134,6 +138,7 @@ impl Room {
             resync: Resync::default(),
             parked: Parked::default(),
             loose: Loose::default(),
+            history: History::default(),
             holes: Default::default(),
             last_adopted: StateGroup::EMPTY,
             asks: Vec::new(),
@@ -217,7 +222,7 @@ impl Room {
     pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
         let mut left = cx.limits.events_a_call_max;
         self.advance_events(cx, &mut left)?;
-        while left > 0 && self.proceed_with_held(cx)? {
+        while left > 0 && (self.proceed_with_held(cx)? || self.proceed_with_history(cx)?) {
             self.advance_events(cx, &mut left)?;
         }
         self.is_unfinished = left == 0;
@@ -270,9 +275,16 @@ impl Room {
 
     /// Commits what was staged for something that is granted. What is refused leaves nothing behind: states that were
     /// resolved on the way are gone with the transaction, so they are not remembered.
-    pub(crate) fn commit_if_granted<T, E>(&mut self, txn: Txn<'_>, done: Result<T, E>) -> Result<Result<T, E>, Error> {
+    pub(crate) fn commit_if_granted<T, E>(
+        &mut self,
+        mut txn: Txn<'_>,
+        done: Result<T, E>,
+    ) -> Result<Result<T, E>, Error> {
         match &done {
-            Ok(_) => self.commit(txn)?,
+            Ok(_) => {
+                self.tell_current(&mut txn)?;
+                self.commit(txn)?;
+            }
             Err(_) => {
                 if !txn.is_empty() {
                     self.memory.forget_resolved();
@@ -331,9 +343,11 @@ impl Room {
         }
         match &state.stage {
             Stage::Unverified | Stage::Waiting => {}
-            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Dropped => self.open.wake(event_id),
+            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Dropped | Stage::History { .. } => {
+                self.open.wake(event_id);
+            }
         }
-        if let Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } = &state.stage {
+        if let Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } | Stage::History { .. } = &state.stage {
             self.resync.drop_need(event_id);
         }
     }
@@ -431,13 +445,14 @@ impl Room {
                 let batch = Batch::verify(cx, &self.memory.rules, question, from, None, pdus)?;
                 self.use_or_park(cx, batch)
             }
+            Question::Backfill => self.handle_backfill_answer(cx, from, response),
             Question::Keys { server } => self.keys_answered(cx, &server),
             // The join is the engine's.
             Question::JoinAuthChain => Ok(()),
         }
     }
 
-    /// Returns the events of the room in the body of a `get_missing_events` or `event_auth` answer.
+    /// Returns the events of the room in the body of a `get_missing_events`, `event_auth` or `backfill` answer.
     pub(crate) fn pdus_of_answer(&self, body: &[u8]) -> Vec<Pdu> {
         #[derive(Deserialize)]
         struct Body {
@@ -445,9 +460,11 @@ impl Room {
             events: Vec<Box<RawValue>>,
             #[serde(default)]
             auth_chain: Vec<Box<RawValue>>,
+            #[serde(default)]
+            pdus: Vec<Box<RawValue>>,
         }
         let Ok(body) = serde_json::from_slice::<Body>(body) else { return Vec::new() };
-        let raw: Vec<_> = body.events.iter().chain(&body.auth_chain).collect();
+        let raw: Vec<_> = body.events.iter().chain(&body.auth_chain).chain(&body.pdus).collect();
         let rules = &self.memory.rules;
         let parsed = map(&raw, |pdu| Pdu::parse(rules, pdu.get().as_bytes()).ok());
         parsed.into_iter().flatten().filter(|pdu| pdu.room_id() == self.id).collect()

@@ -182,7 +182,9 @@ impl RoomView {
     /// rejected.
     fn find_event(&self, rows: &impl RoomRows, event_id: &EventId) -> Served<(EventNum, Stage)> {
         Ok(match stage_of(rows, event_id)? {
-            Some((num, stage @ (Stage::Placed { .. } | Stage::Outlier { .. }))) if !is_rejected(&stage) => {
+            Some((num, stage @ (Stage::Placed { .. } | Stage::Outlier { .. } | Stage::History { .. })))
+                if !is_rejected(&stage) =>
+            {
                 Ok((num, stage))
             }
             _ => Err(Refusal::NotFound(format!("event {event_id}"))),

@@ -22,6 +22,7 @@ pub(crate) enum StateAfter {
 pub(crate) fn states_of(stage: &Stage) -> Option<(States, bool)> {
     match stage {
         Stage::Placed { partial, states, .. } => Some((*states, *partial)),
+        Stage::History { states, .. } => Some((*states, false)),
         Stage::Outlier { states, provisional, .. } => states.map(|states| (states, *provisional)),
         Stage::Unverified | Stage::Waiting | Stage::Dropped => None,
     }

@@ -90,6 +90,12 @@ pub enum EventStage {
         /// Whether the verdict rests on partial state and may change.
         partial: bool,
     },
+    /// It has a place in the room's history before we came, or in a gap of it
+    /// ([`Engine::backfill`](crate::Engine::backfill)); its verdict is final.
+    History {
+        /// The verdict.
+        status: EventStatus,
+    },
 }
 
 impl EventStage {
@@ -99,6 +105,7 @@ impl EventStage {
             Stage::Unverified | Stage::Waiting => Some(Self::Waiting),
             Stage::Outlier { status, .. } => Some(Self::Outlier { status: status.clone() }),
             Stage::Placed { status, partial, .. } => Some(Self::Placed { status: status.clone(), partial: *partial }),
+            Stage::History { status, .. } => Some(Self::History { status: status.clone() }),
             Stage::Dropped => None,
         }
     }
@@ -211,7 +218,9 @@ impl RoomView {
     /// If it could not be read.
     pub fn state_ids_before(&self, event_id: &EventId) -> Result<Option<BTreeSet<OwnedEventId>>, Error> {
         let rows = self.store.snapshot(self.num)?;
-        let Some((_, Stage::Placed { states, .. })) = stage_of(&rows, event_id)? else { return Ok(None) };
+        let Some((_, Stage::Placed { states, .. } | Stage::History { states, .. })) = stage_of(&rows, event_id)? else {
+            return Ok(None);
+        };
         let mut last = self.last_ids.lock().unwrap_or_else(PoisonError::into_inner);
         // Should it not be read to its end, or no longer be stored, the next one begins with nothing.
         let (base, mut ids) = std::mem::replace(&mut *last, (StateGroup::EMPTY, BTreeSet::new()));
@@ -235,7 +244,9 @@ impl RoomView {
     ) -> Result<Option<StateMap<OwnedEventId>>, Error> {
         let rows = self.store.snapshot(self.num)?;
         match stage_of(&rows, event_id)? {
-            Some((_, Stage::Placed { states, .. })) => self.state_of(which(states)).map(Some),
+            Some((_, Stage::Placed { states, .. } | Stage::History { states, .. })) => {
+                self.state_of(which(states)).map(Some)
+            }
             _ => Ok(None),
         }
     }

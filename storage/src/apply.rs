@@ -1,6 +1,8 @@
 //! The fold: one log record becomes rows. Commit, recovery and check use it alike, so a row that it does not make does
 //! not exist.
 
+use std::collections::BTreeSet;
+
 use gibbous_codec::{
     CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind,
     LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
@@ -108,6 +110,11 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         }
         // The host is told; the schedule itself stands with the questions.
         LogRecord::Backoff(_) => {}
+        LogRecord::Imported(imported) => {
+            let known: BTreeSet<_> = head.our_users.iter().cloned().collect();
+            head.our_users.extend(imported.users.iter().filter(|user| !known.contains(*user)).cloned());
+            head.min_depth = imported.min_depth;
+        }
         LogRecord::Completed(completed) => {
             head.partial = None;
             head.holes = completed.holes.len() as u64;
@@ -213,7 +220,7 @@ fn is_settled(stage: &Stage) -> bool {
     match stage {
         Stage::Unverified | Stage::Waiting | Stage::Placed { .. } => false,
         Stage::Outlier { provisional, .. } => !provisional,
-        Stage::Dropped => true,
+        Stage::Dropped | Stage::History { .. } => true,
     }
 }
 
@@ -268,7 +275,11 @@ fn ensure_state_after<W: RoomRowsMut>(
     record: &EventRecord,
     stage: &Stage,
 ) -> Result<(), StoreError> {
-    let (Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. }) = stage else { return Ok(()) };
+    let (Stage::Placed { states, .. } | Stage::Outlier { states: Some(states), .. } | Stage::History { states, .. }) =
+        stage
+    else {
+        return Ok(());
+    };
     if states.before == states.after || is_stored(rows, states.after)? {
         return Ok(());
     }

@@ -10,9 +10,9 @@ use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 
 use gibbous_codec::{
     AcknowledgedRow, AuthChainQuestion, Backoff, Check, Completed, Completing, CurrentRow, Edge, EventId, EventNum,
-    EventRecord, EventState, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, JoinRecord,
-    Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName, OwnedUserId,
-    PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord, RedactionRecord, RedactionRow,
+    EventRecord, EventState, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, ImportRecord,
+    JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName,
+    OwnedUserId, PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord, RedactionRecord, RedactionRow,
     RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow,
     ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow,
     encode,
@@ -101,6 +101,7 @@ fn event_states(golden: &mut Golden) {
     let outlier = |states| Stage::Outlier { status: EventStatus::Accepted, provisional: true, states };
     put("outlier", &state(outlier(None)));
     put("outlier_with_states", &state(outlier(Some(states()))));
+    put("history", &state(Stage::History { status: EventStatus::Accepted, states: states() }));
     let placed = |status| Stage::Placed { status, partial: true, states: states() };
     put("placed", &state(placed(EventStatus::Accepted)));
     put("soft_failed", &state(placed(EventStatus::SoftFailed)));
@@ -173,6 +174,7 @@ fn records(golden: &mut Golden) {
     put("resting_no_more", LogRecord::Resting(None));
     put("redaction", LogRecord::Redaction(RedactionRecord { redaction: EventNum(7), target: id("target") }));
     put("redacted", LogRecord::Redacted(RedactedRecord { target: id("target"), by: Some(EventNum(7)) }));
+    put("imported", LogRecord::Imported(ImportRecord { users: vec![user()], min_depth: 5 }));
 }
 
 fn rows(golden: &mut Golden) {

@@ -172,6 +172,7 @@ impl Engine {
             Some(event_id) => match view.event(event_id)?.map(|event| event.stage) {
                 None => return Ok(Poll::Ready(FullState::Gone)),
                 Some(EventStage::Placed { partial, .. }) => !partial,
+                Some(EventStage::History { .. }) => true,
                 Some(EventStage::Waiting | EventStage::Outlier { .. }) => false,
             },
         };

@@ -105,7 +105,7 @@ impl Room {
                 }
                 walk.helpless.insert(num);
             }
-            Stage::Waiting | Stage::Outlier { .. } | Stage::Dropped => {}
+            Stage::Waiting | Stage::Outlier { .. } | Stage::Dropped | Stage::History { .. } => {}
         }
         let mut standing = Standing::Accepted;
         for event_id in rests_on(&self.memory.rules, &pdu) {
@@ -144,7 +144,11 @@ impl Room {
                 stage if !stage.is_verified() => return Ok(false),
                 Stage::Waiting | Stage::Outlier { provisional: true, .. } => {}
                 // It has got its verdict by them.
-                Stage::Placed { .. } | Stage::Outlier { .. } | Stage::Unverified | Stage::Dropped => continue,
+                Stage::Placed { .. }
+                | Stage::Outlier { .. }
+                | Stage::Unverified
+                | Stage::Dropped
+                | Stage::History { .. } => continue,
             }
             for event_id in rests_on(&self.memory.rules, &pdu) {
                 let Some(cited) = txn.event_num(&event_id)? else { return Ok(false) };

@@ -353,7 +353,7 @@ impl Room {
                     }
                 }
                 Some((_, Stage::Placed { partial: true, .. })) => Citation::MayChange,
-                Some((_, Stage::Placed { .. } | Stage::Outlier { .. })) => Citation::Final,
+                Some((_, Stage::Placed { .. } | Stage::Outlier { .. } | Stage::History { .. })) => Citation::Final,
             };
             // How it stands has been found out by now.
             if is_rejected || num.is_some_and(|num| self.memory.is_condemned(num)) {

@@ -47,7 +47,8 @@ impl Room {
     ) -> Result<Result<Template, FormatError>, Error> {
         let rules = self.memory.rules.clone();
         let place = self.place_of_next(txn)?;
-        let event = event_of(&rules, &self.id, draft, &place).and_then(|event| Ok((unsigned(&rules, &event)?, event)));
+        let event =
+            event_of(&rules, Some(&self.id), draft, &place).and_then(|event| Ok((unsigned(&rules, &event)?, event)));
         let (selecting, mut event) = match event {
             Ok(event) => event,
             Err(error) => return Ok(Err(error)),
@@ -92,17 +93,36 @@ impl Room {
     }
 }
 
+/// Returns the create event of a room that a user makes, as canonical JSON without hashes and signatures. It follows
+/// nothing and nothing allows it; what the room version wants of its content (`room_version`, up to version 10
+/// `creator`) is put in. `room_id` is `None` where the event's hash becomes the room's ID.
+pub(crate) fn create_event(
+    rules: &RoomRules,
+    room_id: Option<&RoomId>,
+    draft: &EventDraft<'_>,
+) -> Result<String, FormatError> {
+    let place = Place { prev_events: Vec::new(), depth: 1, before: StateGroup::EMPTY, is_partial: false };
+    let mut event = event_of(rules, room_id, draft, &place)?;
+    if let Some(Value::Object(content)) = event.get_mut("content") {
+        let string = |text: &str| Value::String(text.to_owned());
+        content.insert("room_version".to_owned(), string(rules.version().as_str()));
+        if !rules.creator_is_sender() {
+            content.insert("creator".to_owned(), string(draft.sender.as_str()));
+        }
+    }
+    Ok(Value::Object(event).to_canonical(rules.strict_canonical_json())?)
+}
+
 /// Returns the event, but for its auth events.
 fn event_of(
     rules: &RoomRules,
-    room_id: &RoomId,
+    room_id: Option<&RoomId>,
     draft: &EventDraft<'_>,
     place: &Place,
 ) -> Result<BTreeMap<String, Value>, FormatError> {
     let string = |text: &str| Value::String(text.to_owned());
     let mut content = Value::parse(draft.content.get().as_bytes())?;
     let mut event = BTreeMap::from([
-        ("room_id".to_owned(), string(room_id.as_str())),
         ("sender".to_owned(), string(draft.sender.as_str())),
         ("type".to_owned(), string(draft.event_type)),
         ("prev_events".to_owned(), Value::Array(place.prev_events.clone())),
@@ -110,6 +130,7 @@ fn event_of(
         ("depth".to_owned(), integer(place.depth)),
         ("origin_server_ts".to_owned(), integer(draft.origin_server_ts)),
     ]);
+    event.extend(room_id.map(|room_id| ("room_id".to_owned(), string(room_id.as_str()))));
     event.extend(draft.state_key.map(|state_key| ("state_key".to_owned(), string(state_key))));
     if let Some(event_id) = draft.redacts {
         let redacts = ("redacts".to_owned(), string(event_id.as_str()));

@@ -56,6 +56,7 @@ impl<'a> Answers<'a> {
             RequestKind::StateIds { event_id } => Question::StateIds(event_id.clone()),
             RequestKind::State { event_id } => Question::State(event_id.clone()),
             RequestKind::EventAuth { event_id } => Question::EventAuth(event_id.clone()),
+            RequestKind::Backfill { from, .. } => Question::Backfill(from.iter().cloned().collect()),
             RequestKind::MissingEvents { latest, earliest, .. } => Question::MissingEvents {
                 latest: latest.iter().cloned().collect(),
                 earliest: earliest.iter().cloned().collect(),
@@ -109,7 +110,7 @@ impl<'a> Answers<'a> {
     fn derived(&self, asking: &Asking<'_>) -> io::Result<Option<Vec<u8>>> {
         let index = self.index;
         match &asking.question {
-            Question::ServerKeys(_) | Question::StateIds(_) => Ok(None),
+            Question::ServerKeys(_) | Question::StateIds(_) | Question::Backfill(_) => Ok(None),
             Question::Event(event_id) => index.pdu(event_id).map(|span| index.bytes(span)).transpose(),
             Question::State(event_id) => self.state(event_id, asking.server),
             Question::EventAuth(event_id) => match walk::auth_chain(index, event_id)? {

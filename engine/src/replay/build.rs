@@ -117,9 +117,9 @@ impl Builder {
                 self.latest.insert(latest.clone());
                 self.answer(Question::MissingEvents { latest, earliest }, None, Ok(body));
             }
-            // The engine does not ask for history yet; the events are of use all the same.
-            Record::Backfill { response, .. } => {
-                self.put_body(&response, Source::Answer)?;
+            Record::Backfill { event_ids, response, .. } => {
+                let body = self.put_body(&response, Source::Answer)?;
+                self.answer(Question::Backfill(event_ids.into_iter().collect()), None, Ok(body));
             }
 
             Record::ExpectStateBefore { event_id, state } => {

@@ -29,12 +29,19 @@ pub(super) fn status(
     Ok(match stage {
         Some(EventStage::Waiting) => FoundStatus::Waiting,
         Some(EventStage::Outlier { status: EventStatus::Rejected(rejection) })
-        | Some(EventStage::Placed { status: EventStatus::Rejected(rejection), .. }) => {
+        | Some(EventStage::Placed { status: EventStatus::Rejected(rejection), .. })
+        | Some(EventStage::History { status: EventStatus::Rejected(rejection) }) => {
             FoundStatus::Rejected { reason: rejection.to_string() }
         }
         Some(EventStage::Outlier { .. }) => FoundStatus::Outlier,
-        Some(EventStage::Placed { status: EventStatus::Accepted, .. }) => FoundStatus::Accepted,
-        Some(EventStage::Placed { status: EventStatus::SoftFailed, .. }) => FoundStatus::SoftFailed,
+        Some(
+            EventStage::Placed { status: EventStatus::Accepted, .. }
+            | EventStage::History { status: EventStatus::Accepted },
+        ) => FoundStatus::Accepted,
+        Some(
+            EventStage::Placed { status: EventStatus::SoftFailed, .. }
+            | EventStage::History { status: EventStatus::SoftFailed },
+        ) => FoundStatus::SoftFailed,
         None => FoundStatus::Nothing { refused: refused.cloned(), forged: is_forged(index, event_id) },
     })
 }

@@ -91,6 +91,7 @@ pub(crate) enum Question {
     Event(OwnedEventId),
     EventAuth(OwnedEventId),
     MissingEvents { latest: BTreeSet<OwnedEventId>, earliest: BTreeSet<OwnedEventId> },
+    Backfill(BTreeSet<OwnedEventId>),
 }
 
 /// An answer on record.

@@ -300,7 +300,11 @@ impl Room {
     }
 
     /// Stores a state as a group, by its difference from the one adopted last.
-    fn stage_state(&mut self, txn: &mut Txn<'_>, state: &BTreeMap<StateKey, EventNum>) -> Result<StateGroup, Error> {
+    pub(crate) fn stage_state(
+        &mut self,
+        txn: &mut Txn<'_>,
+        state: &BTreeMap<StateKey, EventNum>,
+    ) -> Result<StateGroup, Error> {
         let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
         let wanted: BTreeSet<EventNum> = state.values().copied().collect();
         let set: Vec<EventNum> = wanted.difference(&base).copied().collect();
@@ -327,7 +331,11 @@ impl Room {
         let is_hole = match &stage {
             stage if !stage.is_verified() => true,
             Stage::Waiting | Stage::Outlier { provisional: true, .. } => self.waits_for_hole(txn, &pdu, holes)?,
-            Stage::Outlier { .. } | Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => false,
+            Stage::Outlier { .. }
+            | Stage::Placed { .. }
+            | Stage::Unverified
+            | Stage::Dropped
+            | Stage::History { .. } => false,
         };
         if is_hole {
             let was = status_of(&stage).cloned();
@@ -355,7 +363,7 @@ impl Room {
                 }
                 Assessment::Blocked(_) => self.place_with_state(txn, num, before, None)?,
             },
-            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped => {}
+            Stage::Placed { .. } | Stage::Unverified | Stage::Dropped | Stage::History { .. } => {}
         }
         Ok(Ok(true))
     }

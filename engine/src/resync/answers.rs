@@ -147,6 +147,7 @@ impl Room {
                 self.auth_chain_answered(cx, event)
             }
             Question::Gap { root } => self.fill_gap(cx, root, &from, verified),
+            Question::Backfill => self.history_came(cx, &from, verified),
             Question::Keys { .. } | Question::JoinAuthChain => Ok(()),
         }
     }
@@ -193,8 +194,8 @@ impl Room {
 
     /// Forgets what nothing waits for any more, and asks what is due.
     pub(crate) fn ask_resync(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        let open = &self.open;
-        self.resync.retain(|prev| open.waiters(prev).next().is_some());
+        let (open, history) = (&self.open, &self.history);
+        self.resync.retain(|prev| history.needs(prev) || open.waiters(prev).next().is_some());
         self.gaps.retain(|root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
         if self.resync.has_nobody_to_ask(cx.now_ms) {
             self.ask_hosts_too(cx)?;

@@ -148,6 +148,7 @@ impl Tips {
             let event = txn.event(num)?;
             let is_out = match &event.state.stage {
                 Stage::Placed { status, .. } => *status != EventStatus::Accepted || self.soft_failed.contains(&num),
+                Stage::History { status, .. } => *status != EventStatus::Accepted,
                 Stage::Outlier { .. } | Stage::Waiting | Stage::Unverified | Stage::Dropped => false,
             };
             self.passed.insert(event_id);
@@ -222,6 +223,19 @@ fn was_extremity(event: &StoredEvent) -> bool {
     matches!(&event.state.stage, Stage::Placed { status: EventStatus::Accepted, partial: false, .. })
 }
 
+/// Stages what the fold has done since `head`.
+pub(crate) fn stage_folded(txn: &mut Txn<'_>, head: &RoomHead, mut record: Folded) -> Result<(), Error> {
+    // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
+    while record.passed.len() > PASSED_A_RECORD_MAX {
+        let passed = record.passed.split_off(record.passed.len() - PASSED_A_RECORD_MAX);
+        let (extremities, current) = (head.extremities.clone(), head.current);
+        let marks = Folded { events: Vec::new(), soft_failed: Vec::new(), extremities, current, passed };
+        txn.stage(&LogRecord::Folded(marks))?;
+    }
+    txn.stage(&LogRecord::Folded(record))?;
+    Ok(())
+}
+
 impl Room {
     /// Check 6: returns why an event that has this verdict, and is or takes this number, fails against the current state,
     /// if it does.
@@ -291,15 +305,8 @@ impl Room {
         // What soft-fails may have taken one of our users out, as far as was known.
         self.provisional = None;
         self.present = None;
-        let mut record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
-        // What is more than a record holds goes before it: a mark says nothing until the event that set it is folded.
-        while record.passed.len() > PASSED_A_RECORD_MAX {
-            let passed = record.passed.split_off(record.passed.len() - PASSED_A_RECORD_MAX);
-            let (extremities, current) = (head.extremities.clone(), head.current);
-            let marks = Folded { events: Vec::new(), soft_failed: Vec::new(), extremities, current, passed };
-            txn.stage(&LogRecord::Folded(marks))?;
-        }
-        txn.stage(&LogRecord::Folded(record))?;
+        let record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
+        stage_folded(txn, &head, record)?;
         Ok(true)
     }
 

@@ -157,6 +157,6 @@ pub(crate) fn may_change(stage: &Stage) -> bool {
         Stage::Placed { partial, .. } => *partial,
         Stage::Outlier { provisional, .. } => *provisional,
         Stage::Unverified | Stage::Waiting => true,
-        Stage::Dropped => false,
+        Stage::Dropped | Stage::History { .. } => false,
     }
 }

@@ -154,7 +154,7 @@ impl<'a, R: RoomRows> Walk<'a, R> {
             }
             left -= 1;
             let stage = self.rows.stage_of(event)?;
-            if matches!(stage, Stage::Placed { .. }) && !is_rejected(&stage) {
+            if matches!(stage, Stage::Placed { .. } | Stage::History { .. }) && !is_rejected(&stage) {
                 events.push(event);
             }
             self.push_prev_events(event)?;

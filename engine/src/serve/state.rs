@@ -42,7 +42,7 @@ impl RoomView {
         let (_, stage) = granted!(self.find_event(&rows, event_id)?);
         let before: StateGroup = match stage {
             _ if self.is_partial => return Ok(Err(Refusal::PartialState)),
-            Stage::Placed { partial: false, states, .. } => states.before,
+            Stage::Placed { partial: false, states, .. } | Stage::History { states, .. } => states.before,
             _ => return Ok(Err(Refusal::NotFound(format!("the state before {event_id}")))),
         };
         let state = all_entries(&rows, before)?;
@@ -52,7 +52,7 @@ impl RoomView {
 
     /// Returns what events rest on: their auth events, these events' auth events, and so on. Some may be among the
     /// events.
-    pub(super) fn auth_chain<R: RoomRows>(
+    pub(crate) fn auth_chain<R: RoomRows>(
         &self,
         rows: &R,
         events: impl IntoIterator<Item = EventNum>,

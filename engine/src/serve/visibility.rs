@@ -39,7 +39,7 @@ impl<'a, R: RoomRows> Eyes<'a, R> {
     /// that is.
     pub(super) fn see(&self, event: EventNum) -> Result<Shown, Error> {
         let is_visible = match self.rows.stage_of(event)? {
-            Stage::Placed { states, .. } => {
+            Stage::Placed { states, .. } | Stage::History { states, .. } => {
                 let is_kept_back = self.view.is_partial && !self.view.is_ours(self.rows, event)?;
                 !is_kept_back && self.is_visible(states.after)?
             }

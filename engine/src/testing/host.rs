@@ -369,6 +369,7 @@ impl Host {
         match info.map(|info| info.stage) {
             None => "absent".to_owned(),
             Some(EventStage::Waiting) => "waiting".to_owned(),
+            Some(EventStage::History { status }) => format!("history, {}", status.as_str()),
             Some(EventStage::Outlier { status }) => format!("outlier, {}", status.as_str()),
             Some(EventStage::Placed { status, partial }) => {
                 format!("{}{}", status.as_str(), if partial { ", partial" } else { "" })

@@ -17,6 +17,8 @@ pub enum Asked {
     State,
     /// `GET /event`, for each of some events.
     Events,
+    /// `GET /backfill`.
+    Backfill,
     /// `POST /get_missing_events`.
     MissingEvents,
     /// `GET /event_auth`.
@@ -37,6 +39,7 @@ impl Asked {
             RequestKind::Events { .. } => Self::Events,
             RequestKind::MissingEvents { .. } => Self::MissingEvents,
             RequestKind::EventAuth { .. } => Self::EventAuth,
+            RequestKind::Backfill { .. } => Self::Backfill,
             RequestKind::ServerKeys { .. } => Self::ServerKeys,
         }
     }
@@ -183,6 +186,10 @@ impl FakeServers {
                 let events = self.missing_events(room, server, earliest, latest, *limit as usize, *min_depth);
                 Some(json!({ "events": self.given(room, server, &events) }).to_string())
             }
+            RequestKind::Backfill { from, limit } => {
+                let events = self.backfill(room, server, from, *limit as usize);
+                Some(json!({ "origin": server, "pdus": self.given(room, server, &events) }).to_string())
+            }
             RequestKind::Events { event_ids } => {
                 let answer = |event_id: &OwnedEventId| {
                     let pdu = room.find(event_id).filter(|_| !self.is_lacking(server, event_id));
@@ -212,6 +219,29 @@ impl FakeServers {
     ) -> Vec<Value> {
         let has = |event_id: &&OwnedEventId| room.find(event_id).is_some() && !self.is_lacking(server, event_id);
         event_ids.into_iter().filter(has).map(|event_id| room.value(event_id)).collect()
+    }
+
+    /// Walks back from some events, with them, the deepest first.
+    fn backfill(
+        &self,
+        room: &RoomBuilder,
+        server: &ServerName,
+        from: &[OwnedEventId],
+        limit: usize,
+    ) -> Vec<OwnedEventId> {
+        let mut next: BTreeSet<(u64, OwnedEventId)> = BTreeSet::new();
+        let mut found = Vec::new();
+        let depth = |event_id: &OwnedEventId| room.find(event_id).map(gibbous_codec::Pdu::depth);
+        next.extend(from.iter().filter_map(|event_id| Some((depth(event_id)?, event_id.clone()))));
+        while let Some((_, event_id)) = next.pop_last() {
+            if found.len() >= limit || self.is_lacking(server, &event_id) {
+                continue;
+            }
+            let prevs = room.pdu(&event_id).prev_events();
+            next.extend(prevs.iter().filter_map(|prev| Some((depth(prev)?, prev.clone()))));
+            found.push(event_id);
+        }
+        found
     }
 
     /// Walks back from the latest events, the nearest first.

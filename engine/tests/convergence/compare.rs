@@ -160,7 +160,7 @@ fn oracle(
         }
     }
     let has_state = |event_id: &OwnedEventId| match stored.get(event_id).map(|state| &state.stage) {
-        Some(Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. }) => true,
+        Some(Stage::Placed { .. } | Stage::Outlier { states: Some(_), .. } | Stage::History { .. }) => true,
         Some(Stage::Outlier { .. } | Stage::Waiting | Stage::Unverified | Stage::Dropped) | None => false,
     };
     let mut holes = Holes::default();

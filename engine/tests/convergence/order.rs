@@ -131,10 +131,10 @@ impl<'l> Prescribed<'l> {
             Stage::Waiting | Stage::Unverified | Stage::Placed { .. } => {
                 self.came.entry(event_id.clone()).or_insert(seq);
             }
-            Stage::Outlier { .. } | Stage::Dropped => {}
+            Stage::Outlier { .. } | Stage::Dropped | Stage::History { .. } => {}
         }
         let waits = matches!(state.stage, Stage::Waiting | Stage::Unverified);
-        let is_done = matches!(state.stage, Stage::Outlier { .. } | Stage::Dropped);
+        let is_done = matches!(state.stage, Stage::Outlier { .. } | Stage::Dropped | Stage::History { .. });
         if is_done || (waits && state.position.is_none()) {
             if self.open.remove(event_id).is_some() {
                 self.aside.insert(event_id.clone());

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
     AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
-    JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow, RedactedRecord,
-    RedactionRecord, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServerName,
-    SoftFailure, Stage, StateGroup, StateKey, States,
+    ImportRecord, JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow,
+    RedactedRecord, RedactionRecord, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
+    ServerName, SoftFailure, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -264,6 +264,8 @@ fn flips(store: &Store) -> Result<(), StoreError> {
 fn completion(store: &Store) -> Result<(), StoreError> {
     let mut txn = store.txn(room(store, ROOM))?;
     txn.stage(&LogRecord::Completed(Completed { holes: vec![event_id("hole")] }))?;
+    let users = ["@us:us.example", "@you:us.example"].map(|user| user.try_into().expect("a user ID"));
+    txn.stage(&LogRecord::Imported(ImportRecord { users: users.to_vec(), min_depth: 7 }))?;
     let mut late = event("late", None, Vec::new(), Stage::Unverified);
     late.state.replaced_json = Some(b"{}".to_vec());
     let late = txn.stage_event(late)?;

@@ -72,6 +72,11 @@ impl Client {
                 let path = format!("/_matrix/federation/v1/event_auth/{room}/{}", encoded(event_id.as_str()));
                 self.call("GET", to, &path, None, patience).await
             }
+            RequestKind::Backfill { from, limit } => {
+                let from: String = from.iter().map(|event_id| format!("v={}&", encoded(event_id.as_str()))).collect();
+                let path = format!("/_matrix/federation/v1/backfill/{room}?{from}limit={limit}");
+                self.call("GET", to, &path, None, patience).await
+            }
             RequestKind::MissingEvents { earliest, latest, limit, min_depth } => {
                 let path = format!("/_matrix/federation/v1/get_missing_events/{room}");
                 let gap = json!({

@@ -185,6 +185,7 @@ fn kind_of(kind: &RequestKind) -> &'static str {
         RequestKind::Events { .. } => "event",
         RequestKind::MissingEvents { .. } => "get_missing_events",
         RequestKind::EventAuth { .. } => "event_auth",
+        RequestKind::Backfill { .. } => "backfill",
         RequestKind::ServerKeys { .. } => "server keys",
         _ => "other",
     }

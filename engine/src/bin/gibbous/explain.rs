@@ -78,6 +78,7 @@ fn stage_in_words(stage: &EventStage) -> String {
     match stage {
         EventStage::Waiting => "waits, without a verdict".to_owned(),
         EventStage::Outlier { status } => format!("{}, without a place in the room's history", status.as_str()),
+        EventStage::History { status } => format!("{}, in the history before we came", status.as_str()),
         EventStage::Placed { status, partial: false } => status.as_str().to_owned(),
         EventStage::Placed { status, partial: true } => {
             format!("{}, as far as the partial state tells", status.as_str())
