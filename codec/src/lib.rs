@@ -69,8 +69,8 @@ pub use record::{
     SoftFailure, Stage, States,
 };
 pub use row::{
-    AcknowledgedRow, CurrentRow, FormatRow, IdRow, PartialJoin, RedactionRow, RoomHead, RoomRow, ServerKeyRow,
-    ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,
+    AcknowledgedRow, CurrentRow, FormatRow, IdRow, InviteRow, PartialJoin, RedactionRow, RoomHead, RoomRow,
+    ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,
 };
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;

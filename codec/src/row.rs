@@ -102,6 +102,26 @@ pub struct RedactionRow {
     pub redaction: EventNum,
 }
 
+/// An invite of one of our users to a room that nobody of ours is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteRow {
+    /// The user.
+    pub user: OwnedUserId,
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The room's version.
+    pub room_version: RoomVersionId,
+    /// The server that has handed it over.
+    pub via: OwnedServerName,
+    /// When that was, in milliseconds on the host's clock.
+    pub at_ms: u64,
+    /// The invite with our signature, as canonical JSON.
+    #[serde(with = "serde_bytes")]
+    pub json: Vec<u8>,
+    /// What the server tells of the room: stripped state events as JSON, which nobody has verified.
+    pub stripped_state: Vec<String>,
+}
+
 /// The number of a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomRow {

@@ -55,6 +55,8 @@ pub enum Kind {
     Acknowledged = 14,
     /// An event that redacts another one, or asks to.
     Redaction = 15,
+    /// An invite to a room that nobody of ours is in.
+    Invite = 16,
 }
 
 /// Encodes a value as the bincode payload of a frame.

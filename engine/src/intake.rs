@@ -15,7 +15,7 @@ use crate::{
     Error,
     lookup::status_of,
     open_events::OpenKind,
-    room::{Context, Room},
+    room::{Ask, Context, Room},
     state::stage_of,
     verify_pool::{servers_of, verify_all},
 };
@@ -328,13 +328,9 @@ impl Room {
         self.commit(txn)
     }
 
-    /// Asks for a server's keys. The host may turn to a notary where the server itself does not answer.
+    /// Asks for a server's keys.
     pub(crate) fn ask_keys(&mut self, server: OwnedServerName) {
-        self.asks.push(crate::room::Ask {
-            destination: server.clone(),
-            kind: crate::RequestKind::ServerKeys { server: server.clone() },
-            question: crate::room::Question::Keys { server },
-        });
+        self.asks.push(Ask::keys(server));
     }
 
     /// Stores a new event and keeps the memory beside it.
@@ -395,6 +391,7 @@ impl Room {
         let (opens_partial, by_handshake, is_first) = (false, false, false);
         let record = JoinRecord { join, user, via, opens_partial, by_handshake, is_first, at_ms: cx.now_ms };
         txn.stage(&LogRecord::Joined(record))?;
+        cx.store.remove_invite(pdu.sender(), &self.id)?;
         self.present = None;
         Ok(())
     }

@@ -129,7 +129,7 @@ pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
 pub use local::{
     CreateRefusal, CreateRoomRefusal, Created, CreatedRoom, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute,
-    NewRoom, SendPolicy,
+    NewRoom, PendingInvite, SendPolicy,
 };
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};

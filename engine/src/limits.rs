@@ -63,6 +63,10 @@ pub struct Limits {
     /// How many bytes the IDs of those of our users may have who are in a room that is imported: 48 KiB, of some 1,500
     /// users. They stand in the room's head row, which holds 80 KiB.
     pub imported_users_bytes_max: usize,
+    /// How many invites of one of our users are kept that wait for an answer: 100; at 80 KiB each at the most, 8 MiB.
+    pub invites_a_user_max: usize,
+    /// How many stripped state events are kept with each of them: 100. The specification names seven.
+    pub stripped_state_max: usize,
     /// How many events of a room one call takes a step further, each of them a placing, a flip, or a step of the fold of
     /// many: 4,096, about a second. What is left is done by [`Engine::handle_timeout`](crate::Engine::handle_timeout),
     /// which is then due at once.
@@ -96,6 +100,8 @@ impl Default for Limits {
             servers_max: 100_000,
             cached_pdus_max: 20_000,
             flips_a_commit_max: 512,
+            invites_a_user_max: 100,
+            stripped_state_max: 100,
             events_a_call_max: 4_096,
             initial_events_max: 1_000,
             import_events_max: 1_000_000,

@@ -17,7 +17,7 @@ use self::template::Template;
 pub use self::{
     create_room::{CreateRoomRefusal, CreatedRoom, NewRoom},
     destinations::{Destinations, SendPolicy},
-    invite::{Invite, InviteRefusal},
+    invite::{Invite, InviteRefusal, PendingInvite},
     route::JoinRoute,
 };
 use crate::{

@@ -259,6 +259,7 @@ impl Room {
             }
         };
         self.commit(txn)?;
+        cx.store.remove_invite(parsed.join.sender(), &self.id)?;
         // What was said of events that wait was said by verdicts that may change.
         self.memory.forget_condemned();
         self.present = None;

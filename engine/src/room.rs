@@ -57,6 +57,17 @@ pub(crate) struct Ask {
     pub(crate) question: Question,
 }
 
+impl Ask {
+    /// Asks a server for its keys. The host may turn to a notary where the server itself does not answer.
+    pub(crate) fn keys(server: OwnedServerName) -> Self {
+        Self {
+            destination: server.clone(),
+            kind: RequestKind::ServerKeys { server: server.clone() },
+            question: Question::Keys { server },
+        }
+    }
+}
+
 /// What a question was asked for; it comes back with the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Question {

@@ -59,6 +59,25 @@ pub(crate) fn verify_all(
     map(pdus, |pdu| verify(rules, pdu.clone(), keys))
 }
 
+/// Why an event is not to be had as its server has signed it.
+#[derive(Debug)]
+pub(crate) enum Unverified {
+    /// The keys of these servers are not known.
+    MissingKeys(BTreeSet<OwnedServerName>),
+    /// A signature or the content hash does not hold.
+    Wrong(String),
+}
+
+/// Verifies an event that is of no use redacted: one that is handed over to be signed, say.
+pub(crate) fn verify_whole(rules: &RoomRules, pdu: Pdu, keys: &impl KeySource) -> Result<Pdu, Unverified> {
+    match verify(rules, pdu, keys) {
+        Ok(verified) if verified.was_redacted() => Err(Unverified::Wrong("the content hash does not hold".to_owned())),
+        Ok(verified) => Ok(verified.into_pdu()),
+        Err(VerifyError::MissingKeys { servers }) => Err(Unverified::MissingKeys(servers)),
+        Err(error) => Err(Unverified::Wrong(error.to_string())),
+    }
+}
+
 /// Returns the servers whose keys the checks of some events need. An event for which that cannot be told fails its
 /// check.
 pub(crate) fn servers_of(rules: &RoomRules, pdus: &[Pdu]) -> BTreeSet<OwnedServerName> {

@@ -103,7 +103,12 @@ fn an_invite_from_who_is_shut_out_is_not_signed() {
     let (mut story, _) = with_acl(&RoomVersionId::V11, true, &deny_s2());
     let invite = story.room.member(ELSIE, BOB, "invite").unsent();
     let signer = story.room.keys().signer_of(server(US));
-    let invite = Invite { room_id: story.room.id(), event: invite.canonical_json().as_bytes() };
+    let invite = Invite {
+        room_id: story.room.id(),
+        room_version: story.room.rules().version(),
+        event: invite.canonical_json().as_bytes(),
+        stripped_state: &[],
+    };
     let refusal = story.engine().handle_invite(server(S2), invite, &signer, 0).unwrap().unwrap_err();
     assert_eq!(refusal, InviteRefusal::ShutOut(server(S2).to_owned()));
 }

@@ -6,14 +6,13 @@ use std::{
 };
 
 use gibbous_codec::{
-    AcknowledgedRow, FormatRow, Hex, Kind, LogSeq, OwnedRoomId, QuestionRow, RoomHead, RoomNum, RoomRow, ServerKeysRow,
+    AcknowledgedRow, FormatRow, Hex, Kind, LogSeq, OwnedRoomId, QuestionRow, RoomHead, RoomNum, RoomRow,
 };
 
 use crate::{
-    MemoryBackend, Row, Snapshot, Store, StoreError, Table,
+    MemoryBackend, Row, Snapshot, Store, StoreError, Table, beside,
     garbage::live_nodes,
     keys::{after, decode_row, log_end, room_of, room_prefix, room_seq_key},
-    rebuild::is_server,
     refold::{Logs, compare, logs, refold},
     state_group::Node,
     store::FORMAT_KEY,
@@ -69,7 +68,7 @@ pub fn check(store: &Store) -> Result<CheckReport, StoreError> {
     let snapshot = store.backend().snapshot()?;
     let mut check = Check { snapshot: &*snapshot, report: CheckReport::default() };
     let format = check.format()?;
-    check.server_keys()?;
+    check.beside_the_logs()?;
     let logs = logs(&*snapshot)?;
     let mut rooms = check.numbered(&format, &logs)?;
     for (room, named) in &logs.rooms {
@@ -122,12 +121,10 @@ impl Check<'_> {
         Ok(format.unwrap_or(FormatRow { next_room: u64::MAX, ..Store::new_format() }))
     }
 
-    fn server_keys(&mut self) -> Result<(), StoreError> {
-        for (key, bytes) in self.rows(Table::ServerKeys)? {
-            match decode_row::<ServerKeysRow>(Table::ServerKeys, &key, Kind::ServerKeys, &bytes) {
-                Ok(_) if is_server(&key) => {}
-                Ok(_) => self.find(Table::ServerKeys, key, "names no server".to_owned()),
-                Err(error) => self.report.findings.push(Finding::of(Table::ServerKeys, &key, &error)),
+    fn beside_the_logs(&mut self) -> Result<(), StoreError> {
+        for table in beside::TABLES {
+            for (key, bytes) in self.rows(table)? {
+                self.report.findings.extend(beside::wrong_with(table, &key, &bytes));
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The keys of every table that is kept by room: the room's number first, then what orders the rows within it.
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomNum, WireError, decode, encode,
+    Edge, EventId, EventNum, Hex, KeyBuf, KeyReader, Kind, LogSeq, RoomId, RoomNum, UserId, WireError, decode, encode,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -24,6 +24,16 @@ pub(crate) fn room_seq_key(room: RoomNum, seq: LogSeq) -> Vec<u8> {
 /// the first key is that of what was told there or before.
 pub(crate) fn current_key(room: RoomNum, seq: LogSeq) -> Vec<u8> {
     KeyBuf::new().u64(room.0).u64(u64::MAX - seq.0).into_vec()
+}
+
+/// Returns what the keys of a user's invites begin with.
+pub(crate) fn invites_prefix(user: &UserId) -> Vec<u8> {
+    KeyBuf::new().bytes_terminated(user.as_bytes()).into_vec()
+}
+
+/// Returns the key of a user's invite to a room.
+pub(crate) fn invite_key(user: &UserId, room_id: &RoomId) -> Vec<u8> {
+    KeyBuf::new().bytes_terminated(user.as_bytes()).rest(room_id.as_bytes())
 }
 
 /// Returns the key of a room's row that is found by bytes.

@@ -36,6 +36,7 @@ mod apply;
 mod auth_chain;
 mod backend;
 mod batch;
+mod beside;
 mod cache;
 mod check;
 mod error;

@@ -1,14 +1,11 @@
-//! A store made anew from the facts of another: its logs, the numbers of its rooms, and server keys.
+//! A store made anew from the facts of another: its logs, the numbers of its rooms, server keys, and invites.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{
-    AcknowledgedRow, FormatRow, Kind, LogSeq, OwnedRoomId, RoomHead, RoomId, RoomNum, RoomRow, ServerKeysRow,
-    ServerName,
-};
+use gibbous_codec::{AcknowledgedRow, FormatRow, Kind, LogSeq, OwnedRoomId, RoomHead, RoomId, RoomNum, RoomRow};
 
 use crate::{
-    BATCH_ADVISED_MAX, Backend, Batch, Finding, Snapshot, Store, StoreError, Table,
+    BATCH_ADVISED_MAX, Backend, Batch, Finding, Snapshot, Store, StoreError, Table, beside,
     keys::{decode_row, encode_row, log_end, room_prefix, room_seq_key},
     pages::pages,
     refold::{logs, refold},
@@ -53,7 +50,9 @@ pub fn rebuild(from: &Store, into: Arc<dyn Backend>) -> Result<RebuildReport, St
     let format = rebuild.format()?;
     let numbered = rebuild.numbered()?;
     rebuild.rooms(&format, &numbered)?;
-    rebuild.server_keys()?;
+    for table in beside::TABLES {
+        rebuild.beside_the_logs(table)?;
+    }
     into.sync()?;
     let next_room = format.next_room.max(rebuild.next_room);
     into.write_format(&FormatRow { next_room, purging: Vec::new(), ..format })?;
@@ -201,23 +200,18 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn server_keys(&mut self) -> Result<(), StoreError> {
+    fn beside_the_logs(&mut self, table: Table) -> Result<(), StoreError> {
         const PAGE: usize = 256;
         let from = self.from;
-        for page in pages(Vec::new(), PAGE, |key, size| from.scan(Table::ServerKeys, key, &[], size)) {
+        for page in pages(Vec::new(), PAGE, |key, size| from.scan(table, key, &[], size)) {
             let mut batch = Batch::new();
             for (key, bytes) in page? {
-                let row = decode_row::<ServerKeysRow>(Table::ServerKeys, &key, Kind::ServerKeys, &bytes);
-                match (row, is_server(&key)) {
-                    (Ok(_), true) => {
-                        batch.put(Table::ServerKeys, key, bytes);
-                        self.report.servers += 1;
-                    }
-                    (Err(error), _) => self.report.left_out.push(Finding::of(Table::ServerKeys, &key, &error)),
-                    (Ok(_), false) => {
-                        self.leave_out(Table::ServerKeys, key, "names no server".to_owned());
-                    }
+                if let Some(finding) = beside::wrong_with(table, &key, &bytes) {
+                    self.report.left_out.push(finding);
+                    continue;
                 }
+                self.report.servers += u64::from(table == Table::ServerKeys);
+                batch.put(table, key, bytes);
                 if batch.bytes() >= BATCH_ADVISED_MAX / 2 {
                     self.into.write(&std::mem::take(&mut batch))?;
                 }
@@ -228,9 +222,4 @@ impl Rebuild<'_> {
         }
         Ok(())
     }
-}
-
-/// Tells whether a key of [`Table::ServerKeys`] names a server.
-pub(crate) fn is_server(key: &[u8]) -> bool {
-    std::str::from_utf8(key).is_ok_and(|name| <&ServerName>::try_from(name).is_ok())
 }

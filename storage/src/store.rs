@@ -10,14 +10,14 @@ use std::sync::{
 };
 
 use gibbous_codec::{
-    AcknowledgedRow, EventNum, EventRecord, FormatRow, Hex, Kind, NodeHash, OwnedRoomId, QuestionKey, QuestionRow,
-    RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName,
+    AcknowledgedRow, EventNum, EventRecord, FormatRow, Hex, InviteRow, Kind, NodeHash, OwnedRoomId, QuestionKey,
+    QuestionRow, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName, UserId,
 };
 
 use crate::{
     BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Snapshot, StoreError, Table,
     cache::Cache,
-    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key},
+    keys::{decode_row, encode_row, invite_key, invites_prefix, room_bytes_key, room_prefix, room_seq_key},
     recover::{DamagedRooms, forget_number, recover, room_id_of},
     rows::{event_record_of, missing_event},
     state_group::Node,
@@ -308,6 +308,45 @@ impl Store {
         let value = encode_row(Table::ServerKeys, &key, Kind::ServerKeys, keys)?;
         let mut batch = Batch::new();
         batch.put(Table::ServerKeys, key, value);
+        self.write(&batch)
+    }
+
+    /// Returns the invites that are stored of a user, by room.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    pub fn invites(&self, user: &UserId) -> Result<Vec<InviteRow>, StoreError> {
+        let prefix = invites_prefix(user);
+        let rows = self.backend.snapshot()?.scan(Table::Invites, &prefix, &prefix, usize::MAX)?;
+        rows.into_iter().map(|(key, bytes)| decode_row(Table::Invites, &key, Kind::Invite, &bytes)).collect()
+    }
+
+    /// Stores a user's invite to a room in place of the one before.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails, or the row is longer than a row may be.
+    pub fn put_invite(&self, invite: &InviteRow) -> Result<(), StoreError> {
+        let key = invite_key(&invite.user, &invite.room_id);
+        let value = encode_row(Table::Invites, &key, Kind::Invite, invite)?;
+        let mut batch = Batch::new();
+        batch.put(Table::Invites, key, value);
+        self.write(&batch)
+    }
+
+    /// Removes a user's invite to a room, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    pub fn remove_invite(&self, user: &UserId, room_id: &RoomId) -> Result<(), StoreError> {
+        let key = invite_key(user, room_id);
+        if self.backend.snapshot()?.get(Table::Invites, &key)?.is_none() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.delete(Table::Invites, key);
         self.write(&batch)
     }
 

@@ -40,11 +40,13 @@ pub enum Table {
     Acknowledged = 14,
     /// From an event to those that ask to redact it, and the one that does.
     Redactions = 15,
+    /// Invites of our users to rooms that nobody of ours is in.
+    Invites = 16,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -61,6 +63,7 @@ impl Table {
         Self::Currents,
         Self::Acknowledged,
         Self::Redactions,
+        Self::Invites,
     ];
 
     /// Returns the number of the table.
@@ -70,7 +73,7 @@ impl Table {
 
     /// Tells whether the keys of the table begin with the number of a room.
     pub const fn is_by_room(self) -> bool {
-        !matches!(self, Self::Format | Self::Rooms | Self::ServerKeys)
+        !matches!(self, Self::Format | Self::Rooms | Self::ServerKeys | Self::Invites)
     }
 
     /// Tells whether the rows of the table are folded from the logs.
@@ -97,6 +100,7 @@ impl Table {
             Self::Currents => "currents",
             Self::Acknowledged => "acknowledged",
             Self::Redactions => "redactions",
+            Self::Invites => "invites",
         }
     }
 }

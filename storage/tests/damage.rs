@@ -15,7 +15,7 @@ use gibbous_storage::{
 };
 
 /// What other rows follow from: damage to these cannot be undone.
-const FACTS: [Table; 3] = [Table::Log, Table::ServerKeys, Table::Acknowledged];
+const FACTS: [Table; 4] = [Table::Log, Table::ServerKeys, Table::Acknowledged, Table::Invites];
 
 /// A way to damage a row.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +76,11 @@ fn every_damaged_row_of_every_table_is_named() {
     with_each_damage(|damaged, table, key, how| {
         let found = findings(damaged);
         let is_named = |finding: &Finding| finding.table == table && finding.key == key;
-        // Nothing tells that there were other servers' keys, further questions, or an acknowledgement.
-        let is_unseen =
-            matches!((table, how), (Table::ServerKeys | Table::Questions | Table::Acknowledged, Damage::Removed));
+        // Nothing tells that there were other servers' keys, further questions, invites, or an acknowledgement.
+        let is_unseen = matches!(
+            (table, how),
+            (Table::ServerKeys | Table::Questions | Table::Acknowledged | Table::Invites, Damage::Removed)
+        );
         assert_eq!(found.iter().any(is_named), !is_unseen, "{table} {key:?} {how:?}: {found:?}");
     });
 }
@@ -92,7 +94,8 @@ fn a_rebuild_undoes_all_damage_but_that_of_the_facts() {
         assert_eq!(dump(damaged), before, "the damaged store is only read");
         assert_eq!(findings(&into), [], "{table} {how:?}");
         if FACTS.contains(&table) {
-            let is_unseen = matches!((table, how), (Table::ServerKeys | Table::Acknowledged, Damage::Removed));
+            let is_unseen =
+                matches!((table, how), (Table::ServerKeys | Table::Acknowledged | Table::Invites, Damage::Removed));
             assert_eq!(report.left_out.is_empty(), is_unseen, "{table} {how:?}: {report:?}");
             return;
         }

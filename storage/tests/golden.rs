@@ -11,11 +11,11 @@ use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 use gibbous_codec::{
     AcknowledgedRow, AuthChainQuestion, Backoff, Check, Completed, Completing, CurrentRow, Edge, EventId, EventNum,
     EventRecord, EventState, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, ImportRecord,
-    JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId, OwnedServerName,
-    OwnedUserId, PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord, RedactionRecord, RedactionRow,
-    RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum, RoomOpened, RoomRow, RoomVersionId, Rule, ServerKeyRow,
-    ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey, StateQuestion, States, UnfoldedRow,
-    encode,
+    InviteRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId,
+    OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord,
+    RedactionRecord, RedactionRow, RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum, RoomOpened, RoomRow,
+    RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey,
+    StateQuestion, States, UnfoldedRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -209,6 +209,16 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/unfolded", Kind::Unfolded, &UnfoldedRow { events: vec![EventNum(64), EventNum(127)] });
     put(golden, "row/span", Kind::Span, &SpanRow { events: 1 << 63 | 1 });
     put(golden, "row/current", Kind::Current, &CurrentRow { current: group(2), partial: true });
+    let invite = InviteRow {
+        user: user(),
+        room_id: "!r:a.example".try_into().expect("a room ID"),
+        room_version: RoomVersionId::V11,
+        via: server(),
+        at_ms: 5,
+        json: b"{}".to_vec(),
+        stripped_state: vec!["{}".to_owned()],
+    };
+    put(golden, "row/invite", Kind::Invite, &invite);
     put(golden, "row/acknowledged", Kind::Acknowledged, &AcknowledgedRow { seq: LogSeq(5), index: 2 });
     put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7) });
     put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });

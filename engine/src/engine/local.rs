@@ -1,9 +1,14 @@
 //! Events of our own: made, judged and stored; to whom they go; and how our users join.
 
-use gibbous_codec::{EventId, Pdu, RoomId, ServerName, Signer, UserId};
+use std::collections::BTreeSet;
 
-use super::Engine;
-use crate::{CreateRefusal, Created, Destinations, Error, EventDraft, Invite, InviteRefusal, JoinRoute, SendPolicy};
+use gibbous_codec::{EventId, OwnedServerName, Pdu, RoomId, RoomRules, ServerName, Signer, UserId};
+
+use super::{Engine, lock};
+use crate::{
+    CreateRefusal, Created, Destinations, Error, EventDraft, Invite, InviteRefusal, JoinRoute, PendingInvite,
+    SendPolicy, room::Ask,
+};
 
 impl Engine {
     /// Makes an event of what one of our users wants to say: it is placed behind the room's forward extremities, given
@@ -113,24 +118,26 @@ impl Engine {
         }
     }
     /// Takes an invite of one of our users that `origin`, whom the host has authenticated, has handed over, and returns
-    /// it with our signature, to be given back (server-server specification, "Inviting to a room"). It is durable by
-    /// then where one of ours is in the room, and its verdict comes as an [`Update`](crate::Update); else the host keeps
-    /// it.
+    /// it with our signature, to be given back (server-server specification, "Inviting to a room").
+    ///
+    /// Where one of ours is in the room, it is durable by then, and its verdict comes as an [`Update`](crate::Update). Else
+    /// it is kept ([`Engine::invites`]), with what the server tells of the room, until the user joins or says no.
     ///
     /// ```
-    /// use gibbous::{Engine, Error, Invite, InviteRefusal, RoomId, ServerName, Signer};
+    /// use gibbous::{Engine, Error, Invite, InviteRefusal, ServerName, Signer};
     ///
     /// /// The body of the answer to `PUT /invite`, or the HTTP status and code of the refusal.
     /// fn invited(
     ///     engine: &Engine,
     ///     signer: &dyn Signer,
-    ///     (origin, room_id, event): (&ServerName, &RoomId, &[u8]),
+    ///     (origin, invite): (&ServerName, Invite<'_>),
     ///     now_ms: u64,
     /// ) -> Result<Result<String, (u16, &'static str)>, Error> {
-    ///     Ok(match engine.handle_invite(origin, Invite { room_id, event }, signer, now_ms)? {
+    ///     Ok(match engine.handle_invite(origin, invite, signer, now_ms)? {
     ///         Ok(signed) => Ok(format!(r#"{{"event":{}}}"#, signed.canonical_json())),
     ///         // What `poll_request` names is to be asked first.
     ///         Err(InviteRefusal::MissingKeys(_)) => Err((503, "M_UNKNOWN")),
+    ///         Err(InviteRefusal::UnknownRoomVersion(_)) => Err((400, "M_UNSUPPORTED_ROOM_VERSION")),
     ///         Err(InviteRefusal::Format(_) | InviteRefusal::NoInvite(_)) => Err((400, "M_INVALID_PARAM")),
     ///         Err(_) => Err((403, "M_FORBIDDEN")),
     ///     })
@@ -139,7 +146,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the store fails, the room is damaged, or it is not known here.
+    /// If the store fails, or the room is damaged.
     pub fn handle_invite(
         &self,
         origin: &ServerName,
@@ -147,6 +154,80 @@ impl Engine {
         signer: &dyn Signer,
         now_ms: u64,
     ) -> Result<Result<Pdu, InviteRefusal>, Error> {
-        self.with_room(invite.room_id, now_ms, |room, cx| room.handle_invite(cx, origin, invite, signer))
+        let in_room = self.with_room(invite.room_id, now_ms, |room, cx| room.handle_invite(cx, origin, invite, signer));
+        let signed = match in_room {
+            Err(Error::UnknownRoom(_)) => self.handle_invite_elsewhere(origin, invite, signer, now_ms)?,
+            signed => signed?,
+        };
+        if let Err(InviteRefusal::MissingKeys(servers)) = &signed {
+            self.ask_keys(invite.room_id, servers, now_ms)?;
+        }
+        Ok(signed)
+    }
+
+    fn handle_invite_elsewhere(
+        &self,
+        origin: &ServerName,
+        invite: Invite<'_>,
+        signer: &dyn Signer,
+        now_ms: u64,
+    ) -> Result<Result<Pdu, InviteRefusal>, Error> {
+        let Some(rules) = RoomRules::of(invite.room_version) else {
+            return Ok(Err(InviteRefusal::UnknownRoomVersion(invite.room_version.clone())));
+        };
+        let cx = self.context(now_ms);
+        let signed = match invite.sign(cx, &rules, origin, signer)? {
+            Ok(signed) => signed,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let kept = invite.keep(cx, origin, &signed)?;
+        self.inner.store.sync()?;
+        Ok(kept.map(|()| signed))
+    }
+
+    /// Asks for servers' keys, but those that were asked for a moment ago.
+    fn ask_keys(&self, room_id: &RoomId, servers: &BTreeSet<OwnedServerName>, now_ms: u64) -> Result<(), Error> {
+        let mut asks = Vec::new();
+        for server in servers {
+            if self.inner.keys.may_ask([server], now_ms)? {
+                asks.push(Ask::keys(server.clone()));
+            }
+        }
+        lock(&self.inner.requests).add(room_id, asks);
+        self.inner.wake();
+        Ok(())
+    }
+
+    /// Returns the invites of one of our users that wait for an answer, to rooms that nobody of ours is in or that do not
+    /// say otherwise by now: where one of ours is in the room, its state decides.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn invites(&self, user: &UserId) -> Result<Vec<PendingInvite>, Error> {
+        let mut invites = Vec::new();
+        for row in self.inner.store.invites(user)? {
+            let is_answered = match self.room(&row.room_id) {
+                Ok(Some(view)) => view.answers_invite(user)?,
+                Ok(None) | Err(Error::DamagedRoom { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_answered {
+                invites.push(PendingInvite::of(row)?);
+            }
+        }
+        Ok(invites)
+    }
+
+    /// Forgets an invite that one of our users has turned down: by `make_leave` and `send_leave` with the server that
+    /// has handed it over ([`PendingInvite::via`]), or for himself. Who joins answers it by that.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub fn forget_invite(&self, user: &UserId, room_id: &RoomId) -> Result<(), Error> {
+        self.inner.store.remove_invite(user, room_id)?;
+        self.inner.store.sync()?;
+        Ok(())
     }
 }

@@ -1,15 +1,17 @@
 //! Invites of our users by other servers: our signature says that they have come.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    FormatError, OwnedServerName, OwnedUserId, Pdu, RoomId, ServerName, Signer, UserId, VerifyError, sign_again_by,
+    FormatError, InviteRow, OwnedRoomId, OwnedServerName, OwnedUserId, Pdu, RoomId, RoomRules, RoomVersionId,
+    ServerName, Signer, UserId, sign_again_by,
 };
+use serde_json::value::RawValue;
 
 use crate::{
     Error,
     room::{Context, Room},
-    verify_pool::servers_of,
+    verify_pool::{Unverified, servers_of, verify_whole},
 };
 
 /// An invite that another server has handed over (`PUT /_matrix/federation/v2/invite`).
@@ -17,9 +19,16 @@ use crate::{
 pub struct Invite<'a> {
     /// The room.
     pub room_id: &'a RoomId,
+    /// The room's version, as the body's `room_version` has it.
+    pub room_version: &'a RoomVersionId,
     /// The invite, as the body's `event` has it.
     pub event: &'a [u8],
+    /// The events of the body's `invite_room_state`, as JSON: what the server tells of the room. Nobody verifies them.
+    pub stripped_state: &'a [&'a [u8]],
 }
+
+/// How many bytes the invite and the stripped state may have that are kept in one row; a row holds 80 KiB.
+const ROW_BYTES: usize = 76 << 10;
 
 /// Why an invite was not signed. Nothing is stored of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +49,12 @@ pub enum InviteRefusal {
     /// The room's server ACL shuts out the server that has handed it over.
     #[error("the room's server ACL shuts out {0}")]
     ShutOut(OwnedServerName),
+    /// The user has as many invites as are kept ([`Limits::invites_a_user_max`](crate::Limits::invites_a_user_max)).
+    #[error("{0} has too many invites that wait for an answer")]
+    TooMany(OwnedUserId),
+    /// The engine does not know the room version.
+    #[error("room version {0} is not known")]
+    UnknownRoomVersion(RoomVersionId),
     /// The keys of these servers are not known. They have been asked for: the invite may be handed in again.
     #[error("the keys of {0:?} are not known yet")]
     MissingKeys(BTreeSet<OwnedServerName>),
@@ -51,56 +66,61 @@ pub enum InviteRefusal {
     NotOurSigner(OwnedServerName),
 }
 
-impl Room {
-    /// Checks and signs an invite of one of our users. Where one of ours is in the room, the invite is taken in as if it
-    /// had been pushed.
-    pub(crate) fn handle_invite(
-        &mut self,
+/// An invite of one of our users to a room that nobody of ours is in, as it is kept until the user answers it.
+#[derive(Clone, Debug)]
+pub struct PendingInvite {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The room's version.
+    pub room_version: RoomVersionId,
+    /// The server that has handed it over: one through which to join, or to say no.
+    pub via: OwnedServerName,
+    /// When that was, in milliseconds on the host's clock.
+    pub at_ms: u64,
+    /// The invite, with our signature.
+    pub pdu: Pdu,
+    /// What that server tells of the room, to name it by: stripped state events as JSON, which nobody has verified.
+    pub stripped_state: Vec<String>,
+}
+
+impl PendingInvite {
+    pub(crate) fn of(row: InviteRow) -> Result<Self, Error> {
+        let InviteRow { room_id, room_version, via, at_ms, json, stripped_state, .. } = row;
+        let rules = RoomRules::of(&room_version).ok_or_else(|| Error::UnknownRoomVersion(room_version.clone()))?;
+        let damaged = |error: FormatError| Error::DamagedEvent { event: room_id.to_string(), why: error.to_string() };
+        let pdu = Pdu::parse(&rules, &json).map_err(damaged)?;
+        Ok(Self { room_id, room_version, via, at_ms, pdu, stripped_state })
+    }
+}
+
+impl Invite<'_> {
+    /// Checks an invite of one of our users, and signs it.
+    pub(crate) fn sign(
+        self,
         cx: Context<'_>,
+        rules: &RoomRules,
         origin: &ServerName,
-        invite: Invite<'_>,
         signer: &dyn Signer,
     ) -> Result<Result<Pdu, InviteRefusal>, Error> {
         if signer.server() != cx.our_server {
             return Ok(Err(InviteRefusal::NotOurSigner(signer.server().to_owned())));
         }
-        if !self.server_allowed(cx, origin)? {
-            return Ok(Err(InviteRefusal::ShutOut(origin.to_owned())));
-        }
-        let pdu = match self.parse_invite(cx, origin, invite) {
+        let pdu = match self.parse(cx, rules, origin) {
             Ok(pdu) => pdu,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let keys = cx.keys.of(&servers_of(&self.memory.rules, std::slice::from_ref(&pdu)))?;
-        let verified = match gibbous_codec::verify(&self.memory.rules, pdu, &keys) {
-            Ok(verified) if verified.was_redacted() => {
-                return Ok(Err(InviteRefusal::Unverifiable("its content hash does not hold".to_owned())));
-            }
-            Ok(verified) => verified.into_pdu(),
-            Err(VerifyError::MissingKeys { servers }) => {
-                for server in &servers {
-                    if cx.keys.may_ask([server], cx.now_ms)? {
-                        self.ask_keys(server.clone());
-                    }
-                }
-                return Ok(Err(InviteRefusal::MissingKeys(servers)));
-            }
-            Err(error) => return Ok(Err(InviteRefusal::Unverifiable(error.to_string()))),
+        let keys = cx.keys.of(&servers_of(rules, std::slice::from_ref(&pdu)))?;
+        let verified = match verify_whole(rules, pdu, &keys) {
+            Ok(pdu) => pdu,
+            Err(Unverified::MissingKeys(servers)) => return Ok(Err(InviteRefusal::MissingKeys(servers))),
+            Err(Unverified::Wrong(why)) => return Ok(Err(InviteRefusal::Unverifiable(why))),
         };
-        let signed = match sign_again_by(&self.memory.rules, &verified, signer) {
-            Ok(signed) => signed,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        if self.is_present(cx)? {
-            // What becomes of it is told as an update, as of any event; the signature does not depend on it.
-            self.receive(cx, origin, vec![Ok(signed.clone())])?;
-        }
-        Ok(Ok(signed))
+        Ok(sign_again_by(rules, &verified, signer).map_err(InviteRefusal::from))
     }
 
-    fn parse_invite(&self, cx: Context<'_>, origin: &ServerName, invite: Invite<'_>) -> Result<Pdu, InviteRefusal> {
-        let pdu = Pdu::parse(&self.memory.rules, invite.event)?;
-        if pdu.room_id() != self.id {
+    fn parse(self, cx: Context<'_>, rules: &RoomRules, origin: &ServerName) -> Result<Pdu, InviteRefusal> {
+        let pdu = Pdu::parse(rules, self.event)?;
+        if pdu.room_id() != self.room_id {
             return Err(InviteRefusal::NoInvite(format!("it is of room {}", pdu.room_id())));
         }
         if pdu.membership() != Some("invite") {
@@ -116,5 +136,67 @@ impl Room {
             return Err(InviteRefusal::NotOfOrigin(pdu.sender().to_owned()));
         }
         Ok(pdu)
+    }
+
+    /// Keeps a signed invite until the user answers it, or the next one to the room comes.
+    pub(crate) fn keep(
+        self,
+        cx: Context<'_>,
+        origin: &ServerName,
+        signed: &Pdu,
+    ) -> Result<Result<(), InviteRefusal>, Error> {
+        let Some(Ok(user)) = signed.state_key().map(<&UserId>::try_from) else { return Ok(Ok(())) };
+        let kept = cx.store.invites(user)?;
+        if kept.len() >= cx.limits.invites_a_user_max && !kept.iter().any(|kept| kept.room_id == self.room_id) {
+            return Ok(Err(InviteRefusal::TooMany(user.to_owned())));
+        }
+        let json = signed.canonical_json().as_bytes().to_vec();
+        let mut left = ROW_BYTES.saturating_sub(json.len());
+        let stripped_state = self.stripped_state.iter().filter_map(|event| {
+            let event = std::str::from_utf8(event).ok()?;
+            serde_json::from_str::<BTreeMap<String, &RawValue>>(event).ok()?;
+            left = left.checked_sub(event.len() + 8)?;
+            Some(event.to_owned())
+        });
+        cx.store.put_invite(&InviteRow {
+            user: user.to_owned(),
+            room_id: self.room_id.to_owned(),
+            room_version: self.room_version.clone(),
+            via: origin.to_owned(),
+            at_ms: cx.now_ms,
+            stripped_state: stripped_state.take(cx.limits.stripped_state_max).collect(),
+            json,
+        })?;
+        Ok(Ok(()))
+    }
+}
+
+impl Room {
+    /// Checks and signs an invite of one of our users. Where one of ours is in the room, the invite is taken in as if it
+    /// had been pushed; else it is kept.
+    pub(crate) fn handle_invite(
+        &mut self,
+        cx: Context<'_>,
+        origin: &ServerName,
+        invite: Invite<'_>,
+        signer: &dyn Signer,
+    ) -> Result<Result<Pdu, InviteRefusal>, Error> {
+        if invite.room_version != self.memory.rules.version() {
+            let what = format!("the room has version {}", self.memory.rules.version());
+            return Ok(Err(InviteRefusal::NoInvite(what)));
+        }
+        if !self.server_allowed(cx, origin)? {
+            return Ok(Err(InviteRefusal::ShutOut(origin.to_owned())));
+        }
+        let signed = match invite.sign(cx, &self.memory.rules, origin, signer)? {
+            Ok(signed) => signed,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if !self.is_present(cx)? {
+            return Ok(invite.keep(cx, origin, &signed)?.map(|()| signed));
+        }
+        // What becomes of it is told as an update, as of any event; the signature does not depend on it.
+        self.receive(cx, origin, vec![Ok(signed.clone())])?;
+        Ok(Ok(signed))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use gibbous_codec::{
     Authoriser, EventNum, EventStatus, OwnedServerName, OwnedUserId, Pdu, Rejection, RoomVersionId, Rule, ServerName,
-    Signer, Stage, UserId, VerifyError, sign_again_by, verify,
+    Signer, Stage, UserId, sign_again_by,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::{json, value::to_raw_value};
@@ -17,7 +17,7 @@ use crate::{
     local::template::Template,
     room::{Context, Room},
     state::stage_of,
-    verify_pool::servers_of,
+    verify_pool::{Unverified, servers_of, verify_whole},
 };
 
 /// What a user of another server wants to do with our help.
@@ -192,13 +192,10 @@ impl Room {
         granted!(self.expect_member(&pdu, sent));
         let pdu = granted!(self.with_our_signature(cx, pdu, sent.condition, signer)?);
         let keys = cx.keys.of(&servers_of(&self.memory.rules, std::slice::from_ref(&pdu)))?;
-        let pdu = match verify(&self.memory.rules, pdu, &keys) {
-            Ok(verified) if verified.was_redacted() => {
-                return Ok(Err(Refusal::InvalidParam("the content hash does not hold".to_owned())));
-            }
-            Ok(verified) => verified.into_pdu(),
-            Err(VerifyError::MissingKeys { servers }) => return Ok(Err(Refusal::MissingKeys(servers))),
-            Err(error) => return Ok(Err(Refusal::Forbidden(error.to_string()))),
+        let pdu = match verify_whole(&self.memory.rules, pdu, &keys) {
+            Ok(pdu) => pdu,
+            Err(Unverified::MissingKeys(servers)) => return Ok(Err(Refusal::MissingKeys(servers))),
+            Err(Unverified::Wrong(why)) => return Ok(Err(Refusal::Forbidden(why))),
         };
         match stage_of(txn, pdu.event_id())? {
             None => Ok(self.place_member(txn, &pdu)?.map(|_| (pdu, true))),

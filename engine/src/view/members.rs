@@ -4,7 +4,12 @@ use gibbous_codec::{EventId, EventNum, Membership, OwnedEventId, OwnedUserId, St
 use gibbous_storage::{RoomRows, entries};
 
 use super::{At, Lookup, RoomView, WaitingOn};
-use crate::{Error, lookup::parse_stored, members::member, state::stage_of};
+use crate::{
+    Error,
+    lookup::parse_stored,
+    members::{member, members_of},
+    state::stage_of,
+};
 
 /// A user's membership in a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,17 @@ pub struct MembersPage {
 }
 
 impl RoomView {
+    /// Tells whether the room says what has become of an invite of one of our users: one of ours is in it, and its state
+    /// has the user's membership, or is whole and has none.
+    pub(crate) fn answers_invite(&self, user: &UserId) -> Result<bool, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        if !members_of(&self.members, &rows, self.current)?.is_joined(&self.our_server) {
+            return Ok(false);
+        }
+        let member = path(&StateKey::new("m.room.member", user.as_str()));
+        Ok(!self.is_partial || rows.state_event(self.current, &member)?.is_some())
+    }
+
     /// Returns some members of the current state, at most `limit` but at least one, from the first on or behind a user.
     ///
     /// While the room is partial these are the members known so far (MSC3902), which no read waits for.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
     AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
-    ImportRecord, JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow,
+    ImportRecord, InviteRow, JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow,
     RedactedRecord, RedactionRecord, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
     ServerName, SoftFailure, Stage, StateGroup, StateKey, States,
 };
@@ -19,7 +19,7 @@ pub(crate) type Step = fn(&Store) -> Result<(), StoreError>;
 
 /// What makes the store: it begins with the numbering of the rooms, so that every step is one of a room that has a
 /// number.
-pub(crate) const STEPS: [Step; 11] = [
+pub(crate) const STEPS: [Step; 12] = [
     number_rooms,
     open_room,
     members,
@@ -31,6 +31,7 @@ pub(crate) const STEPS: [Step; 11] = [
     server_keys,
     questions,
     acknowledgement,
+    invite,
 ];
 
 /// Returns a store that went through all steps.
@@ -296,6 +297,19 @@ fn questions(store: &Store) -> Result<(), StoreError> {
 
 fn acknowledgement(store: &Store) -> Result<(), StoreError> {
     store.put_acknowledged(room(store, ROOM), AcknowledgedRow { seq: LogSeq(2), index: 0 })?;
+    store.sync()
+}
+
+fn invite(store: &Store) -> Result<(), StoreError> {
+    store.put_invite(&InviteRow {
+        user: "@us:us.example".try_into().expect("a user ID"),
+        room_id: OTHER_ROOM.try_into().expect("a room ID"),
+        room_version: RoomVersionId::V11,
+        via: "a.example".try_into().expect("a name"),
+        at_ms: 5,
+        json: b"{}".to_vec(),
+        stripped_state: vec!["{}".to_owned()],
+    })?;
     store.sync()
 }
 
