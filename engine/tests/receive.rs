@@ -206,13 +206,9 @@ fn s25_a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
 #[test]
 fn s26_a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
     for version in &NEWEST_VERSIONS {
-        let mut story = Story::joined_with(version, &[(DEREK, 100), (ELSIE, 50)], |room| {
-            room.leave(DEREK).send();
-            room.join(ELSIE).send();
-        });
-        let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
+        let (mut story, kick) = Story::wrongly_kicked(version);
+        let levels = story.power_levels.clone();
         let elsie = story.room.membership_of(ELSIE);
-        let kick = story.room.member(DEREK, ELSIE, "leave").auth(&[&levels, &derek, &elsie]).without_effect().send();
         let test =
             story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
         let sentinel = story.room.message(CHARLIE, "on it goes").after(&[&test]).send();

@@ -91,6 +91,20 @@ impl Story {
         Self::with(version, levels, meanwhile, storage, Limits::default()).join_held()
     }
 
+    /// Tells the beginning, in which derek may do everything but leaves before alice joins, which she cannot know, and elsie
+    /// may set states; then derek kicks elsie. Returns the kick, which nobody has told alice's homeserver yet: it is
+    /// accepted by the partial state, and rejected by the full one.
+    pub fn wrongly_kicked(version: &RoomVersionId) -> (Self, OwnedEventId) {
+        let mut story = Self::joined_with(version, &[(DEREK, 100), (ELSIE, 50)], |room| {
+            room.leave(DEREK).send();
+            room.join(ELSIE).send();
+        });
+        let [derek, levels] = [story.derek.clone(), story.power_levels.clone()];
+        let elsie = story.room.membership_of(ELSIE);
+        let kick = story.room.member(DEREK, ELSIE, "leave").auth(&[&levels, &derek, &elsie]).without_effect().send();
+        (story, kick)
+    }
+
     /// Lets alice join; all that the resync asks is held back.
     pub fn join_held(mut self) -> Self {
         self.hold_resync();
