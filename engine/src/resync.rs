@@ -7,9 +7,11 @@ pub(crate) mod adopt;
 mod answers;
 mod fetch;
 pub(crate) mod finish;
+mod need;
 pub(crate) mod outliers;
 mod reauth;
 mod state_ids;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,56 +20,18 @@ use std::{
 
 use gibbous_codec::{
     Backoff, EventId, EventNum, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, RefusalReason,
-    Refused, Rest, ServerName, StateQuestion,
+    ServerName, StateQuestion,
 };
 
 use crate::{
     Limits, RequestKind,
-    questions::{Writes, that_fit},
+    questions::Writes,
     room::{Ask, Question},
-    view::Waits,
 };
 
+use self::need::{Need, Phase};
+pub use self::status::ResyncStatus;
 pub(crate) use self::{fetch::Fetch, state_ids::StateIds};
-
-/// How the resync of a room stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ResyncStatus {
-    /// No state is missing.
-    Idle,
-    /// Questions are being asked and answers adopted.
-    Running {
-        /// How many states are needed.
-        needs: usize,
-    },
-    /// Every server has refused for now; the next round begins at a stated time.
-    BackingOff {
-        /// When, in milliseconds on the host's clock.
-        until_ms: u64,
-        /// How many rounds have failed in a row.
-        rounds: u32,
-        /// The latest refusals, one a server.
-        refusals: Vec<Refused>,
-    },
-    /// It will hardly end without help: [`Engine::retry`](crate::Engine::retry) with a server that is in the room, or
-    /// a join of one of our users.
-    Resting {
-        /// Why.
-        rest: Rest,
-        /// How many rounds have failed in a row.
-        rounds: u32,
-        /// When the next round begins all the same, in milliseconds on the host's clock.
-        next_retry_ms: Option<u64>,
-        /// The latest refusals, one a server.
-        refusals: Vec<Refused>,
-    },
-}
-
-/// How many refusals are kept of those of one state.
-const REFUSALS_MAX: usize = 8;
-
-/// How much of what a server says is kept in a reason: a line.
-const REASON_CHARS_MAX: usize = 100;
 
 /// The needs of one room.
 #[derive(Debug, Default)]
@@ -87,32 +51,6 @@ pub(crate) struct Resync {
     changed: BTreeSet<OwnedEventId>,
     /// The IDs of named states, to be stored or removed.
     writes: Writes,
-}
-
-#[derive(Debug)]
-struct Need {
-    phase: Phase,
-    /// The server that sent an event that lacks the state: it must know it, though it may not be in the list.
-    told_by: Option<OwnedServerName>,
-    /// The servers that refused in this round.
-    tried: BTreeSet<OwnedServerName>,
-    /// The servers that have given copies of events that cannot be verified.
-    bad_copies: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
-    rounds: u32,
-    until_ms: u64,
-    /// The latest refusals, one a server.
-    refusals: Vec<Refused>,
-    is_stored: bool,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// The next server is to be asked, when its time has come.
-    Ready,
-    /// A server has been asked for the IDs.
-    Asked,
-    /// The IDs are known; some of the events are not.
-    Fetching(Fetch),
 }
 
 /// What is to be done with a state whose events have been asked for.
@@ -316,62 +254,6 @@ impl Resync {
         })
     }
 
-    /// Nobody of ours is in the room, or somebody is again: what has been asked is carried to its end, but no round begins.
-    pub(crate) fn set_dormant(&mut self, is_dormant: bool) {
-        self.is_dormant = is_dormant;
-    }
-
-    /// Tells whether nobody of ours is in the partial room: nothing more is asked.
-    pub(crate) fn is_dormant(&self) -> bool {
-        self.is_dormant
-    }
-
-    /// Returns why the resync will hardly end without help, if so.
-    pub(crate) fn rest(&self, limits: &Limits) -> Option<Rest> {
-        let has_nobody = |need: &Need| self.servers.is_empty() && need.told_by.is_none();
-        let is_ready = |need: &&Need| matches!(need.phase, Phase::Ready);
-        let mut ready = self.needs.values().filter(is_ready).peekable();
-        ready.peek()?;
-        if self.is_dormant {
-            return Some(Rest::Dormant);
-        }
-        if self.needs.values().filter(is_ready).any(has_nobody) {
-            return Some(Rest::NobodyToAsk);
-        }
-        ready.any(|need| need.rounds >= limits.rounds_before_stalled).then_some(Rest::Refused)
-    }
-
-    pub(crate) fn status(&self, limits: &Limits, now_ms: u64) -> ResyncStatus {
-        if self.needs.is_empty() {
-            return ResyncStatus::Idle;
-        }
-        let waits = |need: &&Need| matches!(need.phase, Phase::Ready) && need.until_ms > now_ms;
-        let next = self.needs.values().filter(waits).min_by_key(|need| need.until_ms);
-        if let Some(rest) = self.rest(limits) {
-            let next_retry_ms = next.filter(|_| rest == Rest::Refused).map(|need| need.until_ms);
-            let Backoff { rounds, refusals, .. } = self.backoff();
-            return ResyncStatus::Resting { rest, rounds, next_retry_ms, refusals };
-        }
-        match next {
-            Some(need) if self.needs.values().all(|need| waits(&need)) => ResyncStatus::BackingOff {
-                until_ms: need.until_ms,
-                rounds: need.rounds,
-                refusals: need.refusals.clone(),
-            },
-            _ => ResyncStatus::Running { needs: self.needs.len() },
-        }
-    }
-
-    /// Returns how it stands, for those who wait for it.
-    pub(crate) fn waits(&self, limits: &Limits, now_ms: u64) -> Waits {
-        let next_retry_ms = match self.status(limits, now_ms) {
-            ResyncStatus::BackingOff { until_ms, .. } => Some(until_ms),
-            ResyncStatus::Resting { next_retry_ms, .. } => next_retry_ms,
-            ResyncStatus::Idle | ResyncStatus::Running { .. } => None,
-        };
-        Waits { since_ms: self.since_ms, attempts: self.backoff().rounds, next_retry_ms }
-    }
-
     pub(crate) fn next_timeout(&self) -> Option<u64> {
         let ready = |need: &&Need| matches!(need.phase, Phase::Ready) && need.until_ms > 0;
         self.needs.values().filter(ready).map(|need| need.until_ms).min()
@@ -521,49 +403,6 @@ impl Resync {
     pub(crate) fn adopted(&mut self, prev: &EventId, from: &ServerName) {
         self.drop_need(prev);
         self.good = self.servers.iter().find(|server| *server == from).cloned();
-    }
-}
-
-impl Need {
-    fn note_refusal(&mut self, from: &ServerName, reason: RefusalReason) {
-        self.refusals.retain(|refused| refused.server != from);
-        if self.refusals.len() == REFUSALS_MAX {
-            self.refusals.remove(0);
-        }
-        self.refusals.push(Refused { server: from.to_owned(), reason: cut(reason) });
-    }
-
-    /// Everybody has refused: after a pause they are asked again.
-    fn end_round(&mut self, limits: &Limits, now_ms: u64) {
-        self.tried.clear();
-        self.rounds = self.rounds.saturating_add(1);
-        self.until_ms = now_ms.saturating_add(limits.backoff_ms(self.rounds));
-    }
-
-    fn question(&self, prev: &EventId) -> StateQuestion {
-        StateQuestion {
-            prev: prev.to_owned(),
-            told_by: self.told_by.clone(),
-            tried: that_fit(self.tried.iter().cloned(), |server| server.as_str().len()),
-            rounds: self.rounds,
-            until_ms: self.until_ms,
-            refusals: self.refusals.clone(),
-            named: match &self.phase {
-                Phase::Fetching(fetch) => Some(fetch.named_state()),
-                Phase::Ready | Phase::Asked => None,
-            },
-        }
-    }
-}
-
-/// What a server sent may be quoted in a reason; it is kept, so it is cut.
-fn cut(reason: RefusalReason) -> RefusalReason {
-    let cut = |text: String| text.chars().take(REASON_CHARS_MAX).collect();
-    match reason {
-        RefusalReason::Status { status, errcode } => RefusalReason::Status { status, errcode: cut(errcode) },
-        RefusalReason::Malformed(why) => RefusalReason::Malformed(cut(why)),
-        RefusalReason::Untrue(why) => RefusalReason::Untrue(cut(why)),
-        reason => reason,
     }
 }
 

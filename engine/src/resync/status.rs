@@ -1,0 +1,100 @@
+//! How the resync of a room stands, for the host and for those who wait for it.
+
+use gibbous_codec::{Backoff, Refused, Rest};
+
+use super::{
+    Resync,
+    need::{Need, Phase},
+};
+use crate::{Limits, view::Waits};
+
+/// How the resync of a room stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResyncStatus {
+    /// No state is missing.
+    Idle,
+    /// Questions are being asked and answers adopted.
+    Running {
+        /// How many states are needed.
+        needs: usize,
+    },
+    /// Every server has refused for now; the next round begins at a stated time.
+    BackingOff {
+        /// When, in milliseconds on the host's clock.
+        until_ms: u64,
+        /// How many rounds have failed in a row.
+        rounds: u32,
+        /// The latest refusals, one a server.
+        refusals: Vec<Refused>,
+    },
+    /// It will hardly end without help: [`Engine::retry`](crate::Engine::retry) with a server that is in the room, or
+    /// a join of one of our users.
+    Resting {
+        /// Why.
+        rest: Rest,
+        /// How many rounds have failed in a row.
+        rounds: u32,
+        /// When the next round begins all the same, in milliseconds on the host's clock.
+        next_retry_ms: Option<u64>,
+        /// The latest refusals, one a server.
+        refusals: Vec<Refused>,
+    },
+}
+
+impl Resync {
+    /// Nobody of ours is in the room, or somebody is again: what has been asked is carried to its end, but no round begins.
+    pub(crate) fn set_dormant(&mut self, is_dormant: bool) {
+        self.is_dormant = is_dormant;
+    }
+
+    /// Tells whether nobody of ours is in the partial room: nothing more is asked.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.is_dormant
+    }
+
+    /// Returns why the resync will hardly end without help, if so.
+    pub(crate) fn rest(&self, limits: &Limits) -> Option<Rest> {
+        let has_nobody = |need: &Need| self.servers.is_empty() && need.told_by.is_none();
+        let is_ready = |need: &&Need| matches!(need.phase, Phase::Ready);
+        let mut ready = self.needs.values().filter(is_ready).peekable();
+        ready.peek()?;
+        if self.is_dormant {
+            return Some(Rest::Dormant);
+        }
+        if self.needs.values().filter(is_ready).any(has_nobody) {
+            return Some(Rest::NobodyToAsk);
+        }
+        ready.any(|need| need.rounds >= limits.rounds_before_stalled).then_some(Rest::Refused)
+    }
+
+    pub(crate) fn status(&self, limits: &Limits, now_ms: u64) -> ResyncStatus {
+        if self.needs.is_empty() {
+            return ResyncStatus::Idle;
+        }
+        let waits = |need: &&Need| matches!(need.phase, Phase::Ready) && need.until_ms > now_ms;
+        let next = self.needs.values().filter(waits).min_by_key(|need| need.until_ms);
+        if let Some(rest) = self.rest(limits) {
+            let next_retry_ms = next.filter(|_| rest == Rest::Refused).map(|need| need.until_ms);
+            let Backoff { rounds, refusals, .. } = self.backoff();
+            return ResyncStatus::Resting { rest, rounds, next_retry_ms, refusals };
+        }
+        match next {
+            Some(need) if self.needs.values().all(|need| waits(&need)) => ResyncStatus::BackingOff {
+                until_ms: need.until_ms,
+                rounds: need.rounds,
+                refusals: need.refusals.clone(),
+            },
+            _ => ResyncStatus::Running { needs: self.needs.len() },
+        }
+    }
+
+    /// Returns how it stands, for those who wait for it.
+    pub(crate) fn waits(&self, limits: &Limits, now_ms: u64) -> Waits {
+        let next_retry_ms = match self.status(limits, now_ms) {
+            ResyncStatus::BackingOff { until_ms, .. } => Some(until_ms),
+            ResyncStatus::Resting { next_retry_ms, .. } => next_retry_ms,
+            ResyncStatus::Idle | ResyncStatus::Running { .. } => None,
+        };
+        Waits { since_ms: self.since_ms, attempts: self.backoff().rounds, next_retry_ms }
+    }
+}
