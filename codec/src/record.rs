@@ -348,6 +348,8 @@ pub struct Completing {
     pub via: OwnedServerName,
     /// The latest event of ours that came into the room while it was partial, but for joins by handshake.
     pub sent: Option<EventNum>,
+    /// How many rows of servers there were.
+    pub server_rows: u64,
 }
 
 /// Why the resync of a partial room rests.

@@ -177,6 +177,7 @@ impl Engine {
         slot.lost = None;
         lock(&self.inner.requests).forget(room_id);
         lock(&self.inner.updates).forget(room_id);
+        self.wake_for_requests();
         self.inner.store.purge(room_id)?;
         Ok(())
     }
@@ -298,15 +299,21 @@ impl Engine {
         slot: &mut Slot,
         done: Result<T, Error>,
     ) -> Result<T, Error> {
+        let mut news = Vec::new();
         if done.is_err()
-            && let Some(failed) = slot.room.take()
+            && let Some(mut failed) = slot.room.take()
         {
+            news = std::mem::take(&mut failed.news);
             // Views share it with the writer that failed, and what that one had staged was not committed.
             failed.forget_members();
             slot.lost = Some((failed.num, cx.now_ms));
             self.read_lost(slot)?;
         }
         self.inner.store.sync()?;
+        // What was committed before it failed is told all the same.
+        if let Some(room) = &mut slot.room {
+            room.news.splice(0..0, news);
+        }
         self.publish(room_id, slot);
         done
     }

@@ -119,6 +119,11 @@ impl Room {
 
     /// Begins to ask for history, unless that is being done.
     pub(crate) fn backfill(&mut self, cx: Context<'_>, limit: usize) -> Result<BackfillStatus, Error> {
+        if !self.is_present(cx)? {
+            // Nobody tells us anything.
+            self.history.status = BackfillStatus::NobodyHasMore;
+            return Ok(self.history.status);
+        }
         if self.history.status != BackfillStatus::Running && limit > 0 {
             let mut txn = cx.store.txn(self.num)?;
             let (extremities, _) = self.provisional(&mut txn)?;
@@ -220,6 +225,11 @@ impl Room {
     /// placed.
     pub(crate) fn proceed_with_history(&mut self, cx: Context<'_>) -> Result<bool, Error> {
         if self.history.batch.is_empty() {
+            return Ok(false);
+        }
+        if self.resync.is_dormant() {
+            self.history.give_up_batch();
+            self.history.status = BackfillStatus::NobodyHasMore;
             return Ok(false);
         }
         let mut txn = cx.store.txn(self.num)?;

@@ -79,6 +79,12 @@ pub enum ImportError {
     /// There is such a room, or it is being joined.
     #[error("room {0} is known here already")]
     Exists(OwnedRoomId),
+    /// The events have too many bytes ([`Limits::import_bytes_max`]).
+    #[error("the events have more than {max} bytes")]
+    TooManyBytes {
+        /// How many they may have.
+        max: usize,
+    },
     /// There are too many events ([`Limits::import_events_max`]).
     #[error("there are more than {max} events")]
     TooManyEvents {
@@ -187,7 +193,9 @@ impl<'a> ParsedImport<'a> {
             return Err(ImportError::NoExtremities);
         }
         let mut events = BTreeMap::new();
+        let mut left = limits.import_bytes_max;
         for (index, json) in import.events.enumerate() {
+            left = left.checked_sub(json.len()).ok_or(ImportError::TooManyBytes { max: limits.import_bytes_max })?;
             let pdu = Pdu::parse(&rules, &json).map_err(|error| ImportError::Malformed { index, error })?;
             if pdu.room_id() != import.room_id {
                 let (event_id, room_id) = (pdu.event_id().to_owned(), pdu.room_id().to_owned());
@@ -414,6 +422,9 @@ fn told_state(
         let Some(num) = txn.event_num(event_id)? else {
             return Ok(Err(ImportError::MissingEvent(event_id.clone())));
         };
+        if *event_id == extremity.event_id {
+            return Ok(Err(no_state("it has the event that it is before".to_owned())));
+        }
         let Some(key) = txn.event_record(num)?.state_key.clone() else {
             return Ok(Err(no_state(format!("{event_id} is no state event"))));
         };

@@ -57,9 +57,10 @@ pub struct Limits {
     /// How many initial events a room that we create may have: 1,000, which is one batch of at most 64 MiB. An ordinary
     /// room has ten, of half a KiB each; the rest is for invites and what a template of rooms brings.
     pub initial_events_max: usize,
-    /// How many events an import may bring: 1,000,000, as many as a `state_ids` answer may name. They are one batch, of a
-    /// KiB an event.
+    /// How many events an import may bring: 1,000,000, as many as a `state_ids` answer may name. They are one batch.
     pub import_events_max: usize,
+    /// How many bytes the events of an import may have: 1 GiB, all of them in memory and one batch.
+    pub import_bytes_max: usize,
     /// How many bytes the IDs of those of our users may have who are in a room that is imported: 48 KiB, of some 1,500
     /// users. They stand in the room's head row, which holds 80 KiB.
     pub imported_users_bytes_max: usize,
@@ -105,6 +106,7 @@ impl Default for Limits {
             events_a_call_max: 4_096,
             initial_events_max: 1_000,
             import_events_max: 1_000_000,
+            import_bytes_max: 1 << 30,
             imported_users_bytes_max: 48 << 10,
             updates_max: 100_000,
         }

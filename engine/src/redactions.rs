@@ -86,7 +86,11 @@ impl Room {
     fn redacts(&self, txn: &Txn<'_>, redaction: EventNum, target: &EventId) -> Result<bool, Error> {
         let rules = &self.memory.rules;
         let (pdu, stage) = self.memory.events(txn).with_stage(redaction)?;
-        let Stage::Placed { status: EventStatus::Accepted, states, .. } = stage else { return Ok(false) };
+        let (Stage::Placed { status: EventStatus::Accepted, states, .. }
+        | Stage::History { status: EventStatus::Accepted, states }) = stage
+        else {
+            return Ok(false);
+        };
         // A copy that is stored redacted names no event any more (v1 to v10).
         if target_of(&pdu) != Some(target) {
             return Ok(false);

@@ -110,6 +110,11 @@ impl Requests {
         None
     }
 
+    /// Tells whether there are questions that have not been asked yet.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.urgent.is_empty() || !self.queues.is_empty()
+    }
+
     /// Returns the question that an answer belongs to; `None` if it was answered before or never asked.
     pub(crate) fn answered(&mut self, id: RequestId) -> Option<InFlight> {
         let answered = self.in_flight.remove(&id)?;

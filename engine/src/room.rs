@@ -228,7 +228,7 @@ impl Room {
     /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes. What is
     /// more than one call is to do is left for the next, which is due at once.
     pub(crate) fn advance(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        let mut left = cx.limits.events_a_call_max;
+        let mut left = cx.limits.events_a_call_max.max(1);
         self.advance_events(cx, &mut left)?;
         while left > 0 && (self.proceed_with_held(cx)? || self.proceed_with_history(cx)?) {
             self.advance_events(cx, &mut left)?;
@@ -239,14 +239,15 @@ impl Room {
 
     fn advance_events(&mut self, cx: Context<'_>, left: &mut usize) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
-        while let Some(rest) = left.checked_sub(1) {
-            *left = rest;
+        while *left > 0 {
             let Some(num) = self.open.next_ready() else {
                 if self.fold(cx, &mut txn)? {
+                    *left -= 1;
                     continue;
                 }
                 break;
             };
+            *left -= 1;
             match self.open.get(num).map(|event| event.kind) {
                 Some(OpenKind::Waiting) => self.place_waiting(cx, &mut txn, num)?,
                 Some(OpenKind::Partial) => self.flip(&mut txn, num)?,

@@ -32,8 +32,11 @@ impl UpdateQueue {
     /// untold the host is told only that it lags.
     pub(crate) fn add(&mut self, room_id: &RoomId, from: LogSeq, records: u64, records_max: usize) {
         let end = LogSeq(from.0.saturating_add(records));
-        let untold = Untold { next: from, end, dealt_with: None, lagged: None };
-        let untold = self.rooms.entry(room_id.to_owned()).or_insert(untold);
+        // A room has a turn as long as it is here.
+        let untold = self.rooms.entry(room_id.to_owned()).or_insert_with(|| {
+            self.turns.push_back(room_id.to_owned());
+            Untold { next: from, end, dealt_with: None, lagged: None }
+        });
         if untold.next == untold.end && untold.lagged.is_none() {
             untold.next = untold.next.max(from);
         }
@@ -42,16 +45,13 @@ impl UpdateQueue {
             untold.lagged.get_or_insert(untold.next);
             untold.next = untold.end;
         }
-        if !self.turns.iter().any(|turn| turn == room_id) {
-            self.turns.push_back(room_id.to_owned());
-        }
     }
 
     /// Takes up a room where the host has left it: so many records of its log may not have been dealt with.
     pub(crate) fn resume(&mut self, room_id: &RoomId, position: UpdatePosition, records: u64, records_max: usize) {
         let UpdatePosition { seq, .. } = position;
-        let untold = Untold { next: seq, end: seq, dealt_with: Some(position), lagged: None };
-        self.rooms.insert(room_id.to_owned(), untold);
+        self.add(room_id, seq, 0, records_max);
+        self.acknowledge(room_id, position);
         self.add(room_id, seq, records, records_max);
     }
 
@@ -94,6 +94,11 @@ impl UpdateQueue {
         self.ready.extend(updates.into_iter().filter(|update| Some(update.position) > dealt_with));
         untold.next = LogSeq(untold.next.0.saturating_add(1)).min(untold.end);
         self.end_turn();
+    }
+
+    /// That record could not be read: it waits until the other rooms have had their turns.
+    pub(crate) fn put_off(&mut self) {
+        self.turns.rotate_left(self.turns.len().min(1));
     }
 
     /// The next room's turn. A room with nothing to tell waits for none.

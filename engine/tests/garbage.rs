@@ -1,9 +1,12 @@
 //! Garbage: a room goes on after what no state of it rests on was collected, in whole or in part.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use gibbous::{
-    Backend, Limits, MemoryBackend, RoomVersionId, RoomView,
-    gibbous_storage::{Batch, Table, state_group::Node},
-    testing::{CHARLIE, DEREK, RoomBuilder, S, Storage, Story},
+    Backend, Config, Engine, Limits, MemoryBackend, RoomVersionId, RoomView, UpdatePosition,
+    gibbous_codec::LogSeq,
+    gibbous_storage::{Batch, Row, Table, state_group::Node},
+    testing::{CHARLIE, DEREK, RoomBuilder, S, Storage, Story, US},
 };
 use serde_json::json;
 
@@ -90,4 +93,56 @@ fn a_collection_that_was_cut_short_leaves_a_room_that_goes_on() {
     assert_eq!(story.verdict(&hello), "accepted, partial");
     story.release();
     story.assert_converged();
+}
+
+/// Returns every row of a backend.
+fn all_rows(backend: &MemoryBackend) -> Vec<(Table, Row)> {
+    let snapshot = backend.snapshot().expect("memory");
+    let rows =
+        |table| snapshot.scan(table, &[], &[], usize::MAX).expect("memory").into_iter().map(move |row| (table, row));
+    Table::ALL.into_iter().flat_map(rows).collect()
+}
+
+fn backend_of<'r>(rows: impl IntoIterator<Item = &'r (Table, Row)>) -> MemoryBackend {
+    let backend = MemoryBackend::new();
+    let mut batch = Batch::new();
+    rows.into_iter().for_each(|(table, (key, value))| batch.put(*table, key.clone(), value.clone()));
+    backend.commit(&batch).expect("memory");
+    backend
+}
+
+fn nodes_of(backend: &MemoryBackend) -> BTreeSet<Vec<u8>> {
+    all_rows(backend).into_iter().filter(|(table, _)| *table == Table::Nodes).map(|(_, (key, _))| key).collect()
+}
+
+#[test]
+fn what_a_state_that_is_not_whole_any_more_shares_with_a_whole_one_is_no_garbage() {
+    let backend = MemoryBackend::new();
+    let storage = Storage::Memory(backend.clone());
+    let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, storage, Limits::default()).join_held();
+    for number in 0..400 {
+        let join = story.room.join(&format!("@u{number}:s2.example")).send();
+        story.receive("s2.example", &[&join]);
+    }
+    story.release();
+    let room = story.room.id().to_owned();
+    let open = |backend: &MemoryBackend| {
+        let config = Config::new(US.try_into().expect("a server name"));
+        Engine::open(Arc::new(backend.clone()), config, 0).expect("the store can be opened")
+    };
+    let all = all_rows(&backend);
+    let collected = backend_of(&all);
+    open(&collected).collect_garbage(&room).expect("the store works");
+    let live = nodes_of(&collected);
+    let dead: Vec<_> = nodes_of(&backend).into_iter().filter(|key| !live.contains(key)).collect();
+    // It was cut short; then the host says of an old update that it has dealt with it.
+    for cut in (1..dead.len()).step_by(dead.len() / 8) {
+        let is_left = |(table, (key, _)): &&(Table, Row)| *table != Table::Nodes || !dead[..cut].contains(key);
+        let cut_short = backend_of(all.iter().filter(is_left));
+        let engine = open(&cut_short);
+        let position = UpdatePosition { seq: LogSeq(0), index: 0 };
+        engine.acknowledge(&room, position, 0).expect("the store works");
+        engine.collect_garbage(&room).expect("the store works");
+        assert!(nodes_of(&cut_short).is_superset(&live), "cut short after {cut}");
+    }
 }

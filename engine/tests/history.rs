@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gibbous::{
     BackfillStatus, Change, Limits, MemoryBackend, OwnedEventId, RequestKind, RoomVersionId,
     gibbous_storage::{Store, check},
-    testing::{Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
+    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
 
@@ -256,4 +256,13 @@ fn history_can_be_had_while_the_room_is_partial() {
     let join = story.join.clone();
     story.assert_extremities(&[&join]);
     assert_eq!(&story.state_before(&join), story.room.state_before(&join));
+}
+
+#[test]
+fn where_nobody_of_ours_is_left_there_is_no_history_to_be_had() {
+    let mut story = Story::new(&RoomVersionId::V11).join_held();
+    let content = json!({ "membership": "leave" });
+    drop(story.create(ALICE, "m.room.member", Some(ALICE), content).expect("alice may leave"));
+    let status = story.engine().backfill(story.room.id(), 10, story.now_ms).expect("the store works");
+    assert_eq!(status, BackfillStatus::NobodyHasMore);
 }

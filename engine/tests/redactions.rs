@@ -2,8 +2,8 @@
 //! when what they redact comes later.
 
 use gibbous::{
-    Change, OwnedEventId, RoomVersionId, ServerName,
-    testing::{ALICE, ALL_VERSIONS, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, S2, Story},
+    Change, Limits, MemoryBackend, OwnedEventId, RoomVersionId, ServerName,
+    testing::{ALICE, ALL_VERSIONS, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, RoomBuilder, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
 
@@ -175,4 +175,31 @@ fn a_redaction_of_power_levels_changes_no_verdict() {
         assert_eq!(by, Some(redaction));
         story.assert_converged();
     }
+}
+
+#[test]
+fn history_is_redacted_and_so_is_the_room_s_name() {
+    let mut ids = None;
+    let tell = |room: &mut RoomBuilder| {
+        let secret = room.message(CHARLIE, "secret").send();
+        let by = room.redact(CHARLIE, &secret).send();
+        ids = Some((secret, by));
+    };
+    let storage = Storage::Memory(MemoryBackend::new());
+    let mut story = Story::with(&RoomVersionId::V11, &[], tell, storage, Limits::default()).join_full();
+    let (secret, by) = ids.expect("it was told");
+    story.engine().backfill(story.room.id(), 100, story.now_ms).expect("the store works");
+    story.run();
+    let shown = |story: &Story, event_id| {
+        let (event, by) = story.view().event_shown(event_id).expect("the store works").expect("it is known");
+        (event.pdu.content().get().to_owned(), by)
+    };
+    assert_eq!(shown(&story, &secret), ("{}".to_owned(), Some(by)));
+    let named = story.room.state(CHARLIE, "m.room.name", "", json!({ "name": "abuse" })).send();
+    story.receive(S, &[&named]);
+    let name = |story: &Story| story.view().summary(None).expect("the store works").name;
+    assert_eq!(name(&story), Some("abuse".to_owned()));
+    let by = story.room.redact(CHARLIE, &named).send();
+    story.receive(S, &[&by]);
+    assert_eq!((shown(&story, &named), name(&story)), (("{}".to_owned(), Some(by)), None));
 }

@@ -80,6 +80,10 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             if joined.by_handshake {
                 head.handshakes.push(joined.join);
             }
+            // What the room waited for the host to put right before is put right with what follows from this join.
+            if let Some(partial) = head.partial.as_mut().filter(|_| joined.by_handshake) {
+                partial.completing = None;
+            }
             if joined.is_first {
                 head.min_depth = rows.event_record(joined.join)?.depth;
             }

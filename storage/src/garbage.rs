@@ -74,17 +74,27 @@ impl Nodes {
 
     /// Adds the nodes of a state.
     fn add(&mut self, nodes: &impl NodeSource, group: StateGroup) -> Result<(), StoreError> {
-        if group.is_empty() || !self.0.insert(group.root) {
-            return Ok(());
+        let with = self.with(nodes, group)?;
+        self.0.extend(with.0);
+        Ok(())
+    }
+
+    /// Returns the nodes of a state that are not among these: all of them, or none where one is missing.
+    fn with(&self, nodes: &impl NodeSource, group: StateGroup) -> Result<Self, StoreError> {
+        let mut found = BTreeSet::new();
+        let mut next = Vec::new();
+        if !group.is_empty() && !self.0.contains(&group.root) {
+            found.insert(group.root);
+            next.push(group.root);
         }
-        let mut next = vec![group.root];
         while let Some(hash) = next.pop() {
             let node = nodes.node(&hash)?.ok_or(StoreError::MissingNode { hash })?;
             if let Node::Inner(inner) = &*node {
-                next.extend(inner.children().iter().map(|child| child.hash).filter(|hash| self.0.insert(*hash)));
+                let children = inner.children().iter().map(|child| child.hash);
+                next.extend(children.filter(|hash| !self.0.contains(hash) && found.insert(*hash)));
             }
         }
-        Ok(())
+        Ok(Self(found))
     }
 }
 
@@ -94,13 +104,6 @@ pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
     let mut live = Nodes::default();
     let Some(head) = rows.head()? else { return Ok(live) };
     live.add(rows, head.current)?;
-    for current in told(rows)? {
-        match live.add(rows, current) {
-            // It was collected before the host said what it has dealt with.
-            Err(StoreError::MissingNode { .. }) => {}
-            added => added?,
-        }
-    }
     let prefix = room_prefix(rows.room());
     for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Log, &prefix, from, size)) {
         for (key, bytes) in page? {
@@ -114,6 +117,15 @@ pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
                 live.add(rows, states.before)?;
                 live.add(rows, states.after)?;
             }
+        }
+    }
+    // Last, so that of a state that is not whole any more nothing is taken for walked through that a whole one rests on.
+    for current in told(rows)? {
+        match live.with(rows, current) {
+            Ok(with) => live.0.extend(with.0),
+            // It was collected before the host said what it has dealt with.
+            Err(StoreError::MissingNode { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(live)

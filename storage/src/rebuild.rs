@@ -152,17 +152,23 @@ impl Rebuild<'_> {
         self.next_room = self.next_room.max(room.0.saturating_add(1));
         let key = room_id.as_bytes().to_vec();
         let mut batch = Batch::new();
-        self.acknowledged(room, &mut batch)?;
+        self.acknowledged(room, refolded.next, &mut batch)?;
         batch.put(Table::Rooms, key.clone(), encode_row(Table::Rooms, &key, Kind::RoomRow, &RoomRow { num: room })?);
         self.into.write(&batch)?;
         self.into.sync()
     }
 
     /// Carries over how far the host has dealt with a room's updates.
-    fn acknowledged(&mut self, room: RoomNum, batch: &mut Batch) -> Result<(), StoreError> {
+    fn acknowledged(&mut self, room: RoomNum, end: LogSeq, batch: &mut Batch) -> Result<(), StoreError> {
         let prefix = room_prefix(room);
         for (key, bytes) in self.from.scan(Table::Acknowledged, &prefix, &prefix, 2)? {
             match decode_row::<AcknowledgedRow>(Table::Acknowledged, &key, Kind::Acknowledged, &bytes) {
+                // What is lost of the log comes anew, under the same places.
+                Ok(row) if key == prefix && row.seq >= end => {
+                    let last = AcknowledgedRow { seq: LogSeq(end.0.saturating_sub(1)), index: u32::MAX };
+                    let value = encode_row(Table::Acknowledged, &key, Kind::Acknowledged, &last)?;
+                    batch.put(Table::Acknowledged, key, value);
+                }
                 Ok(_) if key == prefix => batch.put(Table::Acknowledged, key, bytes),
                 Ok(_) => self.leave_out(Table::Acknowledged, key, "is no key of what it holds".to_owned()),
                 Err(error) => self.report.left_out.push(Finding::of(Table::Acknowledged, &key, &error)),

@@ -201,10 +201,20 @@ pub trait RoomRows: Rows + NodeSource {
     ///
     /// If the backend fails or a row is damaged.
     fn servers(&self) -> Result<Vec<OwnedServerName>, StoreError> {
+        self.servers_at(u64::MAX)
+    }
+
+    /// Returns the same of the first so many rows of servers: as it was when there were no more.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn servers_at(&self, rows: u64) -> Result<Vec<OwnedServerName>, StoreError> {
         let prefix = room_prefix(self.room());
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
         let mut seen = std::collections::BTreeSet::new();
         let mut servers = Vec::new();
-        for (key, bytes) in self.rows(Table::Servers, &prefix, &prefix, usize::MAX)? {
+        for (key, bytes) in self.rows(Table::Servers, &prefix, &prefix, rows)? {
             let row: ServersRow = decode_row(Table::Servers, &key, Kind::Servers, &bytes)?;
             servers.extend(row.servers.into_iter().filter(|server| seen.insert(server.clone())));
         }

@@ -167,7 +167,10 @@ fn records(golden: &mut Golden) {
     put("holes", LogRecord::Holes(vec![id("hole")]));
     put("current", LogRecord::Current(group(2)));
     put("sent", LogRecord::Sent(EventNum(7)));
-    put("completing", LogRecord::Completing(Completing { join: EventNum(7), via: server(), sent: Some(EventNum(8)) }));
+    put(
+        "completing",
+        LogRecord::Completing(Completing { join: EventNum(7), via: server(), sent: Some(EventNum(8)), server_rows: 1 }),
+    );
     for (name, rest) in [("nobody", Rest::NobodyToAsk), ("refused", Rest::Refused), ("dormant", Rest::Dormant)] {
         put(&format!("resting_{name}"), LogRecord::Resting(Some(rest)));
     }

@@ -26,9 +26,17 @@ impl Engine {
     /// If the store fails.
     pub fn handle_response(&self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
         let in_flight = lock(&self.inner.requests).answered(id);
-        match in_flight {
-            Some(in_flight) => self.answer(in_flight, response, now_ms),
-            None => Ok(()),
+        let Some(in_flight) = in_flight else { return Ok(()) };
+        let answered = self.answer(in_flight, response, now_ms);
+        self.wake_for_requests();
+        answered
+    }
+
+    /// Wakes whoever waits for something to poll: a question that was answered has made room for another one.
+    pub(super) fn wake_for_requests(&self) {
+        let has_queued = lock(&self.inner.requests).has_queued();
+        if has_queued {
+            self.inner.wake();
         }
     }
 
@@ -81,6 +89,7 @@ impl Engine {
                 done = done.and(self.settle(cx, &room_id, &mut slot, in_room));
             }
         }
+        self.wake_for_requests();
         done
     }
 

@@ -2,7 +2,7 @@
 
 use gibbous_codec::{RoomId, RoomRules, Signer};
 
-use super::{Engine, lock};
+use super::Engine;
 use crate::{
     BackfillStatus, CreateRoomRefusal, CreatedRoom, Error, Export, ExportRefusal, Import, ImportError, ImportReport,
     NewRoom, Signatures,
@@ -248,7 +248,7 @@ impl Engine {
     ) -> Result<Result<T, E>, Error> {
         self.refuse_damaged(room_id)?;
         let slot = self.slot(room_id);
-        let mut slot = lock(&slot);
+        let mut slot = self.enter(&slot);
         self.read_lost(&mut slot)?;
         if slot.room.is_some() || slot.joining.is_some() {
             return Ok(Err(exists()));

@@ -29,7 +29,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the store fails. The same update is tried the next time.
+    /// If the store fails, or a room is damaged. What could not be read is tried again; the other rooms have their turns.
     pub fn poll_update(&self) -> Result<Option<Update>, Error> {
         let mut updates = lock(&self.inner.updates);
         loop {
@@ -37,15 +37,22 @@ impl Engine {
                 return Ok(Some(update));
             }
             let Some((room_id, seq)) = updates.next() else { return Ok(None) };
-            let told = match self.inner.store.room_num(&room_id)? {
-                Some(num) => {
-                    let rows = self.inner.store.snapshot(num)?;
-                    rows.record(seq)?.map(|record| updates_of(&rows, &room_id, seq, &record)).transpose()?
+            match self.updates_at(&room_id, seq) {
+                Ok(told) => updates.read(told),
+                Err(error) => {
+                    // It is tried again; the other rooms have their turns meanwhile.
+                    updates.put_off();
+                    return Err(error);
                 }
-                None => None,
-            };
-            updates.read(told.unwrap_or_default());
+            }
         }
+    }
+
+    fn updates_at(&self, room_id: &RoomId, seq: LogSeq) -> Result<Vec<Update>, Error> {
+        let Some(num) = self.inner.store.room_num(room_id)? else { return Ok(Vec::new()) };
+        let rows = self.inner.store.snapshot(num)?;
+        let Some(record) = rows.record(seq)? else { return Ok(Vec::new()) };
+        updates_of(&rows, room_id, seq, &record)
     }
 
     /// Notes that the host has dealt with a room's updates up to this one. It is durable by then.
@@ -57,8 +64,8 @@ impl Engine {
     ///
     /// If the store fails, the room is damaged, or it is not known here.
     pub fn acknowledge(&self, room_id: &RoomId, position: UpdatePosition, now_ms: u64) -> Result<(), Error> {
-        self.with_room(room_id, now_ms, |room, cx| {
-            let Some(head) = cx.store.snapshot(room.num)?.head()? else { return Ok(()) };
+        let position = self.with_room(room_id, now_ms, |room, cx| {
+            let Some(head) = cx.store.snapshot(room.num)?.head()? else { return Ok(position) };
             // Nobody can have dealt with what is not there yet.
             let last = UpdatePosition { seq: LogSeq(head.next_seq.saturating_sub(1)), index: u32::MAX };
             let position = position.min(last);
@@ -67,7 +74,7 @@ impl Engine {
                 room.acknowledged = Some(position);
                 room.advance(cx)?;
             }
-            Ok(())
+            Ok(position)
         })?;
         lock(&self.inner.updates).acknowledge(room_id, position);
         Ok(())
@@ -89,13 +96,17 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the store fails, or the room is not known.
+    /// If the store fails, or the room is damaged or not known.
     pub fn updates_since(
         &self,
         room_id: &RoomId,
         after: Option<UpdatePosition>,
         records: usize,
     ) -> Result<Vec<Update>, Error> {
+        self.refuse_damaged(room_id)?;
+        // What a call has not made durable yet is not told: while it works, it holds the slot.
+        let slot = self.known_slot(room_id);
+        let _slot = slot.as_ref().map(|slot| self.enter(slot));
         let num = self.inner.store.room_num(room_id)?.ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?;
         let rows = self.inner.store.snapshot(num)?;
         let from = after.map_or(LogSeq(0), |position| position.seq);

@@ -200,7 +200,7 @@ impl Room {
         if self.resync.has_nobody_to_ask(cx.now_ms) {
             self.ask_hosts_too(cx)?;
         }
-        let is_dormant = self.resync.is_partial() && !self.is_present(cx)?;
+        let is_dormant = !self.is_present(cx)?;
         self.resync.set_dormant(is_dormant);
         let asks = self.resync.poll(cx.limits, cx.now_ms);
         self.asks.extend(asks);

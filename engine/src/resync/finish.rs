@@ -313,7 +313,8 @@ impl Room {
     /// Completes a partial join when check 6 is final for every event of the room, once the host has dealt with
     /// what it was told of that where it has said that it will.
     pub(crate) fn complete(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<(), Error> {
-        let Some(partial) = txn.head()?.and_then(|head| head.partial) else { return Ok(()) };
+        let Some(head) = txn.head()? else { return Ok(()) };
+        let Some(partial) = head.partial else { return Ok(()) };
         if !self.open.is_folded() {
             return Ok(());
         }
@@ -321,7 +322,7 @@ impl Room {
             Some(completing) => completing,
             None => {
                 let PartialJoin { join, via, sent, .. } = partial;
-                txn.stage(&LogRecord::Completing(Completing { join, via, sent }))?
+                txn.stage(&LogRecord::Completing(Completing { join, via, sent, server_rows: head.server_rows }))?
             }
         };
         let is_dealt_with = self.acknowledged.is_some_and(|position| position.seq >= completing);

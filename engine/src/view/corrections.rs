@@ -1,6 +1,6 @@
 //! What a host believed of a partial room and is to put right when every event has its full state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use gibbous_codec::{
     Completing, EventNum, EventStatus, Judgement, LogRecord, LogSeq, Membership, OwnedEventId, OwnedServerName,
@@ -67,7 +67,7 @@ impl RoomView {
         let Some(LogRecord::Completing(completing)) = rows.record(position.seq)? else { return Ok(None) };
         let current = told_at(&rows, position.seq)?;
         let in_room = hosts_of(&self.members, &rows, current)?;
-        let mut named: BTreeSet<OwnedServerName> = rows.servers()?.into_iter().collect();
+        let mut named: BTreeSet<OwnedServerName> = rows.servers_at(completing.server_rows)?.into_iter().collect();
         named.insert(completing.via.clone());
         named.insert(self.our_server.clone());
 
@@ -154,6 +154,7 @@ fn wrong_memberships<R: RoomRows>(
 ) -> Result<Vec<WrongMembership>, Error> {
     const PAGE: usize = 256;
     let mut wrong = Vec::new();
+    let mut histories: BTreeMap<OwnedUserId, Vec<(Option<Position>, u64, OwnedEventId)>> = BTreeMap::new();
     let mut from = LogSeq::from(completing.join);
     while from < end {
         let page = rows.records_from(from, PAGE)?;
@@ -164,33 +165,35 @@ fn wrong_memberships<R: RoomRows>(
             for Judgement { event, was, state } in judgements {
                 let Stage::Placed { status, .. } = &state.stage else { continue };
                 let has_turned = was.as_ref().is_some_and(|was| was.is_rejected() != status.is_rejected());
-                if has_turned && let Some(user) = member_of(rows, *event)? {
-                    let until = next_membership(rows, &user, state.position)?;
-                    wrong.push(WrongMembership { user, from: rows.event_record(*event)?.event_id.clone(), until });
+                if !has_turned {
+                    continue;
                 }
+                let Some(user) = member_of(rows, *event)? else { continue };
+                let history = match histories.entry(user.clone()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => unknown.insert(memberships(rows, &user)?),
+                };
+                let next = history.partition_point(|(position, ..)| *position <= state.position);
+                let until = history.get(next).map(|(.., event_id)| event_id.clone());
+                wrong.push(WrongMembership { user, from: rows.event_record(*event)?.event_id.clone(), until });
             }
         }
     }
     Ok(wrong)
 }
 
-/// Returns the first accepted membership event of a user that stands behind a place in the canonical order.
-fn next_membership<R: RoomRows>(
-    rows: &R,
-    user: &UserId,
-    behind: Option<Position>,
-) -> Result<Option<OwnedEventId>, Error> {
+/// Returns the accepted membership events of a user in canonical order.
+fn memberships<R: RoomRows>(rows: &R, user: &UserId) -> Result<Vec<(Option<Position>, u64, OwnedEventId)>, Error> {
     let mut events = StateEvents::at(rows.room(), &path(&StateKey::new("m.room.member", user.as_str())));
-    let mut next = None;
+    let mut memberships = Vec::new();
     while let Some(page) = events.next_page(rows)? {
         for num in page {
             let event = rows.event(num)?;
-            let is_accepted = matches!(event.state.stage, Stage::Placed { status: EventStatus::Accepted, .. });
-            let place = (event.state.position, event.record.depth);
-            if is_accepted && event.state.position > behind && next.as_ref().is_none_or(|(first, _)| place < *first) {
-                next = Some((place, event.record.event_id.clone()));
+            if let Stage::Placed { status: EventStatus::Accepted, .. } = event.state.stage {
+                memberships.push((event.state.position, event.record.depth, event.record.event_id.clone()));
             }
         }
     }
-    Ok(next.map(|(_, event_id)| event_id))
+    memberships.sort();
+    Ok(memberships)
 }

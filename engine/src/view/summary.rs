@@ -75,7 +75,12 @@ impl RoomView {
     /// (client-server specification, `m.room.name`).
     fn text<R: RoomRows>(&self, rows: &R, event_type: &str, field: &str) -> Result<Option<String>, Error> {
         let Some(num) = rows.state_event(self.current, &path(&StateKey::new(event_type, "")))? else { return Ok(None) };
-        let pdu = parse_stored(&self.rules, &rows.event(num)?)?;
+        let event = rows.event(num)?;
+        // A redacted name is none.
+        if rows.redaction_of(&event.record.event_id)?.is_some() {
+            return Ok(None);
+        }
+        let pdu = parse_stored(&self.rules, &event)?;
         // A content is an object, by check 1; of what stands in it anything may be malformed.
         let content: BTreeMap<String, &RawValue> = serde_json::from_str(pdu.content().get()).unwrap_or_default();
         let text = content.get(field).and_then(|text| serde_json::from_str::<String>(text.get()).ok());

@@ -227,3 +227,37 @@ fn a_restart_finds_the_room_resting() {
     assert_eq!(resting(&story), Some(Rest::Dormant));
     assert_eq!(told(&story), [Some(Rest::Dormant)]);
 }
+
+#[test]
+fn a_full_room_that_we_have_left_asks_nothing() {
+    let mut story = Story::new(&RoomVersionId::V11).join_full();
+    let join = story.join.clone();
+    let missing = story.room.message(CHARLIE, "missing").after(&[&join]).without_effect().send();
+    let late = story.room.message(CHARLIE, "late").after(&[&missing]).without_effect().send();
+    for asked in Asked::RESYNC.into_iter().chain([Asked::MissingEvents, Asked::EventAuth]) {
+        story.servers.set_all(asked, Reply::Status(403, "M_FORBIDDEN"));
+    }
+    story.receive(S, &[&late]);
+    assert_eq!(story.verdict(&late), "waiting");
+    let content = json!({ "membership": "leave" });
+    drop(story.create(ALICE, "m.room.member", Some(ALICE), content).expect("alice may leave"));
+    story.take_asked();
+    for _ in 0..20 {
+        story.pass_time();
+    }
+    assert_eq!((story.questions(), resting(&story)), (vec![], Some(Rest::Dormant)));
+}
+
+#[test]
+fn a_call_may_do_as_little_as_one_step_and_comes_to_an_end() {
+    for events_a_call_max in [0, 1] {
+        let mut limits = Limits::default();
+        limits.events_a_call_max = events_a_call_max;
+        let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, in_memory(), limits).join_held();
+        let hello = story.room.message(DEREK, "hello").send();
+        story.receive(S, &[&hello]);
+        story.release();
+        assert!(!story.view().is_partial());
+        story.assert_converged();
+    }
+}

@@ -351,6 +351,13 @@ fn an_import_of_a_state_that_cannot_be_is_refused() {
         |error| matches!(error, ImportError::NotAState { why, .. } if why.contains("two events")),
     );
     check_refused(
+        |_, moved| {
+            let own = moved.extremities[0].event_id.clone();
+            moved.extremities[0].state_before.push(own);
+        },
+        |error| matches!(error, ImportError::NotAState { why, .. } if why.contains("the event that it is before")),
+    );
+    check_refused(
         |story, moved| moved.extremities[0].state_before.retain(|event_id| *event_id != story.create),
         |error| matches!(error, ImportError::NotAState { why, .. } if why.contains("create")),
     );
