@@ -29,6 +29,7 @@ use crate::{
     members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::{Batch, Parked},
+    quotas::Quotas,
     redactions::Redactions,
     resync::{Resync, outliers::Loose},
     verify_pool::map,
@@ -96,6 +97,8 @@ pub(crate) struct Room {
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
     pub(crate) redactions: Redactions,
+    /// How much each origin may still hand in.
+    pub(crate) quotas: Quotas,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
     /// The way to the provisional extremities and current state, as far as it was gone and still holds.
@@ -145,6 +148,7 @@ impl Room {
             news: Vec::new(),
             counts: Counts::default(),
             redactions: Redactions::default(),
+            quotas: Quotas::default(),
             provisional: None,
             told: StateGroup::EMPTY,
             told_rest: None,
