@@ -1,5 +1,7 @@
 //! What one origin can make a room take in, hold waiting and ask for is bounded, and no origin can shut out another one.
 
+use std::slice::from_ref;
+
 use gibbous::{
     FailureCode, Limits, MemoryBackend, OwnedEventId, Receipt, RoomVersionId,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, S2, Storage, Story},
@@ -52,7 +54,7 @@ fn an_origin_beyond_its_quota_is_refused_while_another_ones_events_go_on() {
         assert_eq!(hand(&mut story, S, &from_s[..3]), [None; 3]);
         // It is counted who hands in, not who has made the event. Of the gap before it nothing counts but the question.
         let last = story.room.message(ELSIE, "last").send();
-        assert_eq!(hand(&mut story, S2, &[last.clone()]), [None]);
+        assert_eq!(hand(&mut story, S2, from_ref(&last)), [None]);
         assert_eq!(story.verdict(&last), "accepted");
         assert_eq!(story.verdict(&from_s[4]), "accepted");
         assert_eq!(hand(&mut story, S, &from_s), [None; 5]);
@@ -141,7 +143,7 @@ fn what_waits_of_one_origin_leaves_room_for_another_ones() {
             }
             let join = story.join.clone();
             let last = story.room.message(ELSIE, "last").after(&[&join]).send();
-            assert_eq!(hand(&mut story, S, &[last.clone()]), [None], "it need not wait");
+            assert_eq!(hand(&mut story, S, from_ref(&last)), [None], "it need not wait");
             assert!(story.verdict(&last).starts_with("accepted"));
         }
     }
