@@ -60,6 +60,7 @@ failures! {
     RejectedByState = 501, Error, "the state before the event does not allow it (check 5)";
     SoftFailed = 601, Warn, "the current state does not allow the event (check 6)";
     TooManyWaiting = 701, Error, "too many events of the room wait for something missing, and this one was refused";
+    QuotaExceeded = 702, Error, "its origin has handed in too many PDUs for the room, and this one was refused";
     TooManyQueued = 703, Error, "too many PDUs wait for a join to be finished, and this one was refused";
     Retracted = 801, Error, "the event was accepted under partial state, and the full state rejects it";
     Revealed = 802, Warn, "the event was rejected under partial state, and the full state accepts it";

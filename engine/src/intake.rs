@@ -120,7 +120,13 @@ impl Room {
             };
             let event_id = pdu.event_id().to_owned();
             let mut is_redacted = false;
-            let outcome = match verified.next() {
+            let checked = verified.next();
+            if !self.may_hand_in(cx, &txn, origin, &event_id)? {
+                receipts.push(Receipt::refused(Failure::new(FailureCode::QuotaExceeded).of_event(&event_id)));
+                continue;
+            }
+            let was = txn.event_num(&event_id)?;
+            let outcome = match checked {
                 Some(Ok(verified)) => {
                     is_redacted = verified.was_redacted();
                     let pdu = verified.into_pdu();
@@ -144,6 +150,7 @@ impl Room {
                     Outcome::Refused(failure.of_event(&event_id))
                 }
             };
+            self.charge(cx, &txn, origin, &event_id, was)?;
             receipts.push(Receipt { event_id: Some(event_id), outcome, is_redacted });
         }
         self.tell_current(&mut txn)?;
@@ -200,7 +207,7 @@ impl Room {
         if let Some(num) = self.place_new(txn, &pdu, position)? {
             return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
         }
-        if !self.has_room_for_waiting(cx, txn)? {
+        if !self.has_room_for_waiting(cx, txn, origin)? {
             return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         // The place in the log may have moved on while the event was being judged.
@@ -273,7 +280,7 @@ impl Room {
         if stage_of(txn, pdu.event_id())?.is_some() {
             return Ok(Outcome::Known);
         }
-        if !self.has_room_for_waiting(cx, txn)? {
+        if !self.has_room_for_waiting(cx, txn, origin)? {
             return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         let position = self.waiting_position(txn, pdu, None)?;
@@ -363,18 +370,6 @@ impl Room {
             self.open.follow(num, pdu.prev_events().to_vec());
         }
         Ok(num)
-    }
-
-    /// Tells whether one more event may wait. Where the room is full, one goes that cannot be verified anyway.
-    fn has_room_for_waiting(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<bool, Error> {
-        if self.open.waiting() < cx.limits.waiting_events_max {
-            return Ok(true);
-        }
-        let hopeless = self.open.iter().find(|(_, event)| event.kind == OpenKind::Unverified && event.is_stuck);
-        match hopeless.map(|(num, _)| num) {
-            Some(num) => self.supersede(txn, num).map(|()| true),
-            None => Ok(false),
-        }
     }
 
     /// Notes that one of our users has joined by an event of ours, so that the room is known to be ours as long as he

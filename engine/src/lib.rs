@@ -96,6 +96,7 @@ mod open_events;
 mod parked;
 mod partial_join;
 mod questions;
+mod quotas;
 mod redactions;
 #[cfg(feature = "replay")]
 pub mod replay;

@@ -5,8 +5,64 @@
 #[non_exhaustive]
 pub struct Limits {
     /// How many events of a room may wait for something missing: 1,000. A waiting event is at most 64 KiB, so a hostile
-    /// server can make a room hold 64 MiB. Beyond it: [`crate::FailureCode::TooManyWaiting`].
+    /// server can make a room hold 64 MiB; half of that, for no more than half of them may come from one server. Beyond
+    /// it: [`crate::FailureCode::TooManyWaiting`].
     pub waiting_events_max: usize,
+    /// How many PDUs that are new to us one origin may hand in for a room at once: 2,000, forty transactions of 50, and
+    /// twice what may wait in a room; at most 64 KiB each, 128 MiB. A question for the gap before one of them counts as one
+    /// more, so that no origin has us ask without end. Beyond it nothing new is taken from that origin
+    /// ([`crate::FailureCode::QuotaExceeded`]) until it has tokens again ([`Limits::pdus_an_origin_a_second`]). Our own
+    /// server, answers to our questions and what is stored already cost nothing. Counted in memory, from nought after each
+    /// restart.
+    ///
+    /// What was refused can come again. Either the host answers the whole transaction with a 429, as here: its server tries
+    /// it once more, and holds back what it has for other rooms meanwhile. Or the host answers that PDU with an error, and it
+    /// is fetched as the gap before a later event.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use gibbous::{Engine, FailureCode, Outcome, ServerName, testing::{CHARLIE, S, Story}};
+    ///
+    /// /// What is answered to `PUT /send`: the `error` of each event that has one. `None` is a 429: come again.
+    /// fn handle_send(
+    ///     engine: &Engine,
+    ///     origin: &ServerName,
+    ///     pdus: &[&[u8]],
+    ///     now_ms: u64,
+    /// ) -> Result<Option<Vec<(String, String)>>, gibbous::Error> {
+    ///     let receipts = engine.receive(origin, pdus, now_ms)?;
+    ///     let is_beyond = |outcome: &Outcome| {
+    ///         matches!(outcome, Outcome::Refused(failure) if failure.code == FailureCode::QuotaExceeded)
+    ///     };
+    ///     if receipts.iter().any(|receipt| is_beyond(&receipt.outcome)) {
+    ///         // What was taken is `Known` the next time, and costs nothing.
+    ///         return Ok(None);
+    ///     }
+    ///     let failures = receipts.iter().filter_map(|receipt| receipt.failure());
+    ///     Ok(Some(failures.filter_map(|failure| Some((failure.affected?.to_string(), failure.reason))).collect()))
+    /// }
+    ///
+    /// let mut limits = gibbous::Limits::default();
+    /// limits.pdus_an_origin_max = 1;
+    /// let storage = gibbous::testing::Storage::Memory(gibbous::MemoryBackend::new());
+    /// let mut story = Story::with(&"11".try_into()?, &[], |_| {}, storage, limits).join_full();
+    /// let said = ["one", "two"].map(|body| story.room.message(CHARLIE, body).send());
+    /// let pdus: Vec<&[u8]> = said.iter().map(|event_id| story.room.json(event_id).as_bytes()).collect();
+    /// assert_eq!(handle_send(story.engine(), S.try_into()?, &pdus, story.now_ms)?, None);
+    /// assert_eq!(handle_send(story.engine(), S.try_into()?, &pdus, story.now_ms + 100)?, Some(vec![]));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    pub pdus_an_origin_max: u32,
+    /// How many of them come back in a second: 10. At a KiB an event 0.9 GB a day; at the greatest size, 64 KiB, 55 GB a
+    /// day. The busiest rooms see some events a second, of all servers together.
+    pub pdus_an_origin_a_second: u32,
+    /// How many origins are remembered whose quota is not whole, in each room: 1,000; at some 100 bytes each, 100 KB. Beyond
+    /// it the one is forgotten of which the least is missing.
+    pub origins_max: usize,
     /// How many PDUs may wait for a join to be finished, in memory: 2,000, half of them of one server, so that none can
     /// keep out all others. At most 64 KiB each, 128 MiB. Beyond it: [`crate::FailureCode::TooManyQueued`].
     pub queued_pdus_max: usize,
@@ -81,6 +137,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             waiting_events_max: 1_000,
+            pdus_an_origin_max: 2_000,
+            pdus_an_origin_a_second: 10,
+            origins_max: 1_000,
             queued_pdus_max: 2_000,
             missing_events_limit: 20,
             missing_events_rounds_max: 10,

@@ -28,7 +28,7 @@ pub(crate) enum OpenKind {
 
 impl OpenKind {
     /// Tells whether such an event has no verdict yet.
-    fn waits(self) -> bool {
+    pub(crate) fn waits(self) -> bool {
         matches!(self, Self::Unverified | Self::Waiting)
     }
 }

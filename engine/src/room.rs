@@ -27,6 +27,7 @@ use crate::{
     members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::Parked,
+    quotas::Quotas,
     redactions::Redactions,
     resync::{Resync, outliers::Loose},
     view::LastIds,
@@ -104,6 +105,8 @@ pub(crate) struct Room {
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
     pub(crate) redactions: Redactions,
+    /// How much each origin may still hand in.
+    pub(crate) quotas: Quotas,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
     /// The way to the provisional extremities and current state, as far as it was gone and still holds.
@@ -153,6 +156,7 @@ impl Room {
             news: Vec::new(),
             counts: Counts::default(),
             redactions: Redactions::default(),
+            quotas: Quotas::default(),
             provisional: None,
             told: StateGroup::EMPTY,
             told_rest: None,

@@ -49,8 +49,8 @@ impl Gaps {
     }
 
     /// Returns the server that sent the PDU at the root of a gap.
-    fn origin(&self, root: LogSeq) -> Option<OwnedServerName> {
-        self.gaps.get(&root)?.origin.clone()
+    pub(crate) fn origin(&self, root: LogSeq) -> Option<&ServerName> {
+        self.gaps.get(&root)?.origin.as_deref()
     }
 
     /// Forgets the gaps of events that are done.
@@ -268,7 +268,7 @@ impl Room {
     /// Returns the server that sent an event, or after a restart its sender's; never ours.
     fn origin_of(&self, cx: Context<'_>, root: LogSeq, pdu: &Pdu) -> Option<OwnedServerName> {
         let sender = Some(pdu.sender().server_name().to_owned()).filter(|server| server != cx.our_server);
-        self.gaps.origin(root).or(sender)
+        self.gaps.origin(root).map(ToOwned::to_owned).or(sender)
     }
 
     fn are_stuck(&self, txn: &Txn<'_>, event_ids: &[OwnedEventId]) -> Result<bool, Error> {
@@ -296,6 +296,9 @@ impl Room {
             return Ok(false);
         };
         self.gaps.asked(root);
+        if let Some(origin) = self.gaps.origin(root) {
+            self.quotas.take(origin, cx.limits, cx.now_ms);
+        }
         let (earliest, _) = self.provisional(txn)?;
         let mut earliest_ids = Vec::new();
         for num in earliest {
@@ -388,7 +391,7 @@ impl Room {
 
     fn ask_auth_chain(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum, pdu: &Pdu) -> Result<(), Error> {
         let origin = self.gaps.origin(self.open.root_of(num));
-        let mut servers: Vec<OwnedServerName> = origin.into_iter().collect();
+        let mut servers: Vec<OwnedServerName> = origin.into_iter().map(ToOwned::to_owned).collect();
         servers.push(pdu.sender().server_name().to_owned());
         servers.extend(self.resync.servers().iter().cloned());
         servers.retain(|server| server != cx.our_server);

@@ -178,7 +178,10 @@ pub enum OpenError {
 }
 
 fn open_engine(index: &Index, storage: &Storage, now_ms: u64) -> Result<Engine, OpenError> {
-    Ok(Engine::open(storage.open()?, Config::new(index.our_server.clone()), now_ms)?)
+    let mut config = Config::new(index.our_server.clone());
+    // What is recorded was taken in, over a longer time than it is played in.
+    config.limits.pdus_an_origin_max = u32::MAX;
+    Ok(Engine::open(storage.open()?, config, now_ms)?)
 }
 
 impl Asker for Session<'_> {
