@@ -132,7 +132,7 @@ impl Fetch {
 
     /// Tells how far the fetching is, or the event that nobody has, by which the named state is no true one.
     pub(super) fn progress(&self, servers: &[OwnedServerName]) -> Result<Progress, OwnedEventId> {
-        if self.is_state_in_flight || !self.in_flight.is_empty() {
+        if self.is_in_flight() {
             return Ok(Progress::Waiting);
         }
         let named_by = &self.named_by;
@@ -145,6 +145,11 @@ impl Fetch {
             Some(event_id) => Err(event_id.clone()),
             None => Ok(Progress::Ready { holes: self.missing.keys().cloned().collect() }),
         }
+    }
+
+    /// Tells whether an answer is awaited.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.is_state_in_flight || !self.in_flight.is_empty()
     }
 
     /// Tells whether an event belongs to the state and is missing.

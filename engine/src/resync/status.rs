@@ -54,14 +54,18 @@ impl Resync {
 
     /// Returns why the resync will hardly end without help, if so.
     pub(crate) fn rest(&self, limits: &Limits) -> Option<Rest> {
-        let has_nobody = |need: &Need| self.servers.is_empty() && need.told_by.is_none();
-        let is_ready = |need: &&Need| matches!(need.phase, Phase::Ready);
-        let mut ready = self.needs.values().filter(is_ready).peekable();
-        ready.peek()?;
+        let is_asked = |need: &Need| match &need.phase {
+            Phase::Ready => false,
+            Phase::Asked => true,
+            Phase::Fetching(fetch) => fetch.is_in_flight(),
+        };
         if self.is_dormant {
-            return Some(Rest::Dormant);
+            let rests = !self.needs.is_empty() && !self.needs.values().any(is_asked);
+            return rests.then_some(Rest::Dormant);
         }
-        if self.needs.values().filter(is_ready).any(has_nobody) {
+        let has_nobody = |need: &Need| self.servers.is_empty() && need.told_by.is_none();
+        let mut ready = self.needs.values().filter(|need| matches!(need.phase, Phase::Ready));
+        if ready.clone().any(has_nobody) {
             return Some(Rest::NobodyToAsk);
         }
         ready.any(|need| need.rounds >= limits.rounds_before_stalled).then_some(Rest::Refused)

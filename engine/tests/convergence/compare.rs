@@ -31,7 +31,8 @@ fn differences(world: &World, counts: &mut Vec<&'static str>) -> Result<(), Stri
         return Ok(());
     }
     if view.is_partial() {
-        return Err(format!("the room is still partial: {:?}", view.resync()));
+        let waiting = world.host.engine().room_in_words(world.random.room.id()).expect("the store works");
+        return Err(format!("the room is still partial: {:?}\n  {}", view.resync(), waiting.join("\n  ")));
     }
     let Stored { events: stored, log } = stored(world);
     let pdu = |event_id: &OwnedEventId| world.random.room.pdu(event_id).clone();

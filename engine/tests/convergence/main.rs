@@ -75,6 +75,10 @@ const SHOWN: &[&str] = &[
 /// Scripts that failed once, each with what was wrong. Seeds change their meaning with the simulation, and so may
 /// these; but they stay rooms in which what was wrong can happen.
 const SCRIPTS: &[&str] = &[
+    // A state that was held when the last of us had left was said to be fetched still.
+    "5181/15 h11,13 h14,15",
+    // Nothing is asked for a full room either when the last of us has left it.
+    "6872/28 a0w h0,2,7 h6,9 h10,4,5 h8,11 h13,20 a5w h16,21,23 h22 h27 t r t a7t",
     // A join that a user waited for was held up by other questions to the same server.
     "745/12 h0,3 j0.654034",
     // Where a state has no join rules, the oracle let nobody join.

@@ -7,7 +7,7 @@ use std::{
 
 use gibbous::{
     EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, OwnedServerName, Request, RequestError,
-    RequestId, RequestKind, Response, Rest, ResyncStatus, StateKey,
+    RequestId, RequestKind, Response, StateKey,
     testing::{
         ALL_VERSIONS, Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
@@ -424,7 +424,7 @@ impl World {
         ))
     }
 
-    /// A partial room that all of ours have left rests until one of them joins again. Returns whether one could. Where
+    /// A room that all of ours have left rests until one of them joins again. Returns whether one could. Where
     /// what comes in takes them out again and again, the room is left at last.
     fn wake(&mut self) -> Result<bool, String> {
         const WAKES_MAX: usize = 5;
@@ -442,9 +442,10 @@ impl World {
         Ok(false)
     }
 
-    /// Tells whether nobody of ours is in the partial room.
+    /// Tells whether something is still to be done, and nothing is asked for it, since nobody of ours is in the room.
     pub(crate) fn is_dormant(&self) -> bool {
-        matches!(self.host.view().resync(), ResyncStatus::Resting { rest: Rest::Dormant, .. })
+        let in_room = self.host.view().servers_in_room().expect("the store works").servers;
+        self.is_at_work() && !in_room.iter().any(|server| server == US)
     }
 
     fn is_at_work(&self) -> bool {
