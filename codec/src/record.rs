@@ -352,7 +352,7 @@ pub struct Completing {
     pub server_rows: u64,
 }
 
-/// Why the resync of a partial room rests.
+/// Why the resync of a room rests. Of a partial one it is told ([`LogRecord::Resting`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rest {
     /// No other server is known to be in the room.

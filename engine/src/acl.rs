@@ -53,8 +53,9 @@ impl Room {
         }
         let mut txn = cx.store.txn(self.num)?;
         let (_, current) = self.provisional(&mut txn)?;
+        let is_allowed = allows(&txn, current, server)?;
         self.commit(txn)?;
-        allows(&cx.store.snapshot(self.num)?, current, server)
+        Ok(is_allowed)
     }
 }
 

@@ -87,7 +87,7 @@ impl Explanation {
             }
             Stage::History { status, states } => full = Some(asker.by_state(status, states.before, false)?),
             Stage::Placed { partial: is_partial, .. } => {
-                let told = History::of(&asker.rows, num)?;
+                let told = Verdicts::of(&asker.rows, num)?;
                 if let Some((status, before)) = &told.partial {
                     partial = Some(asker.by_state(status, *before, true)?);
                 }
@@ -116,7 +116,7 @@ impl Explanation {
 
 /// What the log says of an event's verdicts.
 #[derive(Debug, Default)]
-struct History {
+struct Verdicts {
     /// The first one under partial state, and the state before the event.
     partial: Option<(EventStatus, StateGroup)>,
     /// The last one of checks 4 and 5 under full state, and the state before the event.
@@ -124,7 +124,7 @@ struct History {
     soft_failed: Option<SoftFailure>,
 }
 
-impl History {
+impl Verdicts {
     /// Reads the log from the event's own record to where check 6 is final.
     fn of(rows: &RoomSnapshot<'_>, num: EventNum) -> Result<Self, Error> {
         /// At 64 KiB a record, 4 MiB.

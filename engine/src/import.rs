@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    EventNum, EventState, EventStatus, FormatError, ImportRecord, LogRecord, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomOpened, RoomRules, RoomVersionId, Stage, StateKey,
-    States, UserId, VerifyError,
+    EventNum, EventState, EventStatus, FormatError, ImportRecord, LogRecord, Membership, OwnedEventId, OwnedRoomId,
+    OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomRules, RoomVersionId, Stage, StateKey, States,
+    VerifyError,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -15,6 +15,7 @@ use crate::{
     auth::rests_on,
     intake::place::decide,
     lookup::AuthEvent,
+    members::member,
     partial_join::{is_create, stated_version},
     resolve::all_entries,
     resync::{
@@ -251,10 +252,7 @@ impl Room {
         import: &ParsedImport<'_>,
     ) -> Result<Result<ImportReport, ImportError>, Error> {
         let mut txn = cx.store.txn(self.num)?;
-        txn.stage(&LogRecord::RoomOpened(RoomOpened {
-            room_id: self.id.clone(),
-            room_version: self.memory.rules.version().clone(),
-        }))?;
+        self.open_log(&mut txn)?;
         let staged = self.stage_import(cx, &mut txn, import)?;
         let report = match self.commit_if_granted(txn, staged)? {
             Ok(report) => report,
@@ -394,14 +392,10 @@ impl Room {
 
     fn our_users_in_current_state(&self, cx: Context<'_>, txn: &Txn<'_>) -> Result<Vec<OwnedUserId>, Error> {
         let Some(head) = txn.head()? else { return Ok(Vec::new()) };
-        let events = self.memory.events(txn);
         let mut users = Vec::new();
         for num in all_entries(txn, head.current)? {
-            let record = txn.event_record(num)?;
-            let member = record.state_key.as_ref().filter(|key| key.event_type == "m.room.member");
-            let user = member.and_then(|key| <&UserId>::try_from(key.state_key.as_str()).ok());
-            if let Some(user) = user.filter(|user| user.server_name() == cx.our_server)
-                && events.with_stage(num)?.0.membership() == Some("join")
+            if let Some((user, Membership::Join)) = member(&*txn.event_record(num)?)?
+                && user.server_name() == cx.our_server
             {
                 users.push(user.to_owned());
             }

@@ -399,7 +399,7 @@ impl Room {
         pdu: &Pdu,
         before: Option<LogSeq>,
     ) -> Result<Option<Position>, Error> {
-        if txn.head()?.is_none_or(|head| head.partial.is_none()) {
+        if !txn.is_partial()? {
             return Ok(None);
         }
         self.take_position(txn, pdu, before).map(Some)

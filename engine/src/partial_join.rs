@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
     EventNum, EventState, EventStatus, FormatError, JoinRecord, LogRecord, OwnedEventId, OwnedServerName, OwnedUserId,
-    Pdu, Rejection, RoomId, RoomOpened, RoomRules, RoomVersionId, ServerName, Stage, StateGroup, StateKey, States,
+    Pdu, Rejection, RoomId, RoomRules, RoomVersionId, ServerName, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde::Deserialize;
@@ -236,10 +236,7 @@ impl Room {
         let is_first = is_new || !self.is_present(cx)?;
         let mut txn = cx.store.txn(self.num)?;
         if is_new {
-            txn.stage(&LogRecord::RoomOpened(RoomOpened {
-                room_id: self.id.clone(),
-                room_version: self.memory.rules.version().clone(),
-            }))?;
+            self.open_log(&mut txn)?;
         }
         let outliers = verified.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
         for pdu in in_auth_order(&self.memory.rules, &outliers) {
@@ -292,7 +289,7 @@ impl Room {
         if let Err(rejection) = decide(&self.memory, txn, &event, before, partial)?.authorization.decision {
             return Ok(Err(JoinError::Rejected(rejection)));
         }
-        let is_partial_already = txn.head()?.is_some_and(|head| head.partial.is_some());
+        let is_partial_already = txn.is_partial()?;
         // a room that is full stays full while one of ours is in it. Where everything that the join follows is
         // known, what the response has left out does not matter.
         if partial && !is_partial_already && !is_first {

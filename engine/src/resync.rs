@@ -246,12 +246,16 @@ impl Resync {
 
     /// Returns the schedule to be stored, if a round has failed.
     pub(crate) fn backoff(&self) -> Backoff {
-        let worst = self.needs.values().max_by_key(|need| (need.rounds, need.until_ms));
-        worst.map_or_else(Backoff::default, |need| Backoff {
+        self.worst().map_or_else(Backoff::default, |need| Backoff {
             rounds: need.rounds,
             until_ms: need.until_ms,
             refusals: need.refusals.clone(),
         })
+    }
+
+    /// Returns the need that most rounds have failed for.
+    fn worst(&self) -> Option<&Need> {
+        self.needs.values().max_by_key(|need| (need.rounds, need.until_ms))
     }
 
     pub(crate) fn next_timeout(&self) -> Option<u64> {

@@ -14,7 +14,8 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Rest, RoomHead, RoomNum, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
+    OwnedServerName, OwnedUserId, Rest, RoomHead, RoomNum, RoomOpened, RoomRules, ServerName, Stage, StateGroup,
+    StateKey, path,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 
@@ -201,6 +202,13 @@ impl Room {
         }
         room.advance(cx)?;
         Ok(Some(room))
+    }
+
+    /// Stages the first record of a room of which nothing is stored.
+    pub(crate) fn open_log(&self, txn: &mut Txn<'_>) -> Result<(), Error> {
+        let (room_id, room_version) = (self.id.clone(), self.memory.rules.version().clone());
+        txn.stage(&LogRecord::RoomOpened(RoomOpened { room_id, room_version }))?;
+        Ok(())
     }
 
     /// Returns the servers that `send_join` responses named, but for ours: the one joined by first.
@@ -453,6 +461,7 @@ impl Room {
             extremity_ids.push(txn.event_record(num)?.event_id.clone());
         }
         self.commit(txn)?;
+        let resync = self.resync.status(cx.limits, cx.now_ms);
         Ok(Some(RoomView {
             store: cx.store.clone(),
             num: self.num,
@@ -462,8 +471,8 @@ impl Room {
             extremities: extremity_ids,
             current,
             our_server: cx.our_server.to_owned(),
-            resync: self.resync.status(cx.limits, cx.now_ms),
-            waits: self.resync.waits(cx.limits, cx.now_ms),
+            waits: self.resync.waits(&resync),
+            resync,
             servers: self.resync.named().to_vec(),
             last_ids: self.last_ids.clone(),
             members: self.members.clone(),

@@ -66,10 +66,8 @@ fn a_rejection_that_was_wrong_is_explained_by_what_partial_state_believed() {
     // The event of script 26: elsie was not kicked, since derek had left.
     for version in &NEWEST_VERSIONS {
         let (mut story, kick) = Story::wrongly_kicked(version);
-        let levels = story.power_levels.clone();
         let elsie = story.room.membership_of(ELSIE);
-        let test =
-            story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
+        let test = story.state_of_kicked(&kick);
         story.receive(S, &[&kick, &test]);
         story.release();
         let explained = explain(&story, &test);

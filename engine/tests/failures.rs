@@ -31,11 +31,8 @@ fn rule_of(failure: &Failure) -> Option<u16> {
 fn a_flip_tells_rule_and_source_of_what_was_wrong() {
     for version in &NEWEST_VERSIONS {
         let (mut story, kick) = Story::wrongly_kicked(version);
-        let levels = story.power_levels.clone();
         let left = story.room.membership_of(DEREK);
-        let elsie = story.room.membership_of(ELSIE);
-        let test =
-            story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
+        let test = story.state_of_kicked(&kick);
         assert_eq!(story.receive(S, &[&kick])[0].failure(), None);
         let rejected = failure_of(&story.receive(S, &[&test])[0]);
         assert_eq!((rejected.code, rule_of(&rejected)), (FailureCode::RejectedByState, Some(2001)));

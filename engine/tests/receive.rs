@@ -207,10 +207,7 @@ fn s25_a_state_event_that_was_accepted_wrongly_is_rejected_by_the_full_state() {
 fn s26_a_state_event_that_was_rejected_wrongly_is_accepted_by_the_full_state() {
     for version in &NEWEST_VERSIONS {
         let (mut story, kick) = Story::wrongly_kicked(version);
-        let levels = story.power_levels.clone();
-        let elsie = story.room.membership_of(ELSIE);
-        let test =
-            story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
+        let test = story.state_of_kicked(&kick);
         let sentinel = story.room.message(CHARLIE, "on it goes").after(&[&test]).send();
         let last = story.room.message(CHARLIE, "X").send();
         story.receive(S, &[&kick, &test, &sentinel]);

@@ -66,6 +66,15 @@ pub trait RoomRows: Rows + NodeSource {
         row.map(|bytes| decode_row(Table::Head, &key, Kind::Head, &bytes)).transpose()
     }
 
+    /// Tells whether the room is in a partial join that has not been resynced.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the head row is damaged.
+    fn is_partial(&self) -> Result<bool, StoreError> {
+        Ok(self.head()?.is_some_and(|head| head.partial.is_some()))
+    }
+
     /// Returns what is known of an event ID.
     ///
     /// # Errors

@@ -92,10 +92,7 @@ impl Engine {
     ///
     /// If the store fails, or the room is damaged or not known. That the room is partial is a refusal.
     pub fn export(&self, room_id: &RoomId) -> Result<Result<Export, ExportRefusal>, Error> {
-        self.with_room(room_id, 0, |room, cx| match room.view(cx)? {
-            Some(view) => view.export(),
-            None => Err(Error::UnknownRoom(room_id.to_owned())),
-        })
+        self.room(room_id)?.ok_or_else(|| Error::UnknownRoom(room_id.to_owned()))?.export()
     }
 
     /// Takes a room over from a homeserver that is in it: this engine's own homeserver, whose host has kept its rooms

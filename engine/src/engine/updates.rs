@@ -72,7 +72,10 @@ impl Engine {
             if room.acknowledged < Some(position) {
                 cx.store.put_acknowledged(room.num, position.into())?;
                 room.acknowledged = Some(position);
-                room.advance(cx)?;
+                if head.partial.is_some_and(|partial| partial.completing.is_some()) {
+                    // It may have waited for this alone.
+                    room.advance(cx)?;
+                }
             }
             Ok(position)
         })?;

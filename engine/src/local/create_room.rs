@@ -1,8 +1,6 @@
 //! Rooms that one of our users makes: the create event and what it begins with, all of it or nothing.
 
-use gibbous_codec::{
-    LogRecord, OwnedRoomId, Pdu, RoomId, RoomOpened, RoomRules, RoomVersionId, ServerName, Signer, UserId, sign_by,
-};
+use gibbous_codec::{OwnedRoomId, Pdu, RoomId, RoomRules, RoomVersionId, ServerName, Signer, UserId, sign_by};
 use gibbous_storage::Txn;
 use serde_json::value::RawValue;
 
@@ -129,10 +127,7 @@ impl Room {
         signer: &dyn Signer,
     ) -> Result<Result<CreatedRoom, CreateRoomRefusal>, Error> {
         let mut txn = cx.store.txn(self.num)?;
-        txn.stage(&LogRecord::RoomOpened(RoomOpened {
-            room_id: self.id.clone(),
-            room_version: self.memory.rules.version().clone(),
-        }))?;
+        self.open_log(&mut txn)?;
         let placed = self.place_initial(cx, &mut txn, create, initial, signer)?;
         let placed = match self.commit_if_granted(txn, placed)? {
             Ok(placed) => placed,

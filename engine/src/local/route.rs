@@ -43,7 +43,7 @@ impl Room {
     /// - While it is partial, a second user joins by a handshake too: a resident server sees bans that we do not.
     pub(crate) fn join_route(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, user: &UserId) -> Result<JoinRoute, Error> {
         let present = self.users_present(txn, usize::MAX)?;
-        let is_partial = txn.head()?.is_some_and(|head| head.partial.is_some());
+        let is_partial = txn.is_partial()?;
         if present.is_empty() {
             return Ok(JoinRoute::Handshake { candidates: self.candidates(cx, txn)?, omit_members: true });
         }

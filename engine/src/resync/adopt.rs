@@ -131,7 +131,7 @@ impl Room {
             return Ok(());
         }
         let mut txn = cx.store.txn(self.num)?;
-        if txn.head()?.is_some_and(|head| head.partial.is_some()) {
+        if txn.is_partial()? {
             txn.stage(&LogRecord::Backoff(self.resync.backoff()))?;
         }
         for prev in self.resync.hopeless(cx.limits.rounds_before_set_aside) {

@@ -47,7 +47,7 @@ impl Resync {
         self.is_dormant = is_dormant;
     }
 
-    /// Tells whether nobody of ours is in the partial room: nothing more is asked.
+    /// Tells whether nobody of ours is in the room: nothing more is asked.
     pub(crate) fn is_dormant(&self) -> bool {
         self.is_dormant
     }
@@ -93,12 +93,13 @@ impl Resync {
     }
 
     /// Returns how it stands, for those who wait for it.
-    pub(crate) fn waits(&self, limits: &Limits, now_ms: u64) -> Waits {
-        let next_retry_ms = match self.status(limits, now_ms) {
-            ResyncStatus::BackingOff { until_ms, .. } => Some(until_ms),
-            ResyncStatus::Resting { next_retry_ms, .. } => next_retry_ms,
+    pub(crate) fn waits(&self, status: &ResyncStatus) -> Waits {
+        let next_retry_ms = match status {
+            ResyncStatus::BackingOff { until_ms, .. } => Some(*until_ms),
+            ResyncStatus::Resting { next_retry_ms, .. } => *next_retry_ms,
             ResyncStatus::Idle | ResyncStatus::Running { .. } => None,
         };
-        Waits { since_ms: self.since_ms, attempts: self.backoff().rounds, next_retry_ms }
+        let attempts = self.worst().map_or(0, |need| need.rounds);
+        Waits { since_ms: self.since_ms, attempts, next_retry_ms }
     }
 }

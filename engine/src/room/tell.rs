@@ -40,7 +40,7 @@ impl Room {
 
     /// Notes an event of ours that has come into a partial room: who is found later to have been in the room missed it.
     pub(crate) fn note_sent(&self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
-        if txn.head()?.is_some_and(|head| head.partial.is_some()) {
+        if txn.is_partial()? {
             txn.stage(&LogRecord::Sent(num))?;
         }
         Ok(())

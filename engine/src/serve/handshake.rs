@@ -130,7 +130,7 @@ impl Room {
     /// Returns our users in the room, if it may let anybody in or out; `while_partial`, if it may while it is partial.
     fn users_who_admit(&mut self, txn: &mut Txn<'_>, while_partial: bool) -> Served<Vec<OwnedUserId>> {
         let present = self.users_present(txn, usize::MAX)?;
-        let is_partial = txn.head()?.is_some_and(|head| head.partial.is_some());
+        let is_partial = txn.is_partial()?;
         Ok(if present.is_empty() {
             Err(Refusal::NotFound(format!("room {}", self.id)))
         } else if is_partial && !while_partial {

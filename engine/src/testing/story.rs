@@ -105,6 +105,12 @@ impl Story {
         (story, kick)
     }
 
+    /// Tells that elsie sets a state after that kick: rejected by the partial state, and accepted by the full one.
+    pub fn state_of_kicked(&mut self, kick: &OwnedEventId) -> OwnedEventId {
+        let (levels, elsie) = (self.power_levels.clone(), self.room.membership_of(ELSIE));
+        self.room.state(ELSIE, "m.room.test", "", json!({})).after(&[kick]).auth(&[&levels, &elsie]).send()
+    }
+
     /// Lets alice join; all that the resync asks is held back.
     pub fn join_held(mut self) -> Self {
         self.hold_resync();

@@ -83,7 +83,7 @@ impl RoomView {
             hosts_added,
             hosts_removed,
             hosts_changed,
-            catch_up: self.catch_up(&rows, &completing, current, &named)?,
+            catch_up: self.catch_up(&rows, &completing, current, &in_room, &named)?,
             wrong_memberships: wrong_memberships(&rows, &completing, position.seq)?,
         }))
     }
@@ -93,6 +93,7 @@ impl RoomView {
         rows: &R,
         completing: &Completing,
         current: StateGroup,
+        in_room: &BTreeSet<OwnedServerName>,
         named: &BTreeSet<OwnedServerName>,
     ) -> Result<Option<CatchUp>, Error> {
         let Some(sent) = completing.sent else { return Ok(None) };
@@ -101,7 +102,6 @@ impl RoomView {
         let told = told_at(rows, sent.into())?;
         let mut servers = hosts_of(&self.members, rows, states.before)?;
         servers.extend(hosts_not_after(rows, told, current, event.record.depth)?);
-        let in_room = hosts_of(&self.members, rows, current)?;
         let was_told = hosts_of(&self.members, rows, told)?;
         servers.retain(|server| in_room.contains(server) && !named.contains(server) && !was_told.contains(server));
         let event_id = event.record.event_id.clone();

@@ -40,10 +40,9 @@ fn x05_an_event_that_the_full_state_allows_becomes_an_extremity() {
     // From script 26: derek, who has left, kicks elsie, who then sets a state.
     for version in &NEWEST_VERSIONS {
         let (mut story, kick) = Story::wrongly_kicked(version);
-        let [join, levels] = [story.join.clone(), story.power_levels.clone()];
+        let join = story.join.clone();
         let elsie = story.room.membership_of(ELSIE);
-        let test =
-            story.room.state(ELSIE, "m.room.test", "", json!({})).after(&[&kick]).auth(&[&levels, &elsie]).send();
+        let test = story.state_of_kicked(&kick);
         story.receive(S, &[&kick, &test]);
         assert_eq!(story.verdict(&kick), "accepted, partial");
         assert_eq!(story.verdict(&test), "rejected, partial");

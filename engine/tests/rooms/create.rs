@@ -6,7 +6,7 @@ use gibbous::{
     Backend, Change, Check, CreateRefusal, CreateRoomRefusal, CreatedRoom, Engine, EventDraft, MemoryBackend, NewRoom,
     OwnedRoomId, RoomId, RoomVersionId, SledBackend, SledOptions, StateKey,
     gibbous_codec::Rule,
-    gibbous_storage::{Fault, Faulty, Step, Store, Survives, check},
+    gibbous_storage::{Step, Store, Survives, check},
     testing::{ALICE, ALL_VERSIONS, BOB, CHARLIE, ELSIE, US},
 };
 use serde_json::{
@@ -14,7 +14,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{NOW_MS, assert_works, keys, open, rows, rules, say, server, user, view};
+use super::{NOW_MS, assert_works, keys, open, open_to_crash, rows, rules, say, server, user, view};
 
 const ROOM: &str = "!moons:us.example";
 
@@ -263,13 +263,7 @@ fn a_crash_while_a_room_is_made_leaves_all_of_it_or_nothing() {
     let room_id: OwnedRoomId = ROOM.try_into().expect("a room ID");
     let mut crashes = 0;
     for step in (1..20).map(Step::Write).chain((1..20).map(Step::Sync)) {
-        let faulty = Faulty::new();
-        let engine = open(US, Arc::new(faulty.clone()));
-        let later = match step {
-            Step::Write(n) => Step::Write(faulty.writes() + n),
-            Step::Sync(n) => Step::Sync(faulty.syncs() + n),
-        };
-        faulty.fail_at(later, Fault::Crash);
+        let (engine, faulty) = open_to_crash(step);
         let is_acknowledged = make_with(&engine, &version, &json!({}), &usual(&version)).is_ok();
         crashes += usize::from(!is_acknowledged);
         drop(engine);

@@ -13,12 +13,12 @@ use gibbous::{
     ImportError, ImportReport, Limits, MemoryBackend, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId,
     RoomVersionId, RoomView, Signatures,
     gibbous_codec::exchange::{self, Record, RecordReader},
-    gibbous_storage::{Fault, Faulty, Step, Store, Survives, check},
+    gibbous_storage::{Step, Store, Survives, check},
     testing::{ALICE, ALL_VERSIONS, BOB, CHARLIE, DEREK, Host, KEY_ID, S, S2, Story, US},
 };
 use serde_json::{json, value::to_raw_value};
 
-use super::{NOW_MS, assert_works, keys, know_keys, open, rows, server, user, view};
+use super::{NOW_MS, assert_works, keys, know_keys, open, open_to_crash, rows, server, user, view};
 
 /// A room as it is handed over, which a test may spoil.
 #[derive(Clone, Debug)]
@@ -398,13 +398,7 @@ fn a_crash_during_an_import_leaves_all_of_it_or_nothing() {
     let moved = export(story.engine(), story.room.id());
     let mut crashes = 0;
     for step in (1..10).map(Step::Write).chain((1..10).map(Step::Sync)) {
-        let faulty = Faulty::new();
-        let engine = open(US, Arc::new(faulty.clone()));
-        let later = match step {
-            Step::Write(n) => Step::Write(faulty.writes() + n),
-            Step::Sync(n) => Step::Sync(faulty.syncs() + n),
-        };
-        faulty.fail_at(later, Fault::Crash);
+        let (engine, faulty) = open_to_crash(step);
         let is_acknowledged = moved.try_import(&engine, Signatures::Checked).is_ok();
         crashes += usize::from(!is_acknowledged);
         drop(engine);

@@ -9,7 +9,7 @@ use gibbous::{
     Backend, Config, Engine, EventDraft, JoinStatus, OwnedEventId, Pdu, Request, RequestError, RequestKind, Response,
     RoomId, RoomVersionId, RoomView, SendJoin, ServerName, UserId,
     gibbous_codec::{RoomRules, sign},
-    gibbous_storage::Table,
+    gibbous_storage::{Fault, Faulty, Step, Table},
     serve::{Answer, Refusal, Served},
     testing::{ALICE, ELSIE, KEY_ID, S2, SeededKeys, US},
 };
@@ -23,6 +23,18 @@ fn server(name: &str) -> &ServerName {
 
 fn user(id: &str) -> &UserId {
     id.try_into().expect("a user ID")
+}
+
+/// Opens an engine that dies at a write or sync from here on.
+fn open_to_crash(step: Step) -> (Engine, Faulty) {
+    let faulty = Faulty::new();
+    let engine = open(US, Arc::new(faulty.clone()));
+    let later = match step {
+        Step::Write(n) => Step::Write(faulty.writes() + n),
+        Step::Sync(n) => Step::Sync(faulty.syncs() + n),
+    };
+    faulty.fail_at(later, Fault::Crash);
+    (engine, faulty)
 }
 
 fn keys() -> SeededKeys {
