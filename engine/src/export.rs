@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use gibbous_codec::{EventNum, OwnedRoomId, RoomNum, RoomVersionId, Stage};
 use gibbous_storage::{RoomRows, Store};
 
-use crate::{Error, Extremity, RoomView, resolve::all_entries, state::stage_of};
+use crate::{Error, Extremity, RedactedEvent, RoomView, resolve::all_entries, state::stage_of};
 
 /// A room to be taken over ([`Engine::import`](crate::Engine::import)).
 ///
@@ -20,6 +20,8 @@ pub struct Export {
     pub room_version: RoomVersionId,
     /// The forward extremities, with the states before them.
     pub extremities: Vec<Extremity>,
+    /// Which of the events are redacted, and by which.
+    pub redacted: Vec<RedactedEvent>,
     store: Store,
     num: RoomNum,
     events: Vec<EventNum>,
@@ -35,8 +37,9 @@ pub enum ExportRefusal {
 }
 
 impl Export {
-    /// Returns the events, as canonical JSON: the extremities, those of the states before them, and the auth chains of
-    /// all of these. The rest of the room's history is not among them.
+    /// Returns the events, as canonical JSON: the extremities, those of the states before them, those that redact any of
+    /// these, and the auth chains of all of them. The rest of the room's history is not among them. Each is as the rules
+    /// read it: whole where it is redacted since, redacted where its content hash did not hold when it came.
     ///
     /// # Errors
     ///
@@ -71,8 +74,35 @@ impl RoomView {
             extremities.push(Extremity { event_id: event_id.clone(), state_before });
         }
         events.extend(self.auth_chain(&rows, events.iter().copied())?);
+        let redacted = if rows.has_redactions()? { self.add_redactions(&rows, &mut events)? } else { Vec::new() };
         let events = events.into_iter().collect();
         let (room_id, room_version) = (self.room_id.clone(), self.rules.version().clone());
-        Ok(Ok(Export { room_id, room_version, extremities, store: self.store.clone(), num: self.num, events }))
+        Ok(Ok(Export {
+            room_id,
+            room_version,
+            extremities,
+            redacted,
+            store: self.store.clone(),
+            num: self.num,
+            events,
+        }))
+    }
+
+    /// Adds what redacts any of some events, and returns which are redacted.
+    fn add_redactions<R: RoomRows>(
+        &self,
+        rows: &R,
+        events: &mut BTreeSet<EventNum>,
+    ) -> Result<Vec<RedactedEvent>, Error> {
+        let mut redacted = Vec::new();
+        let mut next: Vec<EventNum> = events.iter().copied().collect();
+        while let Some(num) = next.pop() {
+            let event_id = rows.event_record(num)?.event_id.clone();
+            let Some(by) = rows.redaction_of(&event_id)? else { continue };
+            redacted.push(RedactedEvent { event_id, by: rows.event_record(by)?.event_id.clone() });
+            let brought = [by].into_iter().chain(self.auth_chain(rows, [by])?);
+            next.extend(brought.filter(|num| events.insert(*num)));
+        }
+        Ok(redacted)
     }
 }

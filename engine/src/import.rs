@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
     EventNum, EventState, EventStatus, FormatError, ImportRecord, LogRecord, Membership, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Pdu, Rejection, RoomId, RoomRules, RoomVersionId, Stage, StateKey, States,
-    VerifyError,
+    OwnedServerName, OwnedUserId, Pdu, RedactedRecord, Rejection, RoomId, RoomRules, RoomVersionId, Stage, StateKey,
+    States, VerifyError,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -38,6 +38,8 @@ pub struct Import<'a> {
     pub events: &'a mut dyn Iterator<Item = Vec<u8>>,
     /// The forward extremities.
     pub extremities: &'a [Extremity],
+    /// Which of the events are redacted.
+    pub redacted: &'a [RedactedEvent],
     /// Whether signatures and hashes are to be checked.
     pub signatures: Signatures,
 }
@@ -49,6 +51,15 @@ pub struct Extremity {
     pub event_id: OwnedEventId,
     /// The full state before it.
     pub state_before: Vec<OwnedEventId>,
+}
+
+/// An event that clients see redacted, and the one that redacts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedactedEvent {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// The event that redacts it.
+    pub by: OwnedEventId,
 }
 
 /// Whether the signatures and hashes of events that are imported are to be checked.
@@ -156,7 +167,7 @@ pub enum ImportError {
     /// An event is no forward extremity: it is named twice, or another one follows it.
     #[error("{0} is no forward extremity")]
     NotAnExtremity(OwnedEventId),
-    /// An event that is named, as an extremity or in the state before one, is not there.
+    /// An event that is named, as an extremity, in the state before one, as redacted or as what redacts, is not there.
     #[error("{0} is named, but is not there")]
     MissingEvent(OwnedEventId),
     /// What is told is no state.
@@ -183,6 +194,7 @@ pub(crate) struct ParsedImport<'a> {
     pub(crate) rules: RoomRules,
     events: BTreeMap<OwnedEventId, Pdu>,
     extremities: &'a [Extremity],
+    redacted: &'a [RedactedEvent],
 }
 
 impl<'a> ParsedImport<'a> {
@@ -207,7 +219,7 @@ impl<'a> ParsedImport<'a> {
             }
             events.insert(pdu.event_id().to_owned(), pdu);
         }
-        let parsed = Self { rules, events, extremities: import.extremities };
+        let parsed = Self { rules, events, extremities: import.extremities, redacted: import.redacted };
         parsed.check_create()?;
         Ok(parsed)
     }
@@ -283,6 +295,9 @@ impl Room {
             }
         }
         if let Err(error) = self.fold_extremities(txn, &placed)? {
+            return Ok(Err(error));
+        }
+        if let Err(error) = redact_told(txn, import.redacted)? {
             return Ok(Err(error));
         }
         let users = self.our_users_in_current_state(cx, txn)?;
@@ -402,6 +417,19 @@ impl Room {
         }
         Ok(users)
     }
+}
+
+/// Takes events for redacted that are told to be.
+fn redact_told(txn: &mut Txn<'_>, redacted: &[RedactedEvent]) -> Result<Result<(), ImportError>, Error> {
+    for RedactedEvent { event_id, by } in redacted {
+        let nums = (txn.event_num(event_id)?, txn.event_num(by)?);
+        let (Some(_), Some(by)) = nums else {
+            let missing = if nums.0.is_none() { event_id } else { by };
+            return Ok(Err(ImportError::MissingEvent(missing.clone())));
+        };
+        txn.stage(&LogRecord::Redacted(RedactedRecord { target: event_id.clone(), by: Some(by) }))?;
+    }
+    Ok(Ok(()))
 }
 
 /// Reads the state that is told before an extremity.

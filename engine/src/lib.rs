@@ -125,7 +125,7 @@ pub use gibbous_codec::{
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
 pub use history::BackfillStatus;
-pub use import::{Extremity, Import, ImportError, ImportReport, Signatures};
+pub use import::{Extremity, Import, ImportError, ImportReport, RedactedEvent, Signatures};
 pub use intake::{Outcome, Receipt};
 pub use limits::Limits;
 pub use local::{

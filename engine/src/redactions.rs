@@ -61,7 +61,7 @@ impl Room {
     fn settle_redaction(&self, txn: &mut Txn<'_>, target: &EventId, changed: Option<EventNum>) -> Result<(), Error> {
         let was = txn.redaction_of(target)?;
         if let Some(was) = was
-            && self.redacts(txn, was, target)?
+            && (self.redacts(txn, was, target)? || self.was_told(txn, was)?)
         {
             return Ok(());
         }
@@ -80,6 +80,12 @@ impl Room {
             txn.stage(&LogRecord::Redacted(RedactedRecord { target: target.to_owned(), by }))?;
         }
         Ok(())
+    }
+
+    /// Tells whether an event that redacts another one has been told to do so by an import: it has no place in the room's
+    /// history, and only a wrong verdict could undo it.
+    fn was_told(&self, txn: &Txn<'_>, redaction: EventNum) -> Result<bool, Error> {
+        Ok(matches!(txn.stage_of(redaction)?, Stage::Outlier { status: EventStatus::Accepted, .. }))
     }
 
     /// Tells whether an event redacts another one: it is accepted, and its sender may do so.

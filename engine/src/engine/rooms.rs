@@ -102,7 +102,7 @@ impl Engine {
     /// users can speak, other servers can join. Of its history only the extremities are known; what else is brought is
     /// known for the sake of these ([`EventStage::Outlier`](crate::EventStage::Outlier)). [`Engine::backfill`] has the rest.
     ///
-    /// What the host tells of the states before the extremities is taken as it is; that they allow the extremities, and
+    /// What the host tells of the states before the extremities, and of redactions, is taken as it is; that they allow the extremities, and
     /// every event is allowed by its auth events, is checked.
     ///
     /// ```
@@ -144,6 +144,7 @@ impl Engine {
     ///     room_version: &export.room_version,
     ///     events: &mut events.into_iter(),
     ///     extremities: &export.extremities,
+    ///     redacted: &export.redacted,
     ///     signatures: Signatures::Checked,
     /// };
     /// let report = after.import(import, 0)??;

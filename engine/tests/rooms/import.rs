@@ -10,8 +10,8 @@ use std::{
 
 use gibbous::{
     Change, Config, Engine, EventDraft, EventId, EventStage, EventStatus, Export, ExportRefusal, Extremity, Import,
-    ImportError, ImportReport, Limits, MemoryBackend, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId,
-    RoomVersionId, RoomView, Signatures,
+    ImportError, ImportReport, Limits, MemoryBackend, OwnedEventId, OwnedRoomId, OwnedServerName, RedactedEvent,
+    RoomId, RoomVersionId, RoomView, Signatures,
     gibbous_codec::exchange::{self, Record, RecordReader},
     gibbous_storage::{Step, Store, Survives, check},
     testing::{ALICE, ALL_VERSIONS, BOB, CHARLIE, DEREK, Host, KEY_ID, S, S2, Story, US},
@@ -27,6 +27,7 @@ struct Moved {
     room_version: RoomVersionId,
     events: Vec<Vec<u8>>,
     extremities: Vec<Extremity>,
+    redacted: Vec<RedactedEvent>,
 }
 
 impl Moved {
@@ -34,8 +35,8 @@ impl Moved {
         let events = export.events().expect("the store works").map(|event| event.expect("the store works"));
         let events: Vec<_> = events.collect();
         assert_eq!(events.len(), export.event_count());
-        let Export { room_id, room_version, extremities, .. } = export.clone();
-        Self { room_id, room_version, events, extremities }
+        let Export { room_id, room_version, extremities, redacted, .. } = export.clone();
+        Self { room_id, room_version, events, extremities, redacted }
     }
 
     fn try_import(
@@ -48,6 +49,7 @@ impl Moved {
             room_version: &self.room_version,
             events: &mut self.events.iter().cloned(),
             extremities: &self.extremities,
+            redacted: &self.redacted,
             signatures,
         };
         engine.import(import, NOW_MS)
@@ -415,4 +417,44 @@ fn a_crash_during_an_import_leaves_all_of_it_or_nothing() {
         }
     }
     assert!(crashes > 2, "{crashes} crashes");
+}
+
+#[test]
+fn what_is_redacted_stays_redacted() {
+    for version in &ALL_VERSIONS {
+        let mut story = Story::new(version).join_full();
+        let name = story.room.state(CHARLIE, "m.room.name", "", json!({ "name": "secret" })).send();
+        let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": "none" })).send();
+        let by = story.room.redact(CHARLIE, &name).send();
+        // The redaction is no state event, and not the last: only what it redacts leads to it.
+        let last = story.room.message(DEREK, "last").send();
+        story.receive(S, &[&name, &topic, &by, &last]);
+        let mut moved = export(story.engine(), story.room.id());
+        assert_eq!(moved.redacted, [RedactedEvent { event_id: name.clone(), by: by.clone() }]);
+
+        let mut host = Host::new(US, story.room.clone());
+        know_keys(host.engine(), &[US, S, S2]);
+        moved.import(host.engine(), Signatures::Unchecked);
+        for restarts in [false, true] {
+            if restarts {
+                host.restart();
+            }
+            let shown = |event_id: &EventId| host.view().event_shown(event_id).expect("the store works");
+            let (event, redacted_by) = shown(&name).expect("it is stored");
+            assert_eq!((event.pdu.content().get(), redacted_by), ("{}", Some(by.clone())));
+            assert_eq!(shown(&topic).map(|(_, redacted_by)| redacted_by), Some(None));
+        }
+        assert_eq!(export(host.engine(), story.room.id()).redacted, moved.redacted);
+        // It stays so when the redaction gets its place in the history, and its verdict.
+        host.engine().backfill(story.room.id(), 100, host.now_ms).expect("the store works");
+        host.run();
+        assert_eq!(host.verdict(&by), "history, accepted");
+        let (_, redacted_by) = host.view().event_shown(&name).expect("the store works").expect("it is stored");
+        assert_eq!(redacted_by, Some(by.clone()));
+
+        let elsewhere = Host::new(US, story.room.clone());
+        moved.redacted[0].by = "$nobody:has.it".try_into().expect("an event ID");
+        let refused = moved.try_import(elsewhere.engine(), Signatures::Checked).expect("the store works");
+        assert_eq!(refused, Err(ImportError::MissingEvent(moved.redacted[0].by.clone())));
+    }
 }
