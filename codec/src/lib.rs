@@ -66,11 +66,11 @@ pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, Questio
 pub use record::{
     Backoff, Completed, Completing, Edge, EventRecord, EventState, Folded, GroupRecord, ImportRecord, JoinRecord,
     Judgement, LogRecord, Position, RedactedRecord, RedactionRecord, RefusalReason, Refused, Rest, RoomOpened,
-    SoftFailure, Stage, States,
+    SoftFailure, Stage, States, WholeCopyRecord,
 };
 pub use row::{
     AcknowledgedRow, CurrentRow, FormatRow, IdRow, InviteRow, PartialJoin, RedactionRow, RoomHead, RoomRow,
-    ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow,
+    ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow, WholeCopyRow,
 };
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;
@@ -79,6 +79,6 @@ pub use state_map::{StateKey, StateMap};
 pub use status::{Check, EventStatus, Rejection};
 pub use verify::{
     BadSignature, KeyError, KeySource, LocalSigner, Signer, SigningKey, VerifiedPdu, VerifyError, VerifyKey,
-    required_servers, sign, sign_again, sign_again_by, sign_by, verify,
+    is_whole_copy, required_servers, sign, sign_again, sign_again_by, sign_by, verify,
 };
 pub use wire::{HEADER_LEN, Kind, PAYLOAD_MAX, WireError, decode, decode_bytes, encode, encode_bytes};

@@ -47,6 +47,8 @@ pub enum LogRecord {
     Redacted(RedactedRecord),
     /// The room was brought from a homeserver that was in it. Several records where one does not hold all users.
     Imported(ImportRecord),
+    /// The whole copy of an event has come that is stored redacted, because its content hash did not hold.
+    WholeCopy(WholeCopyRecord),
 }
 
 /// The content of [`LogRecord::RoomOpened`].
@@ -260,6 +262,16 @@ pub struct RedactedRecord {
     pub target: OwnedEventId,
     /// The event that redacts it, if one still does.
     pub by: Option<EventNum>,
+}
+
+/// The content of [`LogRecord::WholeCopy`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeCopyRecord {
+    /// The event.
+    pub event: EventNum,
+    /// The PDU as canonical JSON without `unsigned`.
+    #[serde(with = "serde_bytes")]
+    pub json: Vec<u8>,
 }
 
 /// The content of [`LogRecord::Imported`].

@@ -102,6 +102,13 @@ pub struct RedactionRow {
     pub redaction: EventNum,
 }
 
+/// Where the whole copy of an event stands that is stored redacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeCopyRow {
+    /// The place in the log of its [`crate::LogRecord::WholeCopy`].
+    pub at: LogSeq,
+}
+
 /// An invite of one of our users to a room that nobody of ours is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteRow {

@@ -160,9 +160,20 @@ pub fn verify(rules: &RoomRules, pdu: Pdu, keys: &dyn KeySource) -> Result<Verif
     if !missing.is_empty() {
         return Err(VerifyError::MissingKeys { servers: missing });
     }
-    let was_redacted =
-        stated_content_hash(pdu.canonical_json()).as_deref() != Some(&content_hash(pdu.canonical_json())[..]);
+    let was_redacted = !content_hash_holds(&pdu);
     Ok(VerifiedPdu { pdu: if was_redacted { pdu.redacted(rules) } else { pdu }, was_redacted })
+}
+
+/// Tells whether an event is the whole copy of another one, which fails check 3, as a redacted copy does: it passes that
+/// check, and the two are the same event once both are redacted. If the signatures of the one hold, so do they for the
+/// other: they sign no more than that, and the hash of the whole.
+pub fn is_whole_copy(rules: &RoomRules, whole: &Pdu, redacted: &Pdu) -> bool {
+    let signed = |pdu: &Pdu| signed_json(rules, pdu.event_type(), pdu.canonical_json());
+    !content_hash_holds(redacted) && content_hash_holds(whole) && signed(whole) == signed(redacted)
+}
+
+fn content_hash_holds(pdu: &Pdu) -> bool {
+    stated_content_hash(pdu.canonical_json()).as_deref() == Some(&content_hash(pdu.canonical_json())[..])
 }
 
 fn signatures_of(server: &ServerName, rules: &RoomRules, pdu: &Pdu, signed: &str, keys: &dyn KeySource) -> Found {

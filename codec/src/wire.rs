@@ -57,6 +57,8 @@ pub enum Kind {
     Redaction = 15,
     /// An invite to a room that nobody of ours is in.
     Invite = 16,
+    /// Where the whole copy of an event stands that is stored redacted.
+    WholeCopy = 17,
 }
 
 /// Encodes a value as the bincode payload of a frame.

@@ -199,7 +199,10 @@ impl Room {
                     return Ok(Outcome::Waiting);
                 }
             }
-            Some((num, stage)) => return self.take_in_known(cx, txn, num, stage, origin, before),
+            Some((num, stage)) => {
+                self.keep_whole_copy(txn, num, &pdu)?;
+                return self.take_in_known(cx, txn, num, stage, origin, before);
+            }
             None => {}
         }
         let next = txn.next_seq();

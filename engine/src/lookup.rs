@@ -167,7 +167,11 @@ pub(crate) fn status_of(stage: &Stage) -> Option<&EventStatus> {
 
 /// Parses a stored event.
 pub(crate) fn parse_stored(rules: &RoomRules, event: &StoredEvent) -> Result<Pdu, Error> {
-    let event_id = &event.record.event_id;
-    Pdu::from_stored(rules, event_id.clone(), event.json())
+    parse_copy(rules, &event.record.event_id, event.json())
+}
+
+/// Parses a copy of a stored event.
+pub(crate) fn parse_copy(rules: &RoomRules, event_id: &EventId, json: &[u8]) -> Result<Pdu, Error> {
+    Pdu::from_stored(rules, event_id.to_owned(), json)
         .map_err(|error| Error::DamagedEvent { event: event_id.to_string(), why: error.to_string() })
 }

@@ -156,6 +156,36 @@ pub enum Change {
         /// The event.
         event_id: OwnedEventId,
     },
+    /// The whole copy of an event has come that was kept redacted, because its content hash did not hold
+    /// ([`Receipt::is_redacted`](crate::Receipt::is_redacted)): clients may see
+    /// [`RoomView::event_shown`](crate::RoomView::event_shown). Its verdict, and what rests on it, stay as they are.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use gibbous::{Change, testing::{CHARLIE, S, S2, Story}};
+    ///
+    /// let mut story = Story::joined(&"11".try_into()?);
+    /// let hello = story.room.message(CHARLIE, "hello").send();
+    ///
+    /// // A server changes it on the way; another one hands it over as it was signed.
+    /// let changed = story.room.json(&hello).replace("hello", "bye");
+    /// assert!(story.receipt_of_bytes(S, changed.as_bytes()).is_redacted);
+    /// let shown = |story: &Story| story.view().event_shown(&hello).map(|shown| shown.map(|(info, _)| info.pdu));
+    /// assert_eq!(shown(&story)?.expect("it is stored").content().get(), "{}");
+    ///
+    /// story.receive(S2, &[&hello]);
+    /// assert!(story.changes.contains(&Change::WholeCopy { event_id: hello.clone() }));
+    /// assert!(shown(&story)?.expect("it is stored").content().get().contains("hello"));
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
+    WholeCopy {
+        /// The event.
+        event_id: OwnedEventId,
+    },
     /// The whole room has its full state, but for the holes.
     RoomUnPartialStated {
         /// Events that belong to the state but that no server could give with a signature that holds; the first of
@@ -198,6 +228,7 @@ impl Change {
             | Self::Joined { .. }
             | Self::Redacted { .. }
             | Self::Unredacted { .. }
+            | Self::WholeCopy { .. }
             | Self::CurrentState { .. }
             | Self::ResyncResting { .. }
             | Self::RoomFullStated
@@ -319,6 +350,9 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
             Some(by) => Change::Redacted { event_id: target.clone(), by: rows.event_record(*by)?.event_id.clone() },
             None => Change::Unredacted { event_id: target.clone() },
         }),
+        LogRecord::WholeCopy(copy) => {
+            changes.push(Change::WholeCopy { event_id: rows.event_record(copy.event)?.event_id.clone() });
+        }
         LogRecord::RoomOpened(_)
         | LogRecord::Group(_)
         | LogRecord::Servers(_)

@@ -1,15 +1,22 @@
-//! Redactions (client-server specification, "Redactions"): they act where events are shown and served. The rules of
-//! authorisation read events as they are stored, so that no verdict depends on when a redaction came.
+//! Redactions (client-server specification, "Redactions"), and whole copies of events that are stored redacted (check 3):
+//! they act where events are shown and served. The rules of authorisation read events as they are stored, so that no
+//! verdict depends on when a redaction or a whole copy came.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use gibbous_codec::{
-    EventId, EventNum, EventStatus, LogRecord, Named, OwnedEventId, Pdu, RedactedRecord, RedactionRecord, Stage,
-    StateGroup, StateKey, path,
+    EventId, EventNum, EventStatus, LogRecord, Named, OwnedEventId, Pdu, RedactedRecord, RedactionRecord, RoomRules,
+    Stage, StateGroup, StateKey, WholeCopyRecord, is_whole_copy, path,
 };
-use gibbous_storage::{RoomRows, Txn};
+use gibbous_storage::{RoomRows, StoredEvent, Txn};
 
-use crate::{Error, EventInfo, RoomView, auth::user_level, lookup::EventSource, room::Room, state::stage_of};
+use crate::{
+    Error, EventInfo, RoomView,
+    auth::user_level,
+    lookup::{EventSource, parse_copy, parse_stored},
+    room::Room,
+    state::stage_of,
+};
 
 /// Which redactions are to be looked at before the next commit.
 #[derive(Debug, Default)]
@@ -42,14 +49,34 @@ impl Room {
         Ok(())
     }
 
+    /// Keeps another copy of a stored event that is whole, where the stored one is redacted. It is shown and served from
+    /// here on; if it asks to redact an event, what is stored may not have said which.
+    pub(crate) fn keep_whole_copy(&mut self, txn: &mut Txn<'_>, num: EventNum, copy: &Pdu) -> Result<(), Error> {
+        let event = txn.event(num)?;
+        let json = copy.canonical_json().as_bytes();
+        if event.json() == json || txn.whole_copy(num)?.is_some() {
+            return Ok(());
+        }
+        let stored = parse_stored(&self.memory.rules, &event)?;
+        if !is_whole_copy(&self.memory.rules, copy, &stored) {
+            return Ok(());
+        }
+        txn.stage(&LogRecord::WholeCopy(WholeCopyRecord { event: num, json: json.to_vec() }))?;
+        if target_of(&stored).is_none() {
+            self.note_redaction(txn, num, copy)?;
+            self.redactions.look_again(copy.event_id());
+        }
+        Ok(())
+    }
+
     /// Looks again at what may redact or be redacted, so that it is told with the commit that has brought it about.
     pub(crate) fn settle_redactions(&mut self, txn: &mut Txn<'_>) -> Result<(), Error> {
         while let Some(event_id) = self.redactions.changed.pop_first() {
             // What was staged may have been discarded.
             let Some(num) = txn.event_num(&event_id)? else { continue };
             let (pdu, _) = self.memory.events(txn).with_stage(num)?;
-            if let Some(target) = target_of(&pdu) {
-                self.settle_redaction(txn, target, Some(num))?;
+            if let Some(target) = self.target_of(txn, num, &pdu)? {
+                self.settle_redaction(txn, &target, Some(num))?;
             }
             self.settle_redaction(txn, &event_id, None)?;
         }
@@ -97,8 +124,7 @@ impl Room {
         else {
             return Ok(false);
         };
-        // A copy that is stored redacted names no event any more (v1 to v10).
-        if target_of(&pdu) != Some(target) {
+        if self.target_of(txn, redaction, &pdu)?.as_deref() != Some(target) {
             return Ok(false);
         }
         let Some((num, stage)) = stage_of(txn, target)? else { return Ok(false) };
@@ -114,6 +140,16 @@ impl Room {
         let (redacted, _) = self.memory.events(txn).with_stage(num)?;
         Ok(redacted.sender().server_name() == pdu.sender().server_name()
             || self.may_redact(txn, &pdu, states.before)?)
+    }
+
+    /// Returns the event that a stored event asks to redact. A copy that is stored redacted names none (v1 to v10).
+    fn target_of(&self, txn: &Txn<'_>, num: EventNum, stored: &Pdu) -> Result<Option<OwnedEventId>, Error> {
+        if stored.event_type() != "m.room.redaction" || stored.redacts().is_some() {
+            return Ok(target_of(stored).map(ToOwned::to_owned));
+        }
+        let copy = txn.whole_copy(num)?;
+        let whole = copy.map(|json| parse_copy(&self.memory.rules, stored.event_id(), &json)).transpose()?;
+        Ok(whole.as_ref().and_then(target_of).map(ToOwned::to_owned))
     }
 
     fn may_redact(&self, txn: &Txn<'_>, redaction: &Pdu, before: StateGroup) -> Result<bool, Error> {
@@ -137,9 +173,53 @@ fn target_of(pdu: &Pdu) -> Option<&EventId> {
     pdu.redacts().filter(|_| pdu.event_type() == "m.room.redaction")
 }
 
+/// The events of a room as they are shown: redacted where a redaction applies, else as whole as they are known.
+pub(crate) struct Showing<'r, R> {
+    rows: &'r R,
+    rules: &'r RoomRules,
+    /// In most rooms there are none, and nothing is looked up.
+    has_redactions: bool,
+    has_whole_copies: bool,
+}
+
+impl<'r, R: RoomRows> Showing<'r, R> {
+    pub(crate) fn of(rows: &'r R, rules: &'r RoomRules) -> Result<Self, Error> {
+        let (has_redactions, has_whole_copies) = (rows.has_redactions()?, rows.has_whole_copies()?);
+        Ok(Self { rows, rules, has_redactions, has_whole_copies })
+    }
+
+    /// Returns which event redacts another one.
+    pub(crate) fn redacted_by(&self, event: &StoredEvent) -> Result<Option<EventNum>, Error> {
+        Ok(match self.has_redactions {
+            true => self.rows.redaction_of(&event.record.event_id)?,
+            false => None,
+        })
+    }
+
+    /// Returns an event as it is if nothing redacts it, as canonical JSON.
+    pub(crate) fn whole<'e>(&self, event: &'e StoredEvent) -> Result<Cow<'e, [u8]>, Error> {
+        let copy = if self.has_whole_copies { self.rows.whole_copy(event.num)? } else { None };
+        Ok(copy.map_or(Cow::Borrowed(event.json()), Cow::Owned))
+    }
+
+    /// Returns an event as it is shown.
+    pub(crate) fn pdu(&self, event: &StoredEvent) -> Result<Pdu, Error> {
+        match self.redacted_by(event)? {
+            Some(_) => Ok(parse_stored(self.rules, event)?.redacted(self.rules)),
+            None => parse_copy(self.rules, &event.record.event_id, &self.whole(event)?),
+        }
+    }
+}
+
 impl RoomView {
     /// Returns an event as clients may see it: redacted where a redaction applies, and then by which event; else whole. All
     /// else as [`RoomView::event`], which returns an event as the rules read it.
+    ///
+    /// An event whose content hash did not hold when it came is stored redacted (server-server specification, "Checks
+    /// performed on receipt of a PDU", 3), and is shown so until a copy comes for which it holds, by [`Engine::receive`] or
+    /// in a gap ([`Change::WholeCopy`](crate::Change::WholeCopy)). No verdict changes by that.
+    ///
+    /// [`Engine::receive`]: crate::Engine::receive
     ///
     /// A redaction applies while it is accepted and its sender is of the server of who sent the event, or has the level
     /// that `redact` asks for in the state before the redaction (room version 3 on; in versions 1 and 2 its own rule of
@@ -168,8 +248,10 @@ impl RoomView {
     pub fn event_shown(&self, event_id: &EventId) -> Result<Option<(EventInfo, Option<OwnedEventId>)>, Error> {
         let Some(mut info) = self.event(event_id)? else { return Ok(None) };
         let rows = self.store.snapshot(self.num)?;
-        let Some(by) = rows.redaction_of(event_id)? else { return Ok(Some((info, None))) };
-        info.pdu = info.pdu.redacted(&self.rules);
-        Ok(Some((info, Some(rows.event_record(by)?.event_id.clone()))))
+        let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
+        let (event, showing) = (rows.event(num)?, Showing::of(&rows, &self.rules)?);
+        info.pdu = showing.pdu(&event)?;
+        let by = showing.redacted_by(&event)?.map(|by| Ok::<_, Error>(rows.event_record(by)?.event_id.clone()));
+        Ok(Some((info, by.transpose()?)))
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use gibbous_codec::{
     CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind,
     LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
-    StateGroup, UnfoldedRow, entry_hash, path,
+    StateGroup, UnfoldedRow, WholeCopyRow, entry_hash, path,
 };
 
 use crate::{
@@ -111,6 +111,11 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         }
         LogRecord::Redacted(RedactedRecord { target, by }) => {
             put_redaction(rows, redaction_key(rows.room(), target, None), *by)?;
+        }
+        LogRecord::WholeCopy(copy) => {
+            let key = room_seq_key(rows.room(), LogSeq(copy.event.0));
+            let value = encode_row(Table::WholeCopies, &key, Kind::WholeCopy, &WholeCopyRow { at: seq })?;
+            rows.write(Table::WholeCopies, key, Some(value));
         }
         // The host is told; the schedule itself stands with the questions.
         LogRecord::Backoff(_) => {}

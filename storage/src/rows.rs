@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gibbous_codec::{
     AcknowledgedRow, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq,
     NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RedactionRow, RoomHead, RoomNum,
-    ServersRow, Stage, StateGroup, UnfoldedRow,
+    ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
 };
 
 use crate::{
@@ -282,6 +282,31 @@ pub trait RoomRows: Rows + NodeSource {
     fn has_redactions(&self) -> Result<bool, StoreError> {
         let prefix = room_prefix(self.room());
         Ok(!self.rows(Table::Redactions, &prefix, &prefix, 1)?.is_empty())
+    }
+
+    /// Returns the whole copy of an event that is stored redacted, as canonical JSON, or `None` where none has come.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn whole_copy(&self, num: EventNum) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = room_seq_key(self.room(), num.into());
+        let Some(bytes) = self.row(Table::WholeCopies, &key)? else { return Ok(None) };
+        let row: WholeCopyRow = decode_row(Table::WholeCopies, &key, Kind::WholeCopy, &bytes)?;
+        match self.record(row.at)? {
+            Some(LogRecord::WholeCopy(copy)) => Ok(Some(copy.json)),
+            _ => Err(StoreError::Missing { what: format!("the whole copy of event {num} of room {}", self.room()) }),
+        }
+    }
+
+    /// Tells whether the whole copy of any event has come that is stored redacted.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails.
+    fn has_whole_copies(&self) -> Result<bool, StoreError> {
+        let prefix = room_prefix(self.room());
+        Ok(!self.rows(Table::WholeCopies, &prefix, &prefix, 1)?.is_empty())
     }
 
     /// Returns what is known of the room's questions to other servers, but for the IDs of named states.

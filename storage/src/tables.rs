@@ -42,11 +42,13 @@ pub enum Table {
     Redactions = 15,
     /// Invites of our users to rooms that nobody of ours is in.
     Invites = 16,
+    /// From an event that is stored redacted to its whole copy in the log.
+    WholeCopies = 17,
 }
 
 impl Table {
     /// All tables by ascending number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Format,
         Self::Rooms,
         Self::Head,
@@ -64,6 +66,7 @@ impl Table {
         Self::Acknowledged,
         Self::Redactions,
         Self::Invites,
+        Self::WholeCopies,
     ];
 
     /// Returns the number of the table.
@@ -101,6 +104,7 @@ impl Table {
             Self::Acknowledged => "acknowledged",
             Self::Redactions => "redactions",
             Self::Invites => "invites",
+            Self::WholeCopies => "whole_copies",
         }
     }
 }

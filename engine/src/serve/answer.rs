@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use gibbous_codec::{EventNum, RoomNum, RoomRules};
 use gibbous_storage::{RoomRows, Store};
 
-use crate::{Error, RoomView, lookup::parse_stored};
+use crate::{Error, RoomView, lookup::parse_stored, redactions::Showing};
 
 /// The JSON body of an answer. Of the events it holds the numbers alone: each is read when it is written, so that a state of
 /// any size takes a few bytes an event.
@@ -66,7 +66,7 @@ impl Answer {
     /// If it is not taken, or an event cannot be read; some of it may have been written by then.
     pub fn write_to(&self, out: &mut impl Write) -> Result<(), WriteError> {
         let rows = self.store.snapshot(self.room).map_err(Error::from)?;
-        let has_redactions = rows.has_redactions().map_err(Error::from)?;
+        let showing = Showing::of(&rows, &self.rules)?;
         let mut separator = "{";
         for (name, field) in &self.fields {
             write!(out, "{separator}\"{name}\":")?;
@@ -80,10 +80,8 @@ impl Answer {
                 })?,
                 Field::Pdus(events) => write_list(out, events, |out, shown| {
                     let event = rows.event(shown.event).map_err(Error::from)?;
-                    let is_redacted =
-                        has_redactions && rows.redaction_of(&event.record.event_id).map_err(Error::from)?.is_some();
-                    match shown.is_redacted || is_redacted {
-                        false => out.write_all(event.json())?,
+                    match shown.is_redacted || showing.redacted_by(&event)?.is_some() {
+                        false => out.write_all(&showing.whole(&event)?)?,
                         true => {
                             let redacted = parse_stored(&self.rules, &event)?.redacted(&self.rules);
                             out.write_all(redacted.canonical_json().as_bytes())?;

@@ -10,7 +10,7 @@ use super::{
     RoomView,
     members::{Member, member_of},
 };
-use crate::{Error, lookup::parse_stored, members::members_of};
+use crate::{Error, members::members_of, redactions::Showing};
 
 /// What a client needs to name a room before it has its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,10 +77,7 @@ impl RoomView {
         let Some(num) = rows.state_event(self.current, &path(&StateKey::new(event_type, "")))? else { return Ok(None) };
         let event = rows.event(num)?;
         // A redacted name is none.
-        if rows.redaction_of(&event.record.event_id)?.is_some() {
-            return Ok(None);
-        }
-        let pdu = parse_stored(&self.rules, &event)?;
+        let pdu = Showing::of(rows, &self.rules)?.pdu(&event)?;
         // A content is an object, by check 1; of what stands in it anything may be malformed.
         let content: BTreeMap<String, &RawValue> = serde_json::from_str(pdu.content().get()).unwrap_or_default();
         let text = content.get(field).and_then(|text| serde_json::from_str::<String>(text.get()).ok());

@@ -10,11 +10,11 @@ use std::{
 
 use gibbous::{
     Change, Config, Engine, EventDraft, EventId, EventStage, EventStatus, Export, ExportRefusal, Extremity, Import,
-    ImportError, ImportReport, Limits, MemoryBackend, OwnedEventId, OwnedRoomId, OwnedServerName, RedactedEvent,
-    RoomId, RoomVersionId, RoomView, Signatures,
+    ImportError, ImportReport, Limits, MemoryBackend, OwnedEventId, OwnedRoomId, OwnedServerName, RedactedEvent, Rest,
+    ResyncStatus, RoomId, RoomVersionId, RoomView, Signatures,
     gibbous_codec::exchange::{self, Record, RecordReader},
     gibbous_storage::{Step, Store, Survives, check},
-    testing::{ALICE, ALL_VERSIONS, BOB, CHARLIE, DEREK, Host, KEY_ID, S, S2, Story, US},
+    testing::{ALICE, ALL_VERSIONS, BOB, CHARLIE, DEREK, Host, KEY_ID, NEWEST_VERSIONS, RoomBuilder, S, S2, Story, US},
 };
 use serde_json::{json, value::to_raw_value};
 
@@ -456,5 +456,43 @@ fn what_is_redacted_stays_redacted() {
         moved.redacted[0].by = "$nobody:has.it".try_into().expect("an event ID");
         let refused = moved.try_import(elsewhere.engine(), Signatures::Checked).expect("the store works");
         assert_eq!(refused, Err(ImportError::MissingEvent(moved.redacted[0].by.clone())));
+    }
+}
+
+#[test]
+fn a_state_that_nobody_is_known_to_have_rests_until_somebody_is_named() {
+    // A room of ours alone, of which the state before an event of ours got lost on the way.
+    for version in &NEWEST_VERSIONS {
+        let mut room = RoomBuilder::new(version, ALICE);
+        room.join(ALICE).send();
+        room.power_levels(&[]).send();
+        let first = room.message(ALICE, "first").send();
+        let mut host = Host::new(US, room);
+        know_keys(host.engine(), &[US]);
+        let before: Vec<_> = host.room.state_before(&first).values().cloned().collect();
+        let events = host.room.order().iter().map(|id| host.room.json(id).as_bytes().to_vec()).collect();
+        let moved = Moved {
+            room_id: host.room.id().to_owned(),
+            room_version: version.clone(),
+            events,
+            extremities: vec![Extremity { event_id: first, state_before: before }],
+            redacted: Vec::new(),
+        };
+        moved.import(host.engine(), Signatures::Unchecked);
+        let lost = host.room.state(ALICE, "m.room.topic", "", json!({ "topic": "lost" })).send();
+        let last = host.room.message(ALICE, "last").send();
+        host.submit(&last);
+        let resting = |host: &Host| match host.view().resync() {
+            ResyncStatus::Resting { rest, next_retry_ms, .. } => Some((rest, next_retry_ms)),
+            _ => None,
+        };
+        assert_eq!(resting(&host), Some((Rest::NobodyToAsk, None)), "{:?}", host.view().resync());
+        host.restart();
+        assert_eq!((host.verdict(&last), resting(&host)), ("waiting".to_owned(), Some((Rest::NobodyToAsk, None))));
+        let room_id = host.room.id().to_owned();
+        host.engine().retry(&room_id, Some(server(S)), host.now_ms).expect("the store works");
+        host.run();
+        assert_eq!((host.verdict(&last), resting(&host)), ("accepted".to_owned(), None));
+        assert!(host.view().event(&lost).expect("the store works").is_some());
     }
 }

@@ -7,7 +7,7 @@ use gibbous_codec::{
     AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
     ImportRecord, InviteRow, JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow,
     RedactedRecord, RedactionRecord, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
-    ServerName, SoftFailure, Stage, StateGroup, StateKey, States,
+    ServerName, SoftFailure, Stage, StateGroup, StateKey, States, WholeCopyRecord,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -279,6 +279,9 @@ fn completion(store: &Store) -> Result<(), StoreError> {
     assert_eq!(txn.redaction_of(&event_id("hello"))?, Some(late));
     assert_eq!(txn.redactions_asked(&event_id("never"))?, [late]);
     assert!(txn.redaction_of(&event_id("never"))?.is_none() && txn.has_redactions()?);
+    assert!(!txn.has_whole_copies()?);
+    txn.stage(&LogRecord::WholeCopy(WholeCopyRecord { event: late, json: b"{\"whole\":1}".to_vec() }))?;
+    assert_eq!((txn.whole_copy(late)?, txn.has_whole_copies()?), (Some(b"{\"whole\":1}".to_vec()), true));
     commit(store, txn)
 }
 
