@@ -17,7 +17,7 @@ fn replayed(recording: &str) -> MemoryBackend {
     let backend = MemoryBackend::new();
     let spill = tempfile::tempfile().expect("a temporary file can be made");
     let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
-    let report = play(input, &Storage::Memory(backend.clone()), spill, &mut host).expect("the recording plays");
+    let report = play(input, &Storage::Kept(Arc::new(backend.clone())), spill, &mut host).expect("the recording plays");
     assert!(report.passed(), "{:?}", report.mismatches);
     backend
 }

@@ -54,7 +54,7 @@ fn check_all(storage: impl Fn() -> Storage, trouble: Trouble) -> Vec<Report> {
 }
 
 fn in_memory() -> Storage {
-    Storage::Memory(MemoryBackend::new())
+    Storage::in_memory()
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_room_full_of_bad_events_ends_with_one_forward_extremity() {
     // The reference server keeps seven where this recording was made.
     let backend = MemoryBackend::new();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bans-v11.recording.jsonl.zst");
-    check(&path, &Storage::Memory(backend.clone()), Trouble::default()).expect("the recording holds");
+    check(&path, &Storage::Kept(Arc::new(backend.clone())), Trouble::default()).expect("the recording holds");
     let our_server = "localhost:28387".try_into().expect("it is a server name");
     let engine = Engine::open(Arc::new(backend), Config::new(our_server), 0).expect("the store opens");
     let room_id = RoomId::parse("!vskPHUKwuTBCMlmeIA:localhost:28377").expect("it is a room ID");

@@ -24,7 +24,7 @@ fn write(synth: &Synth, path: &Path) -> Written {
 
 fn replay(path: &Path) -> Report {
     let input = exchange::open(path.to_str().expect("paths of tests are UTF-8")).expect("the file is there");
-    let storage = Storage::Memory(MemoryBackend::new());
+    let storage = Storage::in_memory();
     let spill = tempfile::tempfile().expect("a temporary file can be made");
     let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
     play(input, &storage, spill, &mut host).expect("it is a recording")

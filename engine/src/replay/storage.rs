@@ -9,8 +9,8 @@ use crate::{Backend, MemoryBackend, SledBackend, SledOptions};
 /// A store that outlives the engines over it.
 #[derive(Debug)]
 pub enum Storage {
-    /// In memory; it is kept over reopenings within the process.
-    Memory(MemoryBackend),
+    /// In any backend that is kept over reopenings within the process, such as one in memory.
+    Kept(Arc<dyn Backend>),
     /// In a directory.
     Sled {
         /// The directory.
@@ -21,19 +21,24 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// Opens the store. Every backend that was opened before must have been dropped.
+    /// Makes an empty store in memory.
+    pub fn in_memory() -> Self {
+        Self::Kept(Arc::new(MemoryBackend::new()))
+    }
+
+    /// Opens the store. Of one in a directory every backend that was opened before must have been dropped.
     ///
     /// # Errors
     ///
     /// [`BackendError`] if the directory cannot be used.
     pub fn open(&self) -> Result<Arc<dyn Backend>, BackendError> {
         Ok(match self {
-            Self::Memory(backend) => Arc::new(backend.clone()),
+            Self::Kept(backend) => backend.clone(),
             Self::Sled { dir, options } => Arc::new(SledBackend::open(dir, *options)?),
         })
     }
 
-    /// Returns how many bytes the files of a closed store have; `None` in memory.
+    /// Returns how many bytes the files of a closed store have that is in a directory; else `None`.
     ///
     /// # Errors
     ///

@@ -176,7 +176,7 @@ fn play(path: &Path) -> (Engine, OwnedRoomId, OwnedServerName, Vec<(OwnedServerN
     let spill = tempfile::tempfile().expect("there is room for it");
     let mut host =
         gibbous::replay::Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Default::default() };
-    let storage = gibbous::replay::Storage::Memory(backend.clone());
+    let storage = gibbous::replay::Storage::Kept(Arc::new(backend.clone()));
     let report = gibbous::replay::play(exchange::open(name).expect("it can be read"), &storage, spill, &mut host);
     assert!(report.expect("it can be played").passed());
     let (mut room, mut keys) = (None, Vec::new());

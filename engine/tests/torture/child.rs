@@ -4,6 +4,7 @@
 //! is of no use to anyone else.
 
 use std::{
+    cell::RefCell,
     env,
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -92,13 +93,22 @@ impl Said {
             _ => return None,
         })
     }
-}
 
-/// Writes a line at once: what was said is known even if the process dies with the next instruction.
-fn say(word: &str, rest: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // If nobody listens any more it makes no difference.
-    let _ = write!(stdout, "\n{MARK}{word} {}.\n", rest.replace('\n', "; ")).and_then(|()| stdout.flush());
+    /// Writes a line at once: what was said is known even if the process dies with the next instruction.
+    fn say(&self) {
+        let (word, rest) = match self {
+            Self::Begins => ("begins", String::new()),
+            Self::Kept(event_id) => ("kept", event_id.clone()),
+            Self::Told(update) => ("told", update.clone()),
+            Self::Steps(done) => ("steps", done.to_string()),
+            Self::Purging => ("purging", String::new()),
+            Self::Compares => ("compares", String::new()),
+            Self::Ends(end) => ("ends", end.clone().err().unwrap_or_default()),
+        };
+        let mut stdout = std::io::stdout().lock();
+        // If nobody listens any more it makes no difference.
+        let _ = write!(stdout, "\n{MARK}{word} {}.\n", rest.replace('\n', "; ")).and_then(|()| stdout.flush());
+    }
 }
 
 #[test]
@@ -108,30 +118,38 @@ fn plays_as_a_process_of_its_own() {
     else {
         return;
     };
-    say("begins", "");
+    Said::Begins.say();
     let steps_done = steps_done.parse().expect("it is a number");
-    let ended = play(Path::new(&recording), PathBuf::from(dir), steps_done);
-    say("ends", &ended.err().unwrap_or_default());
+    let storage = Storage::Sled { dir: PathBuf::from(dir), options: SledOptions { cache_bytes: 16 << 20 } };
+    Said::Ends(play(Path::new(&recording), &storage, steps_done, |said| said.say())).say();
 }
 
-fn play(recording: &Path, dir: PathBuf, steps_done: u64) -> Result<(), String> {
+/// Plays a recording over a store from a step on, and says what has been made durable.
+///
+/// # Errors
+///
+/// What did not hold.
+pub(crate) fn play(recording: &Path, storage: &Storage, steps_done: u64, say: impl FnMut(Said)) -> Result<(), String> {
+    let say = RefCell::new(say);
+    let say = |said| (say.borrow_mut())(said);
     let input = exchange::open(recording.to_str().expect("the path is text")).map_err(|error| error.to_string())?;
-    let storage = Storage::Sled { dir, options: SledOptions { cache_bytes: 16 << 20 } };
     let spill = tempfile::tempfile().map_err(|error| error.to_string())?;
     let mut progress = |progress| {
         if matches!(progress, Progress::Compared { done: 0, .. }) {
-            say("compares", "");
+            say(Said::Compares);
         }
     };
     let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut progress, trouble: Trouble::default() };
-    let mut acknowledge = |what: Acknowledged<'_>| match what {
-        Acknowledged::Kept(event_id) => say("kept", event_id.as_str()),
-        Acknowledged::Told(update) => say("told", &format!("{update:?}")),
-        Acknowledged::Steps(done) => say("steps", &done.to_string()),
-        Acknowledged::Purging => say("purging", ""),
+    let mut acknowledge = |what: Acknowledged<'_>| {
+        say(match what {
+            Acknowledged::Kept(event_id) => Said::Kept(event_id.to_string()),
+            Acknowledged::Told(update) => Said::Told(format!("{update:?}")),
+            Acknowledged::Steps(done) => Said::Steps(done),
+            Acknowledged::Purging => Said::Purging,
+        });
     };
     let resumed = Resume { steps_done, acknowledge: &mut acknowledge };
-    let report = resume(input, &storage, spill, &mut host, resumed).map_err(|error: ReplayError| error.to_string())?;
+    let report = resume(input, storage, spill, &mut host, resumed).map_err(|error: ReplayError| error.to_string())?;
     if report.expectations == 0 {
         return Err("the recording expects nothing".to_owned());
     }

@@ -8,9 +8,10 @@
 //! `GIBBOUS_TORTURE=200` asks for 200 kills and as many cuts, over all recordings of the repository, or those that
 //! `GIBBOUS_TORTURE_FILES` names, separated by `:`. `GIBBOUS_TORTURE_SEED=1` has the deaths at other moments; the
 //! moments are of real time in part, so that a seed repeats a run in its outline only.
-#![cfg(all(feature = "replay", target_os = "linux"))]
+#![cfg(all(feature = "replay", feature = "testing", target_os = "linux"))]
 
 mod child;
+mod points;
 mod powercut;
 mod store;
 

@@ -26,7 +26,7 @@ pub(crate) struct Subject {
 }
 
 /// What has been acknowledged of a room, in all processes together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Acknowledgements {
     pub(crate) kept: BTreeSet<String>,
     pub(crate) told: BTreeSet<String>,
@@ -90,7 +90,19 @@ impl Subject {
         let copy = tempfile::tempdir().expect("a temporary directory can be made");
         copy_dir(dir, copy.path()).expect("the store can be copied");
         let backend = SledBackend::open(copy.path(), SledOptions { cache_bytes: 16 << 20 });
-        let backend: Arc<dyn Backend> = Arc::new(backend.map_err(|error| format!("it does not open: {error}"))?);
+        self.look_at(Arc::new(backend.map_err(|error| format!("it does not open: {error}"))?), acknowledged)
+    }
+
+    /// Does the same of a store that a look does not change.
+    ///
+    /// # Errors
+    ///
+    /// What was found.
+    pub(crate) fn look_at(
+        &self,
+        backend: Arc<dyn Backend>,
+        acknowledged: &Acknowledgements,
+    ) -> Result<Standing, String> {
         let report = Store::open(backend.clone()).and_then(|store| check(&store));
         let report = report.map_err(|error| format!("it cannot be checked: {error}"))?;
         if let Some(finding) = report.findings.first() {
@@ -134,7 +146,7 @@ fn stage(room: &RoomView, event_id: &str) -> Result<Option<String>, String> {
     Ok(event.map(|event| format!("{:?}", event.stage)))
 }
 
-fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
     for file in files_below(from)? {
         let copy = to.join(file.strip_prefix(from).expect("it is below"));
         fs::create_dir_all(copy.parent().expect("it is a file in a directory"))?;

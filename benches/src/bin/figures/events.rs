@@ -54,7 +54,8 @@ fn played(members: usize, events: usize) -> Result<MemoryBackend, String> {
     let spill = tempfile::tempfile().map_err(|error| error.to_string())?;
     let backend = MemoryBackend::new();
     let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
-    let report = play(input, &Storage::Memory(backend.clone()), spill, &mut host).map_err(|error| error.to_string())?;
+    let report =
+        play(input, &Storage::Kept(Arc::new(backend.clone())), spill, &mut host).map_err(|error| error.to_string())?;
     if !report.passed() {
         return Err(format!("the room of {members} members ends otherwise: {} mismatches", report.mismatches.len()));
     }

@@ -15,7 +15,7 @@ use std::{
 
 use clap::ValueEnum;
 use gibbous::{
-    MemoryBackend, SledOptions,
+    SledOptions,
     gibbous_codec::exchange,
     replay::{self, Host, ReplayError, Storage, Trouble},
 };
@@ -121,7 +121,7 @@ fn play(args: &Args, file: &str) -> Outcome {
 /// Returns the store for a file, and the directory that is to be removed once the file was played.
 fn storage(args: &Args, file: &str) -> Result<(Storage, Option<TempDir>), Unusable> {
     if args.backend == BackendName::Memory {
-        return Ok((Storage::Memory(MemoryBackend::new()), None));
+        return Ok((Storage::in_memory(), None));
     }
     let (dir, temporary) = match &args.data_dir {
         Some(dir) if args.files.len() == 1 => (dir.clone(), None),
@@ -147,7 +147,7 @@ fn is_vacant(dir: &Path) -> io::Result<bool> {
 
 fn place_of(storage: &Storage) -> String {
     match storage {
-        Storage::Memory(_) => "memory".to_owned(),
+        Storage::Kept(_) => "memory".to_owned(),
         Storage::Sled { dir, .. } => dir.display().to_string(),
     }
 }
