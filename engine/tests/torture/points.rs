@@ -128,7 +128,9 @@ impl<'a> Replay<'a> {
             let at = |nth| self.rows_before(nth);
             drop(Store::open(Arc::new(left.clone())).map_err(|error| error.to_string())?);
             let rows = rows_of(&left);
-            if rows != at(nth) && rows != at(nth + 1) {
+            // With a room's first batch goes the head row that was written before it.
+            let is_empty = rows.is_empty() && at(nth).iter().all(|(table, _)| *table == Table::Head);
+            if !is_empty && rows != at(nth) && rows != at(nth + 1) {
                 return Err("the batch is there in part".to_owned());
             }
         }
