@@ -17,6 +17,7 @@ pub mod rooms;
 mod send_join_response;
 mod simulation;
 mod state_group_ops;
+mod store_ops;
 mod wire_decode;
 
 // The simulation of the convergence tests, as it stands there: a script that fails here fails there.
@@ -43,13 +44,14 @@ pub use resync_answers::resync_answers;
 pub use room_history::room_history;
 pub use send_join_response::send_join_response;
 pub use state_group_ops::state_group_ops;
+pub use store_ops::store_ops;
 pub use wire_decode::wire_decode;
 
 /// A target: its name, which is that of its seeds' folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("auth_differential", auth_differential),
     ("key_order", key_order),
     ("pdu_parse", pdu_parse),
@@ -59,6 +61,7 @@ pub const TARGETS: [Target; 10] = [
     ("room_history", room_history),
     ("send_join_response", send_join_response),
     ("state_group_ops", state_group_ops),
+    ("store_ops", store_ops),
     ("wire_decode", wire_decode),
 ];
 

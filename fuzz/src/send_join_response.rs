@@ -22,10 +22,24 @@ const STEPS_MAX: usize = 100;
 
 /// Makes a room of two bytes and a `send_join` response as the third says, edited by two bytes each, or of raw bytes.
 pub fn send_join_response(bytes: &[u8]) {
-    let Some((&[room, later, how], edits)) = bytes.split_first_chunk() else { return };
+    join_by(bytes);
+}
+
+/// What has come of a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Refused,
+    Joined,
+    /// And its state, which was partial, has become the true one.
+    PutRight,
+}
+
+/// Returns what has come of the join, if there is one.
+fn join_by(bytes: &[u8]) -> Option<End> {
+    let (&[room, later, how], edits) = bytes.split_first_chunk()?;
     let (seed, random) = kept_room(room, later);
     let mut world = World::around(random, seed, false);
-    let Some(join) = joining(&mut world, seed, how & 4 != 0) else { return };
+    let join = joining(&mut world, seed, how & 4 != 0)?;
     let before = dump(&world);
     let is_full = how & 1 != 0;
     let mut response = if is_full { full(&world, &join) } else { world.random.send_join(&join, seed) };
@@ -35,7 +49,7 @@ pub fn send_join_response(bytes: &[u8]) {
         edit(&world, &mut response, what, at.into());
     }
     let body = if how & 2 != 0 { edits.to_vec() } else { response.to_string().into_bytes() };
-    match handshake(&mut world, &join, &body, !is_full, how & 8 == 0) {
+    let end = match handshake(&mut world, &join, &body, !is_full, how & 8 == 0) {
         JoinStatus::Joined { partial, .. } => {
             assert_usable(&world, &join);
             let is_known = before.iter().any(|(table, _)| *table == Table::Head);
@@ -45,13 +59,20 @@ pub fn send_join_response(bytes: &[u8]) {
             let is_put_right = partial && !view.is_partial() && !is_known && !is_tampered && world.keyless.is_none();
             if is_put_right && world.picture.holes.is_empty() {
                 assert_eq!(world.host.state_before(&join), world.random.state_before(&join));
+                End::PutRight
+            } else {
+                End::Joined
             }
         }
-        JoinStatus::Failed(error) => assert_eq!(dump(&world), before, "{error}"),
+        JoinStatus::Failed(error) => {
+            assert_eq!(dump(&world), before, "{error}");
+            End::Refused
+        }
         other => panic!("the join ended as {other:?}"),
-    }
+    };
     let store = Store::open(Arc::new(world.backend.clone())).expect("the store opens");
     assert_eq!(check(&store).expect("the store can be read").findings, []);
+    Some(end)
 }
 
 /// Returns the join that is answered: the first in the room, or another after it.
@@ -146,4 +167,27 @@ fn dump(world: &World) -> BTreeMap<Table, Vec<Row>> {
     let tables = tables.filter(|table| !matches!(table, Table::Format | Table::ServerKeys | Table::Questions));
     let rows = |table: Table| (table, snapshot.scan(table, &[], &[], usize::MAX).expect("memory can be read"));
     tables.map(rows).filter(|(_, rows)| !rows.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Were all refused, or none, little would be held.
+    #[test]
+    fn joins_end_in_every_way() {
+        let mut ends: BTreeMap<End, usize> = BTreeMap::new();
+        for room in 0..96_u8 {
+            let mut bytes = [0; 13];
+            blake3::Hasher::new().update(&[room]).finalize_xof().fill(&mut bytes);
+            [bytes[0], bytes[1]] = [room, 0];
+            bytes[2] &= 0xfd;
+            for edits in [1, 5] {
+                if let Some(end) = join_by(&bytes[..3 + 2 * edits]) {
+                    *ends.entry(end).or_default() += 1;
+                }
+            }
+        }
+        assert!(ends.len() == 3 && ends.values().all(|count| *count > 20), "{ends:?}");
+    }
 }

@@ -56,6 +56,11 @@ fn state_group_ops_holds_on_its_seeds() {
 }
 
 #[test]
+fn store_ops_holds_on_its_seeds() {
+    replay("store_ops");
+}
+
+#[test]
 fn wire_decode_holds_on_its_seeds() {
     replay("wire_decode");
 }
