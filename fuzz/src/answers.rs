@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use gibbous::{
-    Request, RequestError, RequestKind, Response,
+    EventId, OwnedEventId, Request, RequestError, RequestKind, Response,
     gibbous_codec::Pdu,
     testing::{RoomBuilder, history::RandomRoom},
 };
 use serde_json::{Value, json};
+
+use crate::world::World;
 
 /// Every list of an answer that a change may be about.
 const LISTS: [&str; 6] = ["pdu_ids", "auth_chain_ids", "pdus", "auth_chain", "events", "state"];
@@ -98,9 +100,11 @@ fn change_event(random: &RandomRoom, event: &mut Value, what: u8, at: usize) {
     }
 }
 
-/// Tells whether an answer may make somebody believe what is not true: keys, another state, or a copy of an event that
-/// is not its own. What else is wrong can be found out.
-pub(crate) fn deceives(random: &RandomRoom, request: &Request, honest: &Response, response: &Response) -> bool {
+/// Tells whether an answer may make somebody believe what is not true: keys, another state, a copy of an event that is
+/// not its own, or that a state rests on an event that nobody can verify: it is named as a hole then. What else is wrong
+/// can be found out.
+pub(crate) fn deceives(world: &World, request: &Request, honest: &Response, response: &Response) -> bool {
+    let random = &world.random;
     if response == honest || matches!(response, Response::Failed(_)) {
         return false;
     }
@@ -125,6 +129,7 @@ pub(crate) fn deceives(random: &RandomRoom, request: &Request, honest: &Response
         truth.map(Pdu::canonical_json) != pdu.as_ref().map(Pdu::canonical_json) && truth.is_some()
     };
     is_untrue_state
+        || names_unverifiable(world, request, honest, response)
         || match response {
             Response::Events(answers) => answers.iter().flat_map(|(_, json)| json).any(|json| is_untrue_copy(json)),
             Response::Body(body) => {
@@ -134,4 +139,20 @@ pub(crate) fn deceives(random: &RandomRoom, request: &Request, honest: &Response
             }
             Response::Failed(_) => false,
         }
+}
+
+/// Tells whether a state is said to rest on an event that it does not rest on, and that nobody can verify.
+fn names_unverifiable(world: &World, request: &Request, honest: &Response, response: &Response) -> bool {
+    let RequestKind::StateIds { .. } = request.kind else { return false };
+    let chain = |response: &Response| {
+        let Response::Body(body) = response else { return BTreeSet::new() };
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let ids = body["auth_chain_ids"].as_array().cloned().unwrap_or_default();
+        ids.iter().filter_map(|id| EventId::parse(id.as_str()?).ok()).collect()
+    };
+    let cannot_be_had = |id: &OwnedEventId| {
+        let is_known = world.random.room.find(id).is_some();
+        is_known && (world.is_unverifiable(id) || world.rests_on_unverifiable(id))
+    };
+    chain(response).difference(&chain(honest)).any(cannot_be_had)
 }

@@ -62,7 +62,7 @@ fn answer(simulation: &mut Simulation, at: usize, how: [u8; 2], raw: &[u8]) {
     let request = world.asked.swap_remove(at);
     let honest = world.host.honest_answer(&request);
     let response = changed(&world.random, &honest, another, how, raw);
-    simulation.is_deceived |= deceives(&world.random, &request, &honest, &response);
+    simulation.is_deceived |= deceives(world, &request, &honest, &response);
     world.told.push(format!("answer {:?} of {}: {how:?}", request.kind, request.destination));
     world.give(request.id, response);
 }
