@@ -16,6 +16,11 @@ fn auth_differential_holds_on_its_seeds() {
 }
 
 #[test]
+fn key_order_holds_on_its_seeds() {
+    replay("key_order");
+}
+
+#[test]
 fn pdu_parse_holds_on_its_seeds() {
     replay("pdu_parse");
 }
@@ -31,8 +36,28 @@ fn resolve_differential_holds_on_its_seeds() {
 }
 
 #[test]
+fn resync_answers_holds_on_its_seeds() {
+    replay("resync_answers");
+}
+
+#[test]
+fn room_history_holds_on_its_seeds() {
+    replay("room_history");
+}
+
+#[test]
+fn send_join_response_holds_on_its_seeds() {
+    replay("send_join_response");
+}
+
+#[test]
 fn state_group_ops_holds_on_its_seeds() {
     replay("state_group_ops");
+}
+
+#[test]
+fn store_ops_holds_on_its_seeds() {
+    replay("store_ops");
 }
 
 #[test]

@@ -70,11 +70,15 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(script: &Script, late_keys: bool) -> Self {
         let version = &ALL_VERSIONS[(script.seed % 12) as usize];
-        let random = RandomRoom::new(version, script.seed, script.later_max);
+        Self::around(RandomRoom::new(version, script.seed, script.later_max), script.seed, late_keys)
+    }
+
+    /// The world of a seed around a room that was made of it.
+    pub(crate) fn around(random: RandomRoom, seed: u64, late_keys: bool) -> Self {
         let backend = MemoryBackend::new();
         let storage = Storage::Memory(backend.clone());
-        let mut host = Host::with_limits(US, random.room.clone(), storage, limits(script.seed));
-        let mut dice = Dice::new(script.seed ^ 0x7e3);
+        let mut host = Host::with_limits(US, random.room.clone(), storage, limits(seed));
+        let mut dice = Dice::new(seed ^ 0x7e3);
         let keyless = dice.percent(15).then(|| *dice.pick(&["s2.example", "s3.example", "s4.example"]));
         if let Some(server) = keyless {
             host.servers.set_keyless(server, true);
@@ -122,7 +126,7 @@ impl World {
     }
 
     /// An event was told: from now on the servers know it.
-    fn publish(&mut self, event_id: &EventId) {
+    pub(crate) fn publish(&mut self, event_id: &EventId) {
         self.host.room = self.random.room.clone();
         self.pretend(event_id);
     }
@@ -147,7 +151,7 @@ impl World {
         }
     }
 
-    fn give(&mut self, id: RequestId, response: Response) {
+    pub(crate) fn give(&mut self, id: RequestId, response: Response) {
         self.host.engine().handle_response(id, response, self.host.now_ms).expect("the store works");
     }
 
