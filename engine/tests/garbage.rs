@@ -56,7 +56,7 @@ fn a_collection_that_was_cut_short_leaves_a_room_that_goes_on() {
             room.state(CHARLIE, "m.room.test", &number.to_string(), json!({"number": number})).send();
         }
     };
-    let storage = Storage::Kept(Arc::new(backend.clone()));
+    let storage = Storage::Memory(backend.clone());
     let mut story = Story::with(&RoomVersionId::V10, &[], many, storage, Limits::default()).join_held();
     let mut events = Vec::new();
     for fork in 0..2 {
@@ -118,7 +118,7 @@ fn nodes_of(backend: &MemoryBackend) -> BTreeSet<Vec<u8>> {
 #[test]
 fn what_a_state_that_is_not_whole_any_more_shares_with_a_whole_one_is_no_garbage() {
     let backend = MemoryBackend::new();
-    let storage = Storage::Kept(Arc::new(backend.clone()));
+    let storage = Storage::Memory(backend.clone());
     let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, storage, Limits::default()).join_held();
     for number in 0..400 {
         let join = story.room.join(&format!("@u{number}:s2.example")).send();

@@ -4,7 +4,6 @@
 use std::{path::Path, time::Duration};
 
 use gibbous::{
-    MemoryBackend,
     gibbous_codec::exchange,
     replay::{Host, Mismatch, Report, Storage, Trouble, play},
     testing::synth::{Synth, SynthError, Written},
