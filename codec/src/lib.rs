@@ -79,6 +79,6 @@ pub use state_map::{StateKey, StateMap};
 pub use status::{Check, EventStatus, Rejection};
 pub use verify::{
     BadSignature, KeyError, KeySource, LocalSigner, Signer, SigningKey, VerifiedPdu, VerifyError, VerifyKey,
-    is_whole_copy, required_servers, sign, sign_again, sign_again_by, sign_by, verify,
+    content_hash_holds, is_whole_copy, required_servers, sign, sign_again, sign_again_by, sign_by, verify,
 };
 pub use wire::{HEADER_LEN, Kind, PAYLOAD_MAX, WireError, decode, decode_bytes, encode, encode_bytes};

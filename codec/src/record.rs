@@ -262,6 +262,8 @@ pub struct RedactedRecord {
     pub target: OwnedEventId,
     /// The event that redacts it, if one still does.
     pub by: Option<EventNum>,
+    /// Whether an import has told so: it holds until the redaction is placed and rejected.
+    pub told: bool,
 }
 
 /// The content of [`LogRecord::WholeCopy`].

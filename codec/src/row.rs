@@ -100,6 +100,8 @@ pub struct SpanRow {
 pub struct RedactionRow {
     /// The redaction event.
     pub redaction: EventNum,
+    /// Whether an import has told that it redacts the other one.
+    pub told: bool,
 }
 
 /// Where the whole copy of an event stands that is stored redacted.

@@ -172,7 +172,8 @@ pub fn is_whole_copy(rules: &RoomRules, whole: &Pdu, redacted: &Pdu) -> bool {
     !content_hash_holds(redacted) && content_hash_holds(whole) && signed(whole) == signed(redacted)
 }
 
-fn content_hash_holds(pdu: &Pdu) -> bool {
+/// Tells whether an event passes check 3: it is whole, and not a redacted copy, say.
+pub fn content_hash_holds(pdu: &Pdu) -> bool {
     stated_content_hash(pdu.canonical_json()).as_deref() == Some(&content_hash(pdu.canonical_json())[..])
 }
 

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use gibbous_codec::{ServerName, StateGroup, StateKey, path};
+use gibbous_codec::{RoomRules, ServerName, StateGroup, StateKey, content_hash_holds, path};
 use gibbous_storage::RoomRows;
 use serde_json::value::RawValue;
 
 use crate::{
     Error, RoomView,
+    lookup::parse_stored,
     room::{Context, Room},
 };
 
@@ -41,7 +42,7 @@ impl RoomView {
     /// ```
     pub fn server_allowed(&self, server: &ServerName) -> Result<bool, Error> {
         let rows = self.store.snapshot(self.num)?;
-        allows(&rows, self.current, server)
+        allows(&rows, &self.rules, self.current, server)
     }
 }
 
@@ -53,19 +54,24 @@ impl Room {
         }
         let mut txn = cx.store.txn(self.num)?;
         let (_, current) = self.provisional(&mut txn)?;
-        let is_allowed = allows(&txn, current, server)?;
+        let is_allowed = allows(&txn, &self.memory.rules, current, server)?;
         self.commit(txn)?;
         Ok(is_allowed)
     }
 }
 
-/// "If there is no m.room.server_acl event in the room state, allow."
-fn allows<R: RoomRows>(rows: &R, state: StateGroup, server: &ServerName) -> Result<bool, Error> {
+/// "If there is no m.room.server_acl event in the room state, allow." So it is with one that was kept redacted because its
+/// content hash did not hold, until its whole copy comes: it would shut out everybody, and with them who has that copy.
+fn allows<R: RoomRows>(rows: &R, rules: &RoomRules, state: StateGroup, server: &ServerName) -> Result<bool, Error> {
     let key = StateKey::new("m.room.server_acl", "");
-    match rows.state_event(state, &path(&key))? {
-        Some(acl) => Ok(ServerAcl::of_event(rows.event(acl)?.json()).allows(server)),
-        None => Ok(true),
-    }
+    let Some(num) = rows.state_event(state, &path(&key))? else { return Ok(true) };
+    let event = rows.event(num)?;
+    let acl = match rows.whole_copy(num)? {
+        Some(copy) => ServerAcl::of_event(&copy),
+        None if !content_hash_holds(&parse_stored(rules, &event)?) => return Ok(true),
+        None => ServerAcl::of_event(event.json()),
+    };
+    Ok(acl.allows(server))
 }
 
 /// The content of an `m.room.server_acl` event. What is not as it has to be is as if it were not there.

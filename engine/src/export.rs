@@ -98,7 +98,7 @@ impl RoomView {
         let mut next: Vec<EventNum> = events.iter().copied().collect();
         while let Some(num) = next.pop() {
             let event_id = rows.event_record(num)?.event_id.clone();
-            let Some(by) = rows.redaction_of(&event_id)? else { continue };
+            let Some(by) = rows.redaction_of(&event_id)?.map(|row| row.redaction) else { continue };
             redacted.push(RedactedEvent { event_id, by: rows.event_record(by)?.event_id.clone() });
             let brought = [by].into_iter().chain(self.auth_chain(rows, [by])?);
             next.extend(brought.filter(|num| events.insert(*num)));

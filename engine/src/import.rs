@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gibbous_codec::{
     EventNum, EventState, EventStatus, FormatError, ImportRecord, LogRecord, Membership, OwnedEventId, OwnedRoomId,
     OwnedServerName, OwnedUserId, Pdu, RedactedRecord, Rejection, RoomId, RoomRules, RoomVersionId, Stage, StateKey,
-    States, VerifyError,
+    States, VerifyError, content_hash_holds,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -170,6 +170,14 @@ pub enum ImportError {
     /// An event that is named, as an extremity, in the state before one, as redacted or as what redacts, is not there.
     #[error("{0} is named, but is not there")]
     MissingEvent(OwnedEventId),
+    /// An event is said to redact another one, but does not ask to.
+    #[error("{event_id} does not redact {target}")]
+    NotARedaction {
+        /// The event.
+        event_id: OwnedEventId,
+        /// The other one.
+        target: OwnedEventId,
+    },
     /// What is told is no state.
     #[error("the state before {extremity} is none: {why}")]
     NotAState {
@@ -297,7 +305,7 @@ impl Room {
         if let Err(error) = self.fold_extremities(txn, &placed)? {
             return Ok(Err(error));
         }
-        if let Err(error) = redact_told(txn, import.redacted)? {
+        if let Err(error) = self.redact_told(txn, import.redacted)? {
             return Ok(Err(error));
         }
         let users = self.our_users_in_current_state(cx, txn)?;
@@ -405,6 +413,28 @@ impl Room {
         Ok(Ok(()))
     }
 
+    /// Takes events for redacted that are told to be: the first redaction that is told of each applies.
+    fn redact_told(&self, txn: &mut Txn<'_>, redacted: &[RedactedEvent]) -> Result<Result<(), ImportError>, Error> {
+        for RedactedEvent { event_id, by } in redacted {
+            let nums = (txn.event_num(event_id)?, txn.event_num(by)?);
+            let (Some(_), Some(num)) = nums else {
+                let missing = if nums.0.is_none() { event_id } else { by };
+                return Ok(Err(ImportError::MissingEvent(missing.clone())));
+            };
+            let (redaction, _) = self.memory.events(txn).with_stage(num)?;
+            // A copy that was kept redacted may name no event any more (v1 to v10).
+            let names_it = redaction.redacts().map_or(!content_hash_holds(&redaction), |target| target == event_id);
+            if redaction.event_type() != "m.room.redaction" || !names_it {
+                return Ok(Err(ImportError::NotARedaction { event_id: by.clone(), target: event_id.clone() }));
+            }
+            if txn.redaction_of(event_id)?.is_none() {
+                let (target, by) = (event_id.clone(), Some(num));
+                txn.stage(&LogRecord::Redacted(RedactedRecord { target, by, told: true }))?;
+            }
+        }
+        Ok(Ok(()))
+    }
+
     fn our_users_in_current_state(&self, cx: Context<'_>, txn: &Txn<'_>) -> Result<Vec<OwnedUserId>, Error> {
         let Some(head) = txn.head()? else { return Ok(Vec::new()) };
         let mut users = Vec::new();
@@ -417,19 +447,6 @@ impl Room {
         }
         Ok(users)
     }
-}
-
-/// Takes events for redacted that are told to be.
-fn redact_told(txn: &mut Txn<'_>, redacted: &[RedactedEvent]) -> Result<Result<(), ImportError>, Error> {
-    for RedactedEvent { event_id, by } in redacted {
-        let nums = (txn.event_num(event_id)?, txn.event_num(by)?);
-        let (Some(_), Some(by)) = nums else {
-            let missing = if nums.0.is_none() { event_id } else { by };
-            return Ok(Err(ImportError::MissingEvent(missing.clone())));
-        };
-        txn.stage(&LogRecord::Redacted(RedactedRecord { target: event_id.clone(), by: Some(by) }))?;
-    }
-    Ok(Ok(()))
 }
 
 /// Reads the state that is told before an extremity.

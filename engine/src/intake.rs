@@ -1,13 +1,14 @@
 //! PDUs that are handed to the engine: checks 1 to 3, a place in the canonical order, and then as far as they go.
 
+pub(crate) mod copies;
 pub(crate) mod gap;
 pub(crate) mod grounds;
 pub(crate) mod helpless;
 pub(crate) mod place;
 
 use gibbous_codec::{
-    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, LogRecord, LogSeq,
-    OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError,
+    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, KeySource, LogRecord,
+    LogSeq, OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError, is_whole_copy,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -280,7 +281,10 @@ impl Room {
         pdu: &Pdu,
         origin: &ServerName,
     ) -> Result<Outcome, Error> {
-        if stage_of(txn, pdu.event_id())?.is_some() {
+        if let Some((num, stage)) = stage_of(txn, pdu.event_id())? {
+            if stage == Stage::Unverified && txn.event(num)?.json() != pdu.canonical_json().as_bytes() {
+                self.copies.keep(num, origin, pdu, cx.limits.other_copies_max);
+            }
             return Ok(Outcome::Known);
         }
         if !self.has_room_for_waiting(cx, txn, origin)? {
@@ -306,7 +310,11 @@ impl Room {
             match gibbous_codec::verify(&self.memory.rules, pdu, &keys) {
                 Ok(verified) => {
                     if verified.was_redacted() {
-                        state.replaced_json = Some(verified.pdu().canonical_json().as_bytes().to_vec());
+                        let others = self.copies.take(num);
+                        let whole = others.iter().map(|(_, copy)| copy);
+                        let whole = whole.clone().find(|copy| is_whole_copy(&self.memory.rules, copy, verified.pdu()));
+                        let better = whole.unwrap_or(verified.pdu());
+                        state.replaced_json = Some(better.canonical_json().as_bytes().to_vec());
                         self.memory.pdus.forget(num);
                         self.memory.forget_grounds();
                     }
@@ -332,10 +340,27 @@ impl Room {
                     state.stage = Stage::Dropped;
                     state.position = None;
                     self.judge(&mut txn, num, None, state)?;
+                    self.take_in_other_copy(cx, &mut txn, num, &keys)?;
                 }
             }
         }
         self.commit(txn)
+    }
+
+    /// Takes in another copy of an event whose stored copy was made up, if there is one that was not.
+    fn take_in_other_copy(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        num: EventNum,
+        keys: &impl KeySource,
+    ) -> Result<(), Error> {
+        for (origin, copy) in self.copies.take(num) {
+            if let Ok(verified) = gibbous_codec::verify(&self.memory.rules, copy, keys) {
+                self.take_in(cx, txn, verified.into_pdu(), &origin, None)?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks for a server's keys.

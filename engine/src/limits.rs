@@ -102,6 +102,9 @@ pub struct Limits {
     /// How long a server that has told its keys is not asked for them again, in milliseconds: 60 s. An event that is
     /// signed by a key which it did not tell cannot be verified meanwhile.
     pub keys_fresh_ms: u64,
+    /// How many copies are kept of events that wait for keys beside those that are stored, in each room: 32, one an event
+    /// and server; at most 64 KiB each, 2 MiB. Beyond it the copy that came first is the only one.
+    pub other_copies_max: usize,
     /// How many event IDs a `state_ids` answer may name: 1,000,000, five times Matrix HQ's.
     pub state_ids_max: usize,
     /// How many servers of a `send_join` response are kept: 100,000; at 40 bytes a name, 4 MB.
@@ -156,6 +159,7 @@ impl Default for Limits {
             rounds_before_set_aside: 3,
             rounds_before_stalled: 12,
             keys_fresh_ms: 60_000,
+            other_copies_max: 32,
             state_ids_max: 1_000_000,
             servers_max: 100_000,
             cached_pdus_max: 20_000,

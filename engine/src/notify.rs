@@ -346,7 +346,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         LogRecord::Current(current) => changes.push(Change::CurrentState { events: current.count }),
         LogRecord::Completing(_) => changes.push(Change::RoomFullStated),
         LogRecord::Resting(rest) => changes.push(Change::ResyncResting { rest: *rest }),
-        LogRecord::Redacted(RedactedRecord { target, by }) => changes.push(match by {
+        LogRecord::Redacted(RedactedRecord { target, by, .. }) => changes.push(match by {
             Some(by) => Change::Redacted { event_id: target.clone(), by: rows.event_record(*by)?.event_id.clone() },
             None => Change::Unredacted { event_id: target.clone() },
         }),

@@ -88,7 +88,7 @@ impl Room {
     fn settle_redaction(&self, txn: &mut Txn<'_>, target: &EventId, changed: Option<EventNum>) -> Result<(), Error> {
         let was = txn.redaction_of(target)?;
         if let Some(was) = was
-            && (self.redacts(txn, was, target)? || self.was_told(txn, was)?)
+            && (self.redacts(txn, was.redaction, target)? || was.told && !self.is_refused(txn, was.redaction)?)
         {
             return Ok(());
         }
@@ -103,16 +103,18 @@ impl Room {
                 break;
             }
         }
-        if by != was {
-            txn.stage(&LogRecord::Redacted(RedactedRecord { target: target.to_owned(), by }))?;
+        if by != was.map(|was| was.redaction) {
+            txn.stage(&LogRecord::Redacted(RedactedRecord { target: target.to_owned(), by, told: false }))?;
         }
         Ok(())
     }
 
-    /// Tells whether an event that redacts another one has been told to do so by an import: it has no place in the room's
-    /// history, and only a wrong verdict could undo it.
-    fn was_told(&self, txn: &Txn<'_>, redaction: EventNum) -> Result<bool, Error> {
-        Ok(matches!(txn.stage_of(redaction)?, Stage::Outlier { status: EventStatus::Accepted, .. }))
+    /// Tells whether a redaction that an import has told of proves wrong. What soft-fails here was accepted there.
+    fn is_refused(&self, txn: &Txn<'_>, redaction: EventNum) -> Result<bool, Error> {
+        let (Stage::Placed { status, .. } | Stage::History { status, .. }) = txn.stage_of(redaction)? else {
+            return Ok(false);
+        };
+        Ok(status.is_rejected())
     }
 
     /// Tells whether an event redacts another one: it is accepted, and its sender may do so.
@@ -191,7 +193,7 @@ impl<'r, R: RoomRows> Showing<'r, R> {
     /// Returns which event redacts another one.
     pub(crate) fn redacted_by(&self, event: &StoredEvent) -> Result<Option<EventNum>, Error> {
         Ok(match self.has_redactions {
-            true => self.rows.redaction_of(&event.record.event_id)?,
+            true => self.rows.redaction_of(&event.record.event_id)?.map(|row| row.redaction),
             false => None,
         })
     }

@@ -22,7 +22,10 @@ use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 use crate::{
     Completion, Error, Limits, RequestKind, RoomView, UpdatePosition,
     history::History,
-    intake::gap::{AuthQuestions, Gaps},
+    intake::{
+        copies::OtherCopies,
+        gap::{AuthQuestions, Gaps},
+    },
     keys::KeyRing,
     lookup::{is_rejected, prev_events_of},
     members::SharedMembers,
@@ -106,6 +109,7 @@ pub(crate) struct Room {
     pub(crate) news: Vec<(LogSeq, u64)>,
     pub(crate) counts: Counts,
     pub(crate) redactions: Redactions,
+    pub(crate) copies: OtherCopies,
     /// How much each origin may still hand in.
     pub(crate) quotas: Quotas,
     pub(crate) last_ids: LastIds,
@@ -157,6 +161,7 @@ impl Room {
             news: Vec::new(),
             counts: Counts::default(),
             redactions: Redactions::default(),
+            copies: OtherCopies::default(),
             quotas: Quotas::default(),
             provisional: None,
             told: StateGroup::EMPTY,

@@ -112,3 +112,20 @@ fn an_invite_from_who_is_shut_out_is_not_signed() {
     let refusal = story.engine().handle_invite(server(S2), invite, &signer, 0).unwrap().unwrap_err();
     assert_eq!(refusal, InviteRefusal::ShutOut(server(S2).to_owned()));
 }
+
+#[test]
+fn a_server_acl_that_came_spoilt_does_not_shut_out_everybody_for_good() {
+    for version in &NEWEST_VERSIONS {
+        let mut story = Story::new(version).join_full();
+        let acl = json!({ "allow": ["*"], "deny": ["evil.example"] });
+        let acl = story.room.state(CHARLIE, "m.room.server_acl", "", acl).send();
+        let mut spoilt = story.room.value(&acl);
+        spoilt["content"]["deny"] = json!([]);
+        assert!(story.receipt_of_bytes(S2, spoilt.to_string().as_bytes()).is_redacted);
+        // The whole copy, from who made it; then at least by the host's own hand.
+        story.receive(S, &[&acl]);
+        story.submit(&acl);
+        let is_allowed = story.view().server_allowed(S.try_into().expect("a server name")).expect("it works");
+        assert!(is_allowed, "version {version}");
+    }
+}

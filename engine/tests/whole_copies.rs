@@ -126,3 +126,34 @@ fn another_event_of_the_same_id_is_no_copy() {
         assert_eq!(shown(&story, &hello), story.room.value(&hello));
     }
 }
+
+#[test]
+fn a_made_up_copy_that_comes_first_does_not_lose_the_good_one_while_keys_are_unknown() {
+    for version in &NEWEST_VERSIONS {
+        for is_signed in [true, false] {
+            let mut story = Story::new(version).join_full();
+            let elsie = story.room.join(ELSIE).send();
+            let hello = story.room.message(ELSIE, "hello").send();
+            story.servers.set_all(Asked::ServerKeys, Reply::Held);
+            let mut lie = story.room.value(&hello);
+            match is_signed {
+                true => lie["content"]["body"] = json!("changed"),
+                false => lie["signatures"][S2]["ed25519:a_1"] = json!("A".repeat(86)),
+            }
+            story.hand(S, &[&elsie]);
+            story
+                .engine()
+                .receive(S.try_into().expect("a name"), &[lie.to_string().as_bytes()], story.now_ms)
+                .expect("it works");
+            story.hand(S2, &[&hello]);
+            story.release();
+            story.servers.be_honest();
+            for _ in 0..20 {
+                story.pass_time();
+            }
+            assert_eq!(story.verdict(&hello), "accepted", "version {version}, signed {is_signed}");
+            let shown = story.view().event_shown(&hello).expect("it works").expect("it is stored").0;
+            assert!(shown.pdu.content().get().contains("hello"), "version {version}, signed {is_signed}");
+        }
+    }
+}

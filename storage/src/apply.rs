@@ -107,10 +107,12 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             }
         }
         LogRecord::Redaction(RedactionRecord { redaction, target }) => {
-            put_redaction(rows, redaction_key(rows.room(), target, Some(*redaction)), Some(*redaction))?;
+            let row = RedactionRow { redaction: *redaction, told: false };
+            put_redaction(rows, redaction_key(rows.room(), target, Some(*redaction)), Some(row))?;
         }
-        LogRecord::Redacted(RedactedRecord { target, by }) => {
-            put_redaction(rows, redaction_key(rows.room(), target, None), *by)?;
+        LogRecord::Redacted(RedactedRecord { target, by, told }) => {
+            let row = by.map(|redaction| RedactionRow { redaction, told: *told });
+            put_redaction(rows, redaction_key(rows.room(), target, None), row)?;
         }
         LogRecord::WholeCopy(copy) => {
             let key = room_seq_key(rows.room(), LogSeq(copy.event.0));
@@ -237,8 +239,7 @@ fn is_dropped(stage: &Stage) -> bool {
     matches!(stage, Stage::Dropped)
 }
 
-fn put_redaction<W: RoomRowsMut>(rows: &mut W, key: Vec<u8>, redaction: Option<EventNum>) -> Result<(), StoreError> {
-    let row = redaction.map(|redaction| RedactionRow { redaction });
+fn put_redaction<W: RoomRowsMut>(rows: &mut W, key: Vec<u8>, row: Option<RedactionRow>) -> Result<(), StoreError> {
     let value = row.map(|row| encode_row(Table::Redactions, &key, Kind::Redaction, &row)).transpose()?;
     rows.write(Table::Redactions, key, value);
     Ok(())

@@ -257,10 +257,10 @@ pub trait RoomRows: Rows + NodeSource {
     /// # Errors
     ///
     /// If the backend fails or the row is damaged.
-    fn redaction_of(&self, target: &EventId) -> Result<Option<EventNum>, StoreError> {
+    fn redaction_of(&self, target: &EventId) -> Result<Option<RedactionRow>, StoreError> {
         let key = redaction_key(self.room(), target, None);
         let row = self.row(Table::Redactions, &key)?;
-        row.map(|bytes| redaction_of_row(&key, &bytes)).transpose()
+        row.map(|bytes| decode_row(Table::Redactions, &key, Kind::Redaction, &bytes)).transpose()
     }
 
     /// Returns the events that ask to redact another one, as they were stored.
@@ -271,7 +271,11 @@ pub trait RoomRows: Rows + NodeSource {
     fn redactions_asked(&self, target: &EventId) -> Result<Vec<EventNum>, StoreError> {
         let prefix = redaction_key(self.room(), target, None);
         let rows = self.rows(Table::Redactions, &prefix, &after(&prefix), usize::MAX)?;
-        rows.iter().map(|(key, bytes)| redaction_of_row(key, bytes)).collect()
+        let redaction_of_row = |(key, bytes): &Row| {
+            let row: RedactionRow = decode_row(Table::Redactions, key, Kind::Redaction, bytes)?;
+            Ok(row.redaction)
+        };
+        rows.iter().map(redaction_of_row).collect()
     }
 
     /// Tells whether any event of the room asks to redact another one.
@@ -340,11 +344,6 @@ pub trait RoomRows: Rows + NodeSource {
             },
         }
     }
-}
-
-fn redaction_of_row(key: &[u8], bytes: &[u8]) -> Result<EventNum, StoreError> {
-    let row: RedactionRow = decode_row(Table::Redactions, key, Kind::Redaction, bytes)?;
-    Ok(row.redaction)
 }
 
 /// Reads the record of an event.

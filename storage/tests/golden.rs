@@ -176,7 +176,7 @@ fn records(golden: &mut Golden) {
     }
     put("resting_no_more", LogRecord::Resting(None));
     put("redaction", LogRecord::Redaction(RedactionRecord { redaction: EventNum(7), target: id("target") }));
-    put("redacted", LogRecord::Redacted(RedactedRecord { target: id("target"), by: Some(EventNum(7)) }));
+    put("redacted", LogRecord::Redacted(RedactedRecord { target: id("target"), by: Some(EventNum(7)), told: false }));
     put("whole_copy", LogRecord::WholeCopy(WholeCopyRecord { event: EventNum(7), json: b"{}".to_vec() }));
     put("imported", LogRecord::Imported(ImportRecord { users: vec![user()], min_depth: 5 }));
 }
@@ -224,7 +224,7 @@ fn rows(golden: &mut Golden) {
     };
     put(golden, "row/invite", Kind::Invite, &invite);
     put(golden, "row/acknowledged", Kind::Acknowledged, &AcknowledgedRow { seq: LogSeq(5), index: 2 });
-    put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7) });
+    put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7), told: true });
     put(golden, "row/whole_copy", Kind::WholeCopy, &WholeCopyRow { at: LogSeq(9) });
     put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };

@@ -105,7 +105,7 @@ impl RoomView {
     pub fn member_for_timeline(&self, event_id: &EventId) -> Result<Lookup<OwnedEventId>, Error> {
         let rows = self.store.snapshot(self.num)?;
         // What has no place in the history is not shown.
-        let Some((num, Stage::Placed { .. })) = stage_of(&rows, event_id)? else {
+        let Some((num, Stage::Placed { .. } | Stage::History { .. })) = stage_of(&rows, event_id)? else {
             return Ok(Lookup::Unknown(self.not_yet(WaitingOn::Event(event_id.to_owned()))));
         };
         let pdu = parse_stored(&self.rules, &rows.event(num)?)?;

@@ -203,3 +203,19 @@ fn a_name_is_a_text_that_is_not_empty() {
         }
     }
 }
+
+#[test]
+fn the_sender_of_an_event_of_history_has_a_member() {
+    for version in &NEWEST_VERSIONS {
+        let past = |room: &mut gibbous::testing::RoomBuilder| drop(room.message(CHARLIE, "old").send());
+        let mut story =
+            Story::with(version, &[], past, Storage::Memory(MemoryBackend::new()), Limits::default()).join_full();
+        let room_id = story.room.id().to_owned();
+        story.engine().backfill(&room_id, 100, story.now_ms).expect("the store works");
+        story.run();
+        let old = story.room.order().iter().find(|id| story.room.json(id).contains("\"old\"")).expect("there").clone();
+        assert_eq!(story.verdict(&old), "history, accepted");
+        let member = story.view().member_for_timeline(&old).expect("the store works");
+        assert!(matches!(member, Lookup::Present(_)), "version {version}: {member:?}");
+    }
+}

@@ -14,7 +14,10 @@ use gibbous::{
     ResyncStatus, RoomId, RoomVersionId, RoomView, Signatures,
     gibbous_codec::exchange::{self, Record, RecordReader},
     gibbous_storage::{Step, Store, Survives, check},
-    testing::{ALICE, ALL_VERSIONS, BOB, CHARLIE, DEREK, Host, KEY_ID, NEWEST_VERSIONS, RoomBuilder, S, S2, Story, US},
+    testing::{
+        ALICE, ALL_VERSIONS, Asked, BOB, CHARLIE, DEREK, Host, KEY_ID, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2,
+        Story, US,
+    },
 };
 use serde_json::{json, value::to_raw_value};
 
@@ -494,5 +497,61 @@ fn a_state_that_nobody_is_known_to_have_rests_until_somebody_is_named() {
         host.run();
         assert_eq!((host.verdict(&last), resting(&host)), ("accepted".to_owned(), None));
         assert!(host.view().event(&lost).expect("the store works").is_some());
+    }
+}
+
+/// Moves a room to another engine.
+fn move_to_host(story: &Story) -> Host {
+    let mut host = Host::new(US, story.room.clone());
+    host.now_ms = story.now_ms;
+    know_keys(host.engine(), &[US, S, S2]);
+    export(story.engine(), story.room.id()).import(host.engine(), Signatures::Checked);
+    host
+}
+
+#[test]
+fn a_redaction_that_was_told_goes_on_when_it_comes_again() {
+    for version in &NEWEST_VERSIONS {
+        // Its sender has left since, so that it soft-fails; or nobody tells the state at it yet, so that it waits.
+        for waits in [false, true] {
+            let mut story = Story::new(version).join_full();
+            let name = story.room.state(CHARLIE, "m.room.name", "", json!({ "name": "secret" })).send();
+            let by = story.room.redact(DEREK, &name).send();
+            let leave = story.room.leave(DEREK).send();
+            let last = story.room.message(CHARLIE, "last").send();
+            story.receive(S, &[&name, &by, &leave, &last]);
+            let mut host = move_to_host(&story);
+            if waits {
+                host.servers.set_all(Asked::StateIds, Reply::Held);
+                host.servers.set_all(Asked::MissingEvents, Reply::Held);
+            }
+            host.receive(S, &[&by]);
+            assert_eq!(host.verdict(&by), if waits { "waiting" } else { "soft_failed" });
+            let told = [Change::Unredacted { event_id: name.clone() }];
+            assert!(!host.changes.iter().any(|change| told.contains(change)));
+            for restarts in [false, true] {
+                if restarts {
+                    host.restart();
+                }
+                let (_, redacted_by) = host.view().event_shown(&name).expect("the store works").expect("it is stored");
+                assert_eq!(redacted_by, Some(by.clone()), "version {version}, waits: {waits}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_ask_to_redact_is_told_to_in_vain() {
+    let mut story = Story::new(&RoomVersionId::V11).join_full();
+    let name = story.room.state(CHARLIE, "m.room.name", "", json!({ "name": "moon" })).send();
+    let topic = story.room.state(CHARLIE, "m.room.topic", "", json!({ "topic": "none" })).send();
+    let of_topic = story.room.redact(CHARLIE, &topic).send();
+    story.receive(S, &[&name, &topic, &of_topic]);
+    let mut moved = export(story.engine(), story.room.id());
+    for by in [&name, &topic, &story.create, &of_topic] {
+        moved.redacted = vec![RedactedEvent { event_id: name.clone(), by: by.clone() }];
+        let elsewhere = Host::new(US, story.room.clone());
+        let refused = moved.try_import(elsewhere.engine(), Signatures::Checked).expect("the store works");
+        assert_eq!(refused, Err(ImportError::NotARedaction { event_id: by.clone(), target: name.clone() }));
     }
 }

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use gibbous_codec::{
     AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
     ImportRecord, InviteRow, JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow,
-    RedactedRecord, RedactionRecord, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow, ServerKeysRow,
-    ServerName, SoftFailure, Stage, StateGroup, StateKey, States, WholeCopyRecord,
+    RedactedRecord, RedactionRecord, RedactionRow, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow,
+    ServerKeysRow, ServerName, SoftFailure, Stage, StateGroup, StateKey, States, WholeCopyRecord,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -273,10 +273,10 @@ fn completion(store: &Store) -> Result<(), StoreError> {
     for target in ["hello", "never"].map(event_id) {
         txn.stage(&LogRecord::Redaction(RedactionRecord { redaction: late, target }))?;
     }
-    for by in [Some(late), None, Some(late)] {
-        txn.stage(&LogRecord::Redacted(RedactedRecord { target: event_id("hello"), by }))?;
+    for (by, told) in [(Some(late), false), (None, false), (Some(late), true)] {
+        txn.stage(&LogRecord::Redacted(RedactedRecord { target: event_id("hello"), by, told }))?;
     }
-    assert_eq!(txn.redaction_of(&event_id("hello"))?, Some(late));
+    assert_eq!(txn.redaction_of(&event_id("hello"))?, Some(RedactionRow { redaction: late, told: true }));
     assert_eq!(txn.redactions_asked(&event_id("never"))?, [late]);
     assert!(txn.redaction_of(&event_id("never"))?.is_none() && txn.has_redactions()?);
     assert!(!txn.has_whole_copies()?);
