@@ -77,7 +77,7 @@ fn after_an_event_of_the_greatest_depth_we_go_on_at_that_depth() {
 }
 
 #[test]
-fn a_create_event_in_the_middle_is_rejected() {
+fn a_create_event_in_the_middle_is_refused() {
     for by in [CHARLIE, MALLORY] {
         unharmed_by(&NEWEST_VERSIONS, |story| {
             let version = story.room.rules().version().clone();
