@@ -95,6 +95,13 @@ fn every_test_that_the_architecture_names_is_there() {
 }
 
 #[test]
+fn every_test_that_shows_a_bound_is_there() {
+    let page = fs::read_to_string(root().join("engine/ARCHITECTURE.md")).expect("the file can be read");
+    let rows = rows_that_name_tests(table(&page, "| bound | beyond it |"));
+    assert!(rows >= 33, "{rows} rows");
+}
+
+#[test]
 fn every_test_that_the_catalogue_of_lies_names_is_there() {
     let page = fs::read_to_string(root().join("engine/HOSTILE.md")).expect("the file can be read");
     let rows = rows_that_name_tests(table(&page, "| lie | what comes of it |"));
