@@ -1,7 +1,5 @@
 //! Lies in answers to what the engine asks.
 
-use std::time::Instant;
-
 use gibbous::{
     EventStatus, Limits, MemoryBackend, Outcome, OwnedEventId, Request, RequestError, RequestId, RequestKind, Response,
     RoomVersionId,
@@ -226,7 +224,6 @@ fn chain(story: &Story, count: usize, bytes: usize) -> Vec<Value> {
 
 #[test]
 fn an_auth_chain_of_ten_megabytes_that_the_event_does_not_rest_on_is_passed_over() {
-    let begun = Instant::now();
     unharmed_by(&[RoomVersionId::V11], |story| {
         let chain = chain(story, 1_000, 10_000);
         let body = json!({"auth_chain": chain}).to_string();
@@ -240,7 +237,6 @@ fn an_auth_chain_of_ten_megabytes_that_the_event_does_not_rest_on_is_passed_over
         assert!(story.questions().contains(&(EVIL, Asked::EventAuth)));
         assert!(story.engine().stats().bytes_written - bytes < 100_000, "nothing of it is stored");
     });
-    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
 }
 
 #[test]
