@@ -124,7 +124,7 @@ impl Engine {
     pub fn open(backend: Arc<dyn Backend>, config: Config, now_ms: u64) -> Result<Self, Error> {
         let store = Store::open(backend)?;
         let inner = Inner {
-            keys: KeyRing::new(store.clone()),
+            keys: KeyRing::new(store.clone(), &config.limits),
             store,
             config,
             rooms: Mutex::default(),

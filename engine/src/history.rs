@@ -199,10 +199,7 @@ impl Room {
         if self.history.asked.take_if(|asked| asked == from).is_none() {
             return Ok(());
         }
-        let mut pdus = match response {
-            Response::Body(body) => self.pdus_of_answer(&body),
-            Response::Events(_) | Response::Failed(_) => Vec::new(),
-        };
+        let mut pdus = self.pdus_of_answer(cx, &response)?;
         // The events that were asked with may be told besides.
         pdus.truncate(cx.limits.backfill_limit as usize + PREV_EVENTS_MAX);
         let batch = Batch::verify(cx, &self.memory.rules, Question::Backfill, from, None, pdus)?;

@@ -122,6 +122,12 @@ impl Room {
             let event_id = pdu.event_id().to_owned();
             let mut is_redacted = false;
             let checked = verified.next();
+            if self.is_other_create(&txn, &pdu)? {
+                let other =
+                    Failure::new(FailureCode::UnknownRoom).because("it is not the event that the room began with");
+                receipts.push(Receipt::refused(other.of_event(&event_id)));
+                continue;
+            }
             if !self.may_hand_in(cx, &txn, origin, &event_id)? {
                 receipts.push(Receipt::refused(Failure::new(FailureCode::QuotaExceeded).of_event(&event_id)));
                 continue;

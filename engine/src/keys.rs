@@ -19,13 +19,14 @@ const KEY_ID_BYTES_MAX: usize = 255;
 /// The decoded keys of one server, by key ID.
 type ServerKeys = Arc<BTreeMap<String, VerifyKey>>;
 
-/// The keys of every server that has been heard of.
+/// The keys of every server that has been heard of: all of them stored, some of them at hand.
 #[derive(Debug)]
 pub(crate) struct KeyRing {
     store: Store,
     known: Mutex<BTreeMap<OwnedServerName, Known>>,
-    /// When servers may be asked again whose keys are missed meanwhile.
+    /// When servers may be asked again whose keys are missed meanwhile: the first of them.
     due: Mutex<BTreeMap<OwnedServerName, u64>>,
+    servers_max: usize,
 }
 
 /// What is known of one server's keys.
@@ -47,8 +48,8 @@ impl KeySource for Keys {
 }
 
 impl KeyRing {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, known: Mutex::default(), due: Mutex::default() }
+    pub(crate) fn new(store: Store, limits: &Limits) -> Self {
+        Self { store, known: Mutex::default(), due: Mutex::default(), servers_max: limits.key_servers_max.max(1) }
     }
 
     /// Returns the keys of some servers.
@@ -63,13 +64,23 @@ impl KeyRing {
             return Ok(known.clone());
         }
         let of_server = Known::of(&self.store.server_keys(server)?);
-        known.insert(server.to_owned(), of_server.clone());
+        self.keep(&mut known, server, of_server.clone());
         Ok(of_server)
+    }
+
+    /// Keeps what is known of a server at hand. Where there is no room left everything else is read again when it is
+    /// needed: whoever makes up servers cannot choose what is forgotten.
+    fn keep(&self, known: &mut BTreeMap<OwnedServerName, Known>, server: &ServerName, of_server: Known) {
+        if known.len() >= self.servers_max && !known.contains_key(server) {
+            known.clear();
+        }
+        known.insert(server.to_owned(), of_server);
     }
 
     fn put(&self, server: &ServerName, row: &ServerKeysRow) -> Result<(), Error> {
         self.store.put_server_keys(server, row)?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), Known::of(row));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keep(&mut known, server, Known::of(row));
         Ok(())
     }
 
@@ -85,10 +96,22 @@ impl KeyRing {
             let until_ms = self.known(server)?.until_ms;
             if until_ms > now_ms {
                 may_ask = false;
-                self.due.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone(), until_ms);
+                self.note_due(server, until_ms);
             }
         }
         Ok(may_ask)
+    }
+
+    /// Notes when a server may be asked again. Of more than are kept the last goes: when the first is due, whoever still
+    /// misses keys notes all of them anew.
+    fn note_due(&self, server: &ServerName, until_ms: u64) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.insert(server.to_owned(), until_ms);
+        if due.len() > self.servers_max
+            && let Some(last) = due.iter().max_by_key(|(_, until_ms)| **until_ms).map(|(server, _)| server.clone())
+        {
+            due.remove(&last);
+        }
     }
 
     /// Notes that a server's keys could not be had.
@@ -154,7 +177,11 @@ impl KeyRing {
         // A server tells all its keys at once: one that is still missing will not come by asking again soon.
         (row.rounds, row.until_ms) = (0, now_ms.saturating_add(limits.keys_fresh_ms));
         self.put(server, &row)?;
-        self.due.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where others were left out, what is due must not run dry before they are noted anew.
+        if due.len() < self.servers_max {
+            due.remove(server);
+        }
         Ok(Ok(()))
     }
 }
@@ -193,4 +220,65 @@ struct Key {
 struct OldKey {
     key: String,
     expired_ts: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gibbous_storage::MemoryBackend;
+
+    use super::*;
+
+    fn ring(limits: &Limits) -> KeyRing {
+        let store = Store::open(Arc::new(MemoryBackend::new())).expect("memory can be opened");
+        KeyRing::new(store, limits)
+    }
+
+    fn server(number: usize) -> OwnedServerName {
+        format!("s{number}.example").try_into().expect("a server name")
+    }
+
+    fn answer() -> String {
+        let key = gibbous_codec::SigningKey::from_bytes(&[1; 32]).verifying_key().to_bytes();
+        let key = ruma::serde::Base64::<ruma::serde::base64::Standard, _>::new(key).encode();
+        serde_json::json!({"verify_keys": {"ed25519:a": {"key": key}}, "valid_until_ts": 1}).to_string()
+    }
+
+    #[test]
+    fn of_more_servers_than_are_at_hand_keys_are_read_again() {
+        let limits = Limits { key_servers_max: 3, ..Limits::default() };
+        let ring = ring(&limits);
+        for number in 0..10 {
+            let taken = ring.handle_answer(&server(number), answer().as_bytes(), &limits, 0).expect("memory works");
+            assert_eq!(taken, Ok(()));
+            assert!(ring.known.lock().expect("nobody panicked").len() <= 3);
+        }
+        for number in 0..10 {
+            let keys = ring.of(&BTreeSet::from([server(number)])).expect("memory works");
+            assert!(keys.key(&server(number), "ed25519:a").is_some(), "{number}");
+            assert!(!ring.may_ask([&server(number)], limits.keys_fresh_ms - 1).expect("memory works"));
+        }
+        // Servers that nobody has heard of push nothing out of the store.
+        for number in 10..100 {
+            ring.of(&BTreeSet::from([server(number)])).expect("memory works");
+            assert!(ring.known.lock().expect("nobody panicked").len() <= 3);
+        }
+        assert!(ring.of(&BTreeSet::from([server(0)])).expect("memory works").key(&server(0), "ed25519:a").is_some());
+    }
+
+    #[test]
+    fn of_more_servers_that_are_due_than_are_kept_the_first_are_known() {
+        let limits = Limits { key_servers_max: 3, ..Limits::default() };
+        let ring = ring(&limits);
+        for number in [5, 2, 9, 1, 7, 3] {
+            ring.failed(&server(number), &limits, 1_000 * number as u64).expect("memory works");
+            assert!(!ring.may_ask([&server(number)], 0).expect("memory works"));
+            assert!(ring.due.lock().expect("nobody panicked").len() <= 3);
+        }
+        let first_ms = 1_000 + limits.backoff_ms(1);
+        assert_eq!(ring.next_try(), Some(first_ms));
+        ring.handle_timeout(first_ms);
+        assert!(ring.next_try().is_some_and(|at_ms| at_ms > first_ms));
+    }
 }

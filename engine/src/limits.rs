@@ -105,13 +105,17 @@ pub struct Limits {
     /// How many copies are kept of events that wait for keys beside those that are stored, in each room: 32, one an event
     /// and server; at most 64 KiB each, 2 MiB. Beyond it the copy that came first is the only one.
     pub other_copies_max: usize,
+    /// Of how many servers the keys are at hand: 2,000. With a key or two each that is 1 MB; with the hundred that a server may
+    /// have, 90 MB. Those of others are read from the store again. Of as many it is remembered when they may be asked again.
+    pub key_servers_max: usize,
     /// How many event IDs a `state_ids` answer may name: 1,000,000, five times Matrix HQ's.
     pub state_ids_max: usize,
     /// How many servers of a `send_join` response are kept: 100,000; at 40 bytes a name, 4 MB.
     pub servers_max: usize,
     /// How many parsed PDUs a room keeps at hand: 20,000; at about 2 KiB, 40 MB.
     pub cached_pdus_max: usize,
-    /// How many flips one commit holds: 512; at about 200 bytes of rows each, 100 KB.
+    /// How many events one step of the fold takes, which is one record of the log: 512; at about 200 bytes of rows each,
+    /// 100 KB.
     pub flips_a_commit_max: usize,
     /// How many initial events a room that we create may have: 1,000, which is one batch of at most 64 MiB. An ordinary
     /// room has ten, of half a KiB each; the rest is for invites and what a template of rooms brings.
@@ -160,6 +164,7 @@ impl Default for Limits {
             rounds_before_stalled: 12,
             keys_fresh_ms: 60_000,
             other_copies_max: 32,
+            key_servers_max: 2_000,
             state_ids_max: 1_000_000,
             servers_max: 100_000,
             cached_pdus_max: 20_000,

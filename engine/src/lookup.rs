@@ -175,3 +175,27 @@ pub(crate) fn parse_copy(rules: &RoomRules, event_id: &EventId, json: &[u8]) -> 
     Pdu::from_stored(rules, event_id.to_owned(), json)
         .map_err(|error| Error::DamagedEvent { event: event_id.to_string(), why: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use gibbous_codec::RoomVersionId;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_of_too_many_events_are_forgotten() {
+        let rules = RoomRules::of(&RoomVersionId::V11).expect("it is known");
+        let json =
+            br#"{"room_id":"!r:a.example","sender":"@u:a.example","type":"m.room.message","content":{},"depth":1,
+            "origin_server_ts":1,"prev_events":[],"auth_events":[],"hashes":{"sha256":"x"},"signatures":{}}"#;
+        let pdu = Pdu::parse(&rules, json).expect("it is an event");
+        let cache = PduCache::new(2);
+        for number in 0..5 {
+            cache.put(EventNum(number), pdu.clone());
+            // Put again, it counts once.
+            cache.put(EventNum(number), pdu.clone());
+        }
+        let kept: Vec<u64> = (0..5).filter(|number| cache.get(EventNum(*number)).is_some()).collect();
+        assert_eq!(kept, [3, 4]);
+    }
+}

@@ -62,8 +62,8 @@ pub enum JoinError {
         /// What the create event says.
         found: String,
     },
-    /// `auth_chain` has another create event than the state.
-    #[error("the auth chain has another create event, {0}")]
+    /// `auth_chain` has another create event than the state, or the state another one than the room that is here.
+    #[error("there is another create event, {0}")]
     SecondCreateEvent(OwnedEventId),
     /// Members were left out, but no servers were named.
     #[error("members are omitted, but servers_in_room is missing or empty")]
@@ -237,6 +237,12 @@ impl Room {
         let mut txn = cx.store.txn(self.num)?;
         if is_new {
             self.open_log(&mut txn)?;
+        }
+        for pdu in &verified {
+            if self.is_other_create(&txn, pdu)? {
+                txn.discard();
+                return Ok(Err(JoinError::SecondCreateEvent(pdu.event_id().to_owned())));
+            }
         }
         let outliers = verified.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
         for pdu in in_auth_order(&self.memory.rules, &outliers) {

@@ -1,5 +1,5 @@
-//! The scripts by which faster joins are known to work, and what the architecture says is shown by a test: each has one
-//! of its name.
+//! The scripts by which faster joins are known to work, and what the pages say is shown by a test: each has one of its
+//! name.
 
 use std::{
     collections::BTreeSet,
@@ -63,14 +63,12 @@ fn every_script_has_a_test_of_its_name() {
     assert_eq!(missing, []);
 }
 
-#[test]
-fn every_test_that_the_architecture_names_is_there() {
-    let text = fs::read_to_string(root().join("engine/ARCHITECTURE.md")).expect("the file can be read");
-    let (_, table) = text.split_once("| # | asked for |").expect("the table is there");
-    let (table, _) = table.split_once("\n\n").expect("the table ends");
+/// Asserts that the last cell of every row of a table names tests that are there. Returns how many rows there are.
+fn rows_that_name_tests(table: &str) -> usize {
     let tests = tests();
     let mut rows = 0;
-    for row in table.lines().skip(2) {
+    // A row without a text in its last cell is a heading.
+    for row in table.lines().skip(2).filter(|row| !row.ends_with("| |")) {
         let shown_by = row.trim_end_matches('|').rsplit('|').next().expect("a row has cells");
         let named: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
         assert!(!named.is_empty(), "{row}");
@@ -79,5 +77,33 @@ fn every_test_that_the_architecture_names_is_there() {
         }
         rows += 1;
     }
+    rows
+}
+
+/// Returns the table of a page that begins with a heading, with that heading.
+fn table<'t>(page: &'t str, heading: &str) -> &'t str {
+    let at = page.find(heading).expect("the table is there");
+    let table = &page[at..];
+    table.split_once("\n\n").map_or(table, |(table, _)| table)
+}
+
+#[test]
+fn every_test_that_the_architecture_names_is_there() {
+    let page = fs::read_to_string(root().join("engine/ARCHITECTURE.md")).expect("the file can be read");
+    let rows = rows_that_name_tests(table(&page, "| # | asked for |"));
     assert!(rows >= 51, "{rows} rows");
+}
+
+#[test]
+fn every_test_that_shows_a_bound_is_there() {
+    let page = fs::read_to_string(root().join("engine/ARCHITECTURE.md")).expect("the file can be read");
+    let rows = rows_that_name_tests(table(&page, "| bound | beyond it |"));
+    assert!(rows >= 33, "{rows} rows");
+}
+
+#[test]
+fn every_test_that_the_catalogue_of_lies_names_is_there() {
+    let page = fs::read_to_string(root().join("engine/HOSTILE.md")).expect("the file can be read");
+    let rows = rows_that_name_tests(table(&page, "| lie | what comes of it |"));
+    assert!(rows >= 55, "{rows} rows");
 }

@@ -144,10 +144,7 @@ impl Engine {
             return Ok(());
         }
         joining.auth_chain = AuthChain::Answered;
-        let mut pdus = match response {
-            Response::Body(body) => room.pdus_of_answer(&body),
-            Response::Events(_) | Response::Failed(_) => Vec::new(),
-        };
+        let mut pdus = room.pdus_of_answer(cx, &response)?;
         let is_known = |pdu: &Pdu| joining.batch.verified.iter().any(|known| known.event_id() == pdu.event_id());
         pdus.retain(|pdu| !is_known(pdu));
         let rules = &joining.parsed.rules;

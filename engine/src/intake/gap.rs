@@ -80,6 +80,16 @@ impl Gaps {
         self.changed.insert(root);
     }
 
+    /// What fills a gap and lacks something itself goes on with the same asking: it does not begin anew.
+    fn goes_on(&mut self, root: LogSeq, before: LogSeq) {
+        let rounds = self.gaps.get(&before).map_or(0, |gap| gap.rounds);
+        let gap = self.gaps.entry(root).or_default();
+        if gap.rounds < rounds {
+            gap.rounds = rounds;
+            self.changed.insert(root);
+        }
+    }
+
     fn exhausted(&mut self, root: LogSeq) {
         let gap = self.gaps.entry(root).or_default();
         if !gap.is_exhausted {
@@ -236,6 +246,7 @@ impl Room {
         for event_id in blocked.on_their_way.iter().chain(&blocked.prev_events).chain(&blocked.auth_events) {
             self.open.wait(num, event_id.clone());
         }
+        self.set_aside_ring(txn, num, &pdu.event_id().to_owned())?;
         if !blocked.auth_events.is_empty() {
             self.ask_auth_chain(cx, txn, num, pdu)?;
         }
@@ -353,12 +364,20 @@ impl Room {
         pdus.retain(|pdu| pdu.depth() > min_depth);
         pdus.sort_by(|a, b| (a.depth(), a.event_id()).cmp(&(b.depth(), b.event_id())));
         let places = self.places_in_gaps(&txn, &pdus)?;
+        let mut filling = Vec::new();
         for pdu in pdus {
-            is_new |= txn.event_num(pdu.event_id())?.is_none();
-            let before = places.get(pdu.event_id()).copied();
+            let event_id = pdu.event_id().to_owned();
+            is_new |= txn.event_num(&event_id)?.is_none();
+            let before = places.get(&event_id).copied();
             self.take_in(cx, &mut txn, pdu, from, before)?;
+            filling.extend(txn.event_num(&event_id)?);
         }
         self.gaps.answered(root, is_new);
+        for num in filling {
+            if self.open.get(num).is_some_and(|event| event.kind.waits()) {
+                self.gaps.goes_on(self.open.root_of(num), root);
+            }
+        }
         for num in self.open.of_root(root).into_iter().chain([EventNum(root.0)]) {
             self.open.look_again(num);
         }

@@ -212,6 +212,37 @@ impl Room {
         Ok(())
     }
 
+    /// Sets aside an event that waits for itself over others, and all that follows it: in room versions 1 and 2, where IDs
+    /// are stated, events can follow each other in a ring. Only a state that another server tells can help them.
+    pub(crate) fn set_aside_ring(
+        &mut self,
+        txn: &mut Txn<'_>,
+        num: EventNum,
+        event_id: &OwnedEventId,
+    ) -> Result<(), Error> {
+        let holds_up = self.open.get(num).is_some_and(|event| event.order.is_some());
+        if holds_up && self.memory.rules.explicit_event_id() && self.waits_for_itself(txn, num)? {
+            self.set_aside(txn, num)?;
+            self.set_aside_waiters(txn, event_id)?;
+        }
+        Ok(())
+    }
+
+    fn waits_for_itself(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![num];
+        while let Some(waiting) = next.pop() {
+            for event_id in self.open.awaited(waiting) {
+                let awaited = txn.event_num(event_id)?;
+                if awaited == Some(num) {
+                    return Ok(true);
+                }
+                next.extend(awaited.filter(|awaited| seen.insert(*awaited)));
+            }
+        }
+        Ok(false)
+    }
+
     /// An event that cannot be helped for now waits on without holding up its room: it takes its place in the canonical
     /// order when it is placed.
     pub(crate) fn set_aside(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {

@@ -13,7 +13,6 @@ use crate::{
     resync::StateIds,
     room::{Context, Question, Room},
     state::is_stored,
-    verify_pool::map,
 };
 
 /// The body of a `state` answer.
@@ -38,7 +37,7 @@ impl Room {
             (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, &body)?,
             (RequestKind::Events { event_ids }, Response::Events(answers)) => {
                 let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok());
-                let pdus = self.wanted_pdus(prev, raw);
+                let pdus = self.wanted_pdus(cx, prev, raw)?;
                 self.verify_answer(cx, prev, from, Some(event_ids), pdus)?;
                 Ok(())
             }
@@ -96,25 +95,24 @@ impl Room {
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
         let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes());
-        let pdus = self.wanted_pdus(prev, raw);
+        let pdus = self.wanted_pdus(cx, prev, raw)?;
         self.verify_answer(cx, prev, from, None, pdus)?;
         Ok(Ok(()))
     }
 
     /// Parses those PDUs of an answer that the state lacks. What was not asked for, belongs to another room or is no
     /// event is passed over.
-    fn wanted_pdus<'r>(&self, prev: &EventId, raw: impl Iterator<Item = &'r [u8]>) -> Vec<Pdu> {
-        let Some(fetch) = self.resync.fetch(prev) else { return Vec::new() };
-        let raw: Vec<&[u8]> = raw.collect();
-        let rules = &self.memory.rules;
-        let parsed = map(&raw, |json| Pdu::parse(rules, json).ok());
-        let mut wanted = BTreeMap::new();
-        for pdu in parsed.into_iter().flatten() {
-            if pdu.room_id() == self.id && fetch.lacks(pdu.event_id()) {
-                wanted.insert(pdu.event_id().to_owned(), pdu);
-            }
-        }
-        wanted.into_values().collect()
+    fn wanted_pdus<'r>(
+        &self,
+        cx: Context<'_>,
+        prev: &EventId,
+        raw: impl Iterator<Item = &'r [u8]>,
+    ) -> Result<Vec<Pdu>, Error> {
+        let Some(fetch) = self.resync.fetch(prev) else { return Ok(Vec::new()) };
+        let own = self.parse_own(cx, &raw.collect::<Vec<_>>())?;
+        let wanted = own.into_iter().filter(|pdu| fetch.lacks(pdu.event_id()));
+        let by_id: BTreeMap<OwnedEventId, Pdu> = wanted.map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        Ok(by_id.into_values().collect())
     }
 
     fn verify_answer(

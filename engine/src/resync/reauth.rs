@@ -27,7 +27,7 @@ impl Room {
                     self.open.wait(num, prev.clone());
                     self.resync.need(prev, None);
                 }
-                return Ok(());
+                return self.set_aside_ring(txn, num, &pdu.event_id().to_owned());
             }
         };
         let Verdict { status, before, holds, .. } = verdict;

@@ -1,13 +1,19 @@
 //! Answers of other servers, to the part of the room that asked.
 
-use gibbous_codec::{Pdu, ServerName};
+use std::collections::{BTreeMap, BTreeSet};
+
+use gibbous_codec::{EventNum, OwnedEventId, Pdu, ServerName, Stage, StateKey, path};
+use gibbous_storage::{RoomRows, StateEvents};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     Error, RequestKind, Response,
+    auth::rests_on,
     parked::Batch,
+    partial_join::is_create,
     room::{Context, Question, Room},
+    state::stage_of,
     verify_pool::map,
 };
 
@@ -25,10 +31,11 @@ impl Room {
             Question::Resync { prev } => self.handle_resync_answer(cx, &prev, from, kind, response),
             Question::Gap { .. } | Question::AuthChain { .. } => {
                 // An answer that cannot be used is as good as an empty one: the question is asked elsewhere.
-                let pdus = match response {
-                    Response::Body(body) => self.pdus_of_answer(&body),
-                    Response::Events(_) | Response::Failed(_) => Vec::new(),
-                };
+                let mut pdus = self.pdus_of_answer(cx, &response)?;
+                match question {
+                    Question::AuthChain { event } => pdus = self.auth_chain_among(cx, event, pdus)?,
+                    _ => keep_deepest(&mut pdus, cx.limits.missing_events_limit as usize),
+                }
                 let batch = Batch::verify(cx, &self.memory.rules, question, from, None, pdus)?;
                 self.use_or_park(cx, batch)
             }
@@ -39,8 +46,9 @@ impl Room {
         }
     }
 
-    /// Returns the events of the room in the body of a `get_missing_events`, `event_auth` or `backfill` answer.
-    pub(crate) fn pdus_of_answer(&self, body: &[u8]) -> Vec<Pdu> {
+    /// Returns the events of the room in a `get_missing_events`, `event_auth` or `backfill` answer: none, if it is
+    /// another kind of answer.
+    pub(crate) fn pdus_of_answer(&self, cx: Context<'_>, response: &Response) -> Result<Vec<Pdu>, Error> {
         #[derive(Deserialize)]
         struct Body {
             #[serde(default)]
@@ -50,11 +58,60 @@ impl Room {
             #[serde(default)]
             pdus: Vec<Box<RawValue>>,
         }
-        let Ok(body) = serde_json::from_slice::<Body>(body) else { return Vec::new() };
+        let Response::Body(body) = response else { return Ok(Vec::new()) };
+        let Ok(body) = serde_json::from_slice::<Body>(body) else { return Ok(Vec::new()) };
         let raw: Vec<_> = body.events.iter().chain(&body.auth_chain).chain(&body.pdus).collect();
+        self.parse_own(cx, &raw.iter().map(|pdu| pdu.get().as_bytes()).collect::<Vec<_>>())
+    }
+
+    /// Parses PDUs of an answer. What belongs to another room or is no event is passed over.
+    pub(crate) fn parse_own(&self, cx: Context<'_>, raw: &[&[u8]]) -> Result<Vec<Pdu>, Error> {
         let rules = &self.memory.rules;
-        let parsed = map(&raw, |pdu| Pdu::parse(rules, pdu.get().as_bytes()).ok());
-        parsed.into_iter().flatten().filter(|pdu| pdu.room_id() == self.id).collect()
+        let rows = cx.store.snapshot(self.num)?;
+        let mut own = Vec::new();
+        for pdu in map(raw, |json| Pdu::parse(rules, json).ok()).into_iter().flatten() {
+            if pdu.room_id() == self.id && !self.is_other_create(&rows, &pdu)? {
+                own.push(pdu);
+            }
+        }
+        Ok(own)
+    }
+
+    /// Tells whether an event is a create event, but not the one that the room began with. Up to room version 11 the
+    /// server in the room's ID can make as many as it likes, each of which is allowed by the rules.
+    pub(crate) fn is_other_create<R: RoomRows>(&self, rows: &R, pdu: &Pdu) -> Result<bool, Error> {
+        if !is_create(pdu) {
+            return Ok(false);
+        }
+        let mut creates = StateEvents::at(self.num, &path(&StateKey::new("m.room.create", "")));
+        match creates.next_page(rows)?.and_then(|page| page.first().copied()) {
+            Some(first) => Ok(rows.event_record(first)?.event_id != pdu.event_id()),
+            None => Ok(false),
+        }
+    }
+
+    /// Returns those of some events that another one rests on, directly or over others. The rest was not asked for.
+    fn auth_chain_among(&self, cx: Context<'_>, num: EventNum, pdus: Vec<Pdu>) -> Result<Vec<Pdu>, Error> {
+        let rows = cx.store.snapshot(self.num)?;
+        let events = self.memory.events(&rows);
+        let rules = &self.memory.rules;
+        let mut given: BTreeMap<OwnedEventId, Pdu> =
+            pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let mut chain = Vec::new();
+        let mut next = rests_on(rules, &events.with_stage(num)?.0);
+        let mut seen = BTreeSet::new();
+        while let Some(event_id) = next.pop() {
+            if !seen.insert(event_id.clone()) {
+                continue;
+            }
+            if let Some(pdu) = given.remove(&event_id) {
+                next.extend(rests_on(rules, &pdu));
+                chain.push(pdu);
+            } else if let Some((num, Stage::Waiting | Stage::Unverified)) = stage_of(&rows, &event_id)? {
+                next.extend(rests_on(rules, &events.with_stage(num)?.0));
+            }
+        }
+        Ok(chain)
     }
 
     /// A server's keys have come, or cannot be had.
@@ -65,4 +122,10 @@ impl Room {
         self.reverify(cx)?;
         self.advance(cx)
     }
+}
+
+/// Keeps of the events of a gap no more than were asked for: the deepest, which are next to what they were asked for.
+fn keep_deepest(pdus: &mut Vec<Pdu>, max: usize) {
+    pdus.sort_by(|a, b| (a.depth(), a.event_id()).cmp(&(b.depth(), b.event_id())));
+    pdus.drain(..pdus.len().saturating_sub(max));
 }

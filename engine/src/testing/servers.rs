@@ -161,7 +161,7 @@ impl FakeServers {
     }
 
     /// Answers as well as the server can.
-    pub(super) fn answer(&self, room: &RoomBuilder, request: &Request) -> Response {
+    pub fn answer(&self, room: &RoomBuilder, request: &Request) -> Response {
         let server = &request.destination;
         let body = match &request.kind {
             RequestKind::ServerKeys { server } => {

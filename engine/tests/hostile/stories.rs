@@ -1,4 +1,4 @@
-//! Lies and junk from other servers: each gets its answer, and the room goes on unharmed.
+//! Lies and junk that have once done harm: each gets its answer, and the room goes on.
 
 use gibbous::{
     Backend, Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, Pdu, RequestKind, Response,
