@@ -219,9 +219,33 @@ impl Engine {
         Ok(view)
     }
 
-    /// Explains why an event has its verdict: what the rules have read under partial state, under full state, and of the
-    /// current state where that forbids it. `None` where nothing is known of the event. It takes no lock, and reads the
-    /// room's log from the event on.
+    /// Explains why an event has its verdict: what the rules have read under partial state, under full state, and of
+    /// the current state where that forbids it (server-server specification, "Checks performed on receipt of a PDU", 4
+    /// to 6). `None` where nothing is known of the event. It takes no lock, and reads the room's log from the event on.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use gibbous::testing::{S, Story};
+    ///
+    /// // Elsie is kicked by derek, who has left: partial state does not know that.
+    /// let (mut story, kick) = Story::wrongly_kicked(&"11".try_into()?);
+    /// story.receive(S, &[&kick]);
+    /// story.release();
+    /// let explained = story.engine().explain(story.room.id(), &kick)?.expect("it is known");
+    /// let rejected = |reading: &gibbous::Reading| reading.rejection().map(ToString::to_string);
+    /// assert_eq!(explained.partial.as_ref().and_then(rejected), None);
+    /// let full = explained.full.as_ref().expect("it has its full state");
+    /// println!("{}", rejected(full).expect("it is rejected"));
+    /// // What the rules have read for it, and which event was there.
+    /// for cell in &full.asked.as_ref().expect("its state is stored").read {
+    ///     println!("{:?}: {:?}", cell.key, cell.event);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "testing"))]
+    /// # fn main() {}
+    /// ```
     ///
     /// # Errors
     ///

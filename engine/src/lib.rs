@@ -68,6 +68,9 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! What goes wrong is told as a [`Failure`] with a number that never changes its meaning: `codec/FAILURES.md` lists
+//! them, and `codec/RULES.md` the rules that a rejected event can break.
+//!
 //! # Features
 //!
 //! `replay` plays recordings through an engine, `cli` is the command line, `testing` tells rooms as stories and makes

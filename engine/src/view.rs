@@ -69,7 +69,7 @@ pub struct EventInfo {
     pub event_id: OwnedEventId,
     /// How far it has come.
     pub stage: EventStage,
-    /// The event.
+    /// The event: as the rules read it from [`RoomView::event`], as clients may see it from [`RoomView::event_shown`].
     pub pdu: Pdu,
 }
 
@@ -122,7 +122,7 @@ impl RoomView {
         self.rules.version()
     }
 
-    /// Tells whether the room is in a partial join that has not been resynced.
+    /// Tells whether the room is in a partial join that has not been resynced (MSC3902).
     pub fn is_partial(&self) -> bool {
         self.is_partial
     }
@@ -132,7 +132,7 @@ impl RoomView {
         self.resync.clone()
     }
 
-    /// Returns the servers that `send_join` responses named, the one joined by first.
+    /// Returns the servers that `send_join` responses named (MSC3706, `servers_in_room`), the one joined by first.
     pub fn servers(&self) -> &[OwnedServerName] {
         &self.servers
     }
@@ -172,12 +172,14 @@ impl RoomView {
         Ok(ServersInRoom { servers, is_exact: !self.is_partial })
     }
 
-    /// Returns the forward extremities. While the room is partial they are provisional: check 6 is still to come.
+    /// Returns the forward extremities, among which are no rejected or soft-failed events (server-server specification,
+    /// "Rejection", "Soft failure"). While the room is partial they are provisional: check 6 is still to come.
     pub fn forward_extremities(&self) -> Vec<OwnedEventId> {
         self.extremities.clone()
     }
 
-    /// Returns what is held of an event, or `None` where nothing is, or its signature did not hold.
+    /// Returns what is held of an event, as the rules read it: unredacted, whatever redactions apply; clients may see
+    /// [`RoomView::event_shown`] of it. `None` where nothing is held, or its signature did not hold.
     ///
     /// # Errors
     ///
@@ -191,7 +193,10 @@ impl RoomView {
         Ok(Some(EventInfo { event_id: event_id.to_owned(), stage, pdu }))
     }
 
-    /// Returns the state before an event, or `None` for an event without a place in the room's history.
+    /// Returns the state before an event: the states after its prev events, resolved as the room version has it
+    /// (server-server specification, "Room State Resolution"); or `None` for an event without a place in the room's
+    /// history. While the event is partial, the state may lack members (MSC3902). Its events are shown by
+    /// [`RoomView::event_shown`].
     ///
     /// # Errors
     ///
@@ -200,7 +205,8 @@ impl RoomView {
         self.state_around(event_id, |states| states.before)
     }
 
-    /// Returns the state after an event, or `None` for an event without a place in the room's history.
+    /// Returns the state after an event: the one before it, with the event itself if that is a state event and not
+    /// rejected (server-server specification, "Rejection"). All else as [`RoomView::state_before`].
     ///
     /// # Errors
     ///
@@ -251,7 +257,9 @@ impl RoomView {
         }
     }
 
-    /// Returns the current state. While the room is partial it is provisional and lacks members.
+    /// Returns the current state: the states after the forward extremities, resolved (server-server specification,
+    /// "Soft failure"); by the IDs of its events, each to be shown by [`RoomView::event_shown`]. While the room is
+    /// partial it is provisional and lacks members (MSC3902).
     ///
     /// # Errors
     ///

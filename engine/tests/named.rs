@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Scripts of which only the host's work is left: presence, messages to devices and signing keys ask the engine for nothing.
-const OF_THE_HOST_ALONE: [u32; 3] = [7, 8, 11];
+/// Scripts of which only the host's work is left: messages to devices and signing keys ask the engine for nothing.
+const OF_THE_HOST_ALONE: [u32; 2] = [8, 11];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

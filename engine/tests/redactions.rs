@@ -2,7 +2,7 @@
 //! when what they redact comes later.
 
 use gibbous::{
-    Change, Limits, MemoryBackend, OwnedEventId, RoomVersionId, ServerName,
+    Change, Limits, Lookup, MemoryBackend, OwnedEventId, RoomVersionId, ServerName, StateKey,
     testing::{ALICE, ALL_VERSIONS, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, RoomBuilder, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
@@ -202,4 +202,48 @@ fn history_is_redacted_and_so_is_the_room_s_name() {
     let by = story.room.redact(CHARLIE, &named).send();
     story.receive(S, &[&by]);
     assert_eq!((shown(&story, &named), name(&story)), (("{}".to_owned(), Some(by)), None));
+}
+
+#[test]
+fn state_is_shown_redacted_and_read_whole() {
+    let key = StateKey::new("m.room.name", "");
+    for version in &NEWEST_VERSIONS {
+        for is_partial in [false, true] {
+            let story = Story::new(version);
+            let mut story = if is_partial { story.join_held() } else { story.join_full() };
+            let name = |story: &Story| story.view().summary(None).expect("the store works").name;
+            let shown = |story: &Story| story.view().state_event_shown(&key).expect("the store works");
+            assert_eq!(shown(&story), Lookup::Absent);
+            let named = story.room.state(CHARLIE, "m.room.name", "", json!({ "name": "abuse" })).send();
+            story.receive(S, &[&named]);
+            let whole = Lookup::Present(story.room.pdu(&named).clone());
+            assert_eq!((shown(&story), name(&story)), (whole.clone(), Some("abuse".to_owned())));
+            let by = story.room.redact(CHARLIE, &named).send();
+            story.receive(S, &[&by]);
+            let redacted = story.room.pdu(&named).redacted(story.room.rules());
+            assert_eq!(redacted.content().get(), "{}");
+            assert_eq!((shown(&story), name(&story)), (Lookup::Present(redacted), None));
+            assert_eq!(story.view().state_event(&key).expect("the store works"), whole, "the rules read it as it was");
+        }
+    }
+}
+
+#[test]
+fn what_is_unknown_of_a_partial_state_is_not_shown_either() {
+    for version in &NEWEST_VERSIONS {
+        let mut story = Story::joined(version);
+        let check = |story: &Story, user: &str| {
+            let key = StateKey::new("m.room.member", user);
+            let shown = story.view().state_event_shown(&key).expect("the store works");
+            assert_eq!(shown, story.view().state_event(&key).expect("the store works"));
+            shown
+        };
+        assert!(matches!(check(&story, DEREK), Lookup::Unknown(_)));
+        let alice = story.room.pdu(&story.join).clone();
+        assert_eq!(check(&story, ALICE), Lookup::Present(alice));
+        story.release();
+        let derek = story.room.pdu(&story.derek).clone();
+        assert_eq!(check(&story, DEREK), Lookup::Present(derek));
+        assert_eq!(check(&story, ELSIE), Lookup::Absent);
+    }
 }

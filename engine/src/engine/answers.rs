@@ -19,7 +19,9 @@ impl Engine {
         Ok(lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms))
     }
 
-    /// Takes the answer to a question. Late and repeated answers are harmless.
+    /// Takes the answer to a question. The events in it are checked as any (server-server specification, "Checks
+    /// performed on receipt of a PDU"): those without a place in the room's history by 1 to 4. Late and repeated
+    /// answers are harmless.
     ///
     /// # Errors
     ///
@@ -57,9 +59,10 @@ impl Engine {
         next
     }
 
-    /// Asks again at once for what a room lacks, whatever pauses are being made after servers refused. `via` is
-    /// asked first, and until the state that is missing is there: who cannot go on because nobody answers
-    /// ([`ResyncStatus`](crate::ResyncStatus)) may know somebody who will. It is not taken to be in the room for that.
+    /// Asks again at once for what a room lacks, the states of a resync (MSC3902, "Resynchronisation") and auth chains,
+    /// whatever pauses are being made after servers refused. `via` is asked first, and until the state that is missing
+    /// is there: who cannot go on because nobody answers ([`ResyncStatus`](crate::ResyncStatus)) may know somebody who
+    /// will. It is not taken to be in the room for that.
     ///
     /// # Errors
     ///
@@ -113,7 +116,7 @@ impl Engine {
 
     /// Takes a server's keys that were not asked for by [`RequestKind::ServerKeys`](crate::RequestKind): those of the server
     /// that sends a request, say, which the host has got to authenticate it. `body` is what `GET /_matrix/key/v2/server`
-    /// answers. Says why it cannot be used, if it cannot.
+    /// answers (server-server specification, "Retrieving server keys"). Says why it cannot be used, if it cannot.
     ///
     /// # Errors
     ///

@@ -78,9 +78,12 @@ impl Joining {
 }
 
 impl Engine {
-    /// Begins a join that another server has answered. The response's signatures are checked first, for which servers'
-    /// keys may have to be asked for: see [`Engine::join_status`]. The signature of the join event itself is checked
-    /// like any, so the host is asked for its own server's keys too.
+    /// Begins a join that another server has answered (server-server specification, "Joining Rooms"). The response's
+    /// signatures are checked first, for which servers' keys may have to be asked for: see [`Engine::join_status`]. The
+    /// signature of the join event itself is checked like any, so the host is asked for its own server's keys too.
+    ///
+    /// If the response leaves out the members (MSC3706), the room is partial once it is joined, and its full state is
+    /// fetched in the background (MSC3902, "Resynchronisation").
     ///
     /// # Errors
     ///

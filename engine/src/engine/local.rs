@@ -85,7 +85,8 @@ impl Engine {
     ///
     /// When the room is full: the servers that had members in it before the event. While it is partial: see
     /// [`SendPolicy`]. Besides, the server of whom the event invites, or whose invite it takes back. Nobody gets events
-    /// of other servers from us, a join that another server has let in, or what was rejected or soft-failed.
+    /// of other servers from us, a join that another server has let in, which sends it itself (server-server
+    /// specification, "Joining Rooms"), or what was rejected or soft-failed.
     ///
     /// # Errors
     ///
@@ -99,8 +100,9 @@ impl Engine {
         self.with_room(room_id, 0, |room, cx| room.destinations(cx, event_id, policy))
     }
 
-    /// Tells how one of our users joins a room: by an event of ours, or by a handshake with another server, and then
-    /// with which, and whether the members may be left out of its response (MSC3706, `omit_members`).
+    /// Tells how one of our users joins a room: by an event of ours, or by a handshake with another server
+    /// (server-server specification, "Joining Rooms"), and then with which, and whether the members may be left out of
+    /// its response (MSC3706, `omit_members`).
     ///
     /// # Errors
     ///
@@ -220,7 +222,8 @@ impl Engine {
     }
 
     /// Forgets an invite that one of our users has turned down: by `make_leave` and `send_leave` with the server that
-    /// has handed it over ([`PendingInvite::via`]), or for himself. Who joins answers it by that.
+    /// has handed it over ([`PendingInvite::via`]; server-server specification, "Leaving Rooms (Rejecting Invites)"),
+    /// or for himself. Who joins answers it by that.
     ///
     /// # Errors
     ///

@@ -12,6 +12,10 @@ impl Engine {
     /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each;
     /// it is durable by then.
     ///
+    /// Each goes through the checks on receipt (server-server specification, "Checks performed on receipt of a PDU").
+    /// While the room is partial, check 5 asks the partial state resolved with the event's auth events (MSC3902,
+    /// "Handling requests and events in the partial-state room"), and check 6 is put off until the room is full.
+    ///
     /// # Errors
     ///
     /// If the store fails.
@@ -63,8 +67,8 @@ impl Engine {
         self.settle(cx, room_id, &mut slot, receipts)
     }
 
-    /// Takes in an event of ours, complete and signed. It is checked like any, and never refused only because the state
-    /// is partial.
+    /// Takes in an event of ours, complete and signed. It is checked like any (server-server specification, "Checks
+    /// performed on receipt of a PDU"), and never refused only because the state is partial.
     ///
     /// # Errors
     ///
@@ -87,7 +91,9 @@ impl Engine {
         }
     }
 
-    /// Takes in an event by which one of our users leaves, complete and signed.
+    /// Takes in an event by which one of our users leaves, complete and signed. We are in the room, so that no
+    /// handshake is needed (server-server specification, "Leaving Rooms (Rejecting Invites)"), nor is a resync waited
+    /// for.
     ///
     /// # Errors
     ///

@@ -11,8 +11,9 @@ use crate::{
 };
 
 impl Engine {
-    /// Makes a room, from its create event to the last of its initial events, at one instant: where one of them is
-    /// refused, nothing is stored. Each is made, judged and signed as [`Engine::create`] does it.
+    /// Makes a room, from its create event to the last of its initial events (client-server specification, "Creation"),
+    /// at one instant: where one of them is refused, nothing is stored. Each is made, judged and signed as
+    /// [`Engine::create`] does it.
     ///
     /// The creator is in the room then, which has its full state: everything works as in any other room. Invites of
     /// users of other servers are to be sent to these ([`Created::destinations`](crate::Created::destinations)).
@@ -86,7 +87,8 @@ impl Engine {
     }
 
     /// Returns a room as another engine takes it over by [`Engine::import`]: its forward extremities, the full states
-    /// before them, and the events that these consist of and rest on.
+    /// before them, and the events that these consist of and rest on. For each extremity that is what a full
+    /// `send_join` answer tells of a join (server-server specification, "Joining Rooms").
     ///
     /// # Errors
     ///
@@ -102,8 +104,9 @@ impl Engine {
     /// users can speak, other servers can join. Of its history only the extremities are known; what else is brought is
     /// known for the sake of these ([`EventStage::Outlier`](crate::EventStage::Outlier)). [`Engine::backfill`] has the rest.
     ///
-    /// What the host tells of the states before the extremities, and of redactions, is taken as it is; that they allow the extremities, and
-    /// every event is allowed by its auth events, is checked.
+    /// What the host tells of the states before the extremities, and of redactions, is taken as it is; that they allow
+    /// the extremities, and every event is allowed by its auth events, is checked (server-server specification, "Checks
+    /// performed on receipt of a PDU", 5 and 4).
     ///
     /// ```
     /// use gibbous::{
@@ -175,8 +178,9 @@ impl Engine {
         self.with_new_room(room_id, parsed.rules.clone(), now_ms, exists, |room, cx| room.import(cx, &parsed))
     }
 
-    /// Asks other servers for what came before the room's known history: before we joined it, or it was imported, and in
-    /// gaps of it; for so many events, if they have them, the latest first. A call while that goes on changes nothing.
+    /// Asks other servers for what came before the room's known history (server-server specification, "Backfilling and
+    /// retrieving missing events"): before we joined it, or it was imported, and in gaps of it; for so many events, if
+    /// they have them, the latest first. A call while that goes on changes nothing.
     ///
     /// The events are placed in the history ([`EventStage::History`](crate::EventStage::History)), judged by the state
     /// before them as any, and served; extremities and current state stay as they are (R-20). Each is told by

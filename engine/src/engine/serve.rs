@@ -14,8 +14,8 @@ use crate::{
 impl Engine {
     /// Answers `GET /_matrix/federation/v1/state_ids/{roomId}`: the state before an event, by event IDs.
     ///
-    /// While the room is partial: [`Refusal::PartialState`]. Events that were rejected, or have no place in the history,
-    /// are not found.
+    /// While the room is partial: [`Refusal::PartialState`] (MSC3895). Events that were rejected, or have no place in
+    /// the history, are not found.
     ///
     /// # Errors
     ///
@@ -47,7 +47,8 @@ impl Engine {
     }
 
     /// Answers `GET /_matrix/federation/v1/event/{eventId}`: one event, which is looked for in every room; redacted, if
-    /// the room's history visibility keeps it from the server that asks.
+    /// the room's history visibility (client-server specification, "Room history visibility") keeps it from the server
+    /// that asks.
     ///
     /// # Errors
     ///
@@ -64,8 +65,8 @@ impl Engine {
     }
 
     /// Answers `GET /_matrix/federation/v1/backfill/{roomId}`: some events and what came before them, the latest first;
-    /// at most 100. Those that the room's history visibility keeps from the server that asks are redacted, and while the
-    /// room is partial all that are not of our own users.
+    /// at most 100. Those that the room's history visibility (client-server specification, "Room history visibility")
+    /// keeps from the server that asks are redacted, and while the room is partial all that are not of our own users.
     ///
     /// # Errors
     ///
@@ -97,8 +98,9 @@ impl Engine {
     }
 
     /// Answers `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`: the template of a join by a user of the server
-    /// that asks. Where the room lets in who is in another one (room version 8 on, `restricted`), we look into the rooms
-    /// that we are in, and one of our users authorises the join.
+    /// that asks. Where the room lets in who is in another one (room version 8 on, `restricted`; server-server
+    /// specification, "Restricted rooms"), we look into the rooms that we are in, and one of our users authorises the
+    /// join.
     ///
     /// # Errors
     ///
@@ -114,8 +116,9 @@ impl Engine {
         self.make_member(origin, room_id, Handshake::Join, user, versions, now_ms)
     }
 
-    /// Answers `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`: the template by which a user of the server that
-    /// asks turns down an invite or leaves. It is given while the room is partial, too.
+    /// Answers `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`: the template by which a user of the server
+    /// that asks turns down an invite or leaves (server-server specification, "Leaving Rooms (Rejecting Invites)"). It
+    /// is given while the room is partial, too.
     ///
     /// # Errors
     ///
@@ -124,7 +127,8 @@ impl Engine {
         self.make_member(origin, room_id, Handshake::Leave, user, &[], now_ms)
     }
 
-    /// Answers `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`: the template of a knock (room version 7 on).
+    /// Answers `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}`: the template of a knock (room version 7 on;
+    /// server-server specification, "Knocking upon a room").
     ///
     /// # Errors
     ///
@@ -162,7 +166,8 @@ impl Engine {
         self.send_member(room_id, sent, signer, now_ms)
     }
 
-    /// Answers `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`: takes the leave in.
+    /// Answers `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`: takes the leave in
+    /// (server-server specification, "Leaving Rooms (Rejecting Invites)").
     ///
     /// # Errors
     ///
@@ -180,7 +185,8 @@ impl Engine {
         self.send_member(room_id, sent, signer, now_ms)
     }
 
-    /// Answers `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`: takes the knock in, and tells what the room is.
+    /// Answers `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`: takes the knock in, and tells what the room
+    /// is (server-server specification, "Knocking upon a room", `knock_room_state`).
     ///
     /// # Errors
     ///

@@ -166,8 +166,9 @@ impl Engine {
         }
     }
 
-    /// Tells whether a room, or an event of it, has its full state, or will never have it. If neither, the task is
-    /// woken when something has changed, and is to ask again.
+    /// Tells whether a room, or an event of it, has its full state, or will never have it: for requests that partial
+    /// state cannot answer, which a host may let wait (MSC3902, "Handling requests and events in the partial-state
+    /// room"). If neither, the task is woken when something has changed, and is to ask again.
     ///
     /// # Errors
     ///

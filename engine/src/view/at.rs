@@ -63,8 +63,9 @@ impl PartialState {
 }
 
 impl RoomView {
-    /// Returns what of a state a filter admits: at once, unless the state is partial and may lack some of it
-    /// ([`StateFilter::must_wait`]).
+    /// Returns what of a state a filter admits, by the IDs of its events, each to be shown by
+    /// [`RoomView::event_shown`]: at once, unless the state is partial and may lack some of it (MSC3902, "Handling
+    /// requests and events in the partial-state room"; [`StateFilter::must_wait`]).
     ///
     /// The state before an event is partial as long as the event is, which may be shorter or longer than the room. Of
     /// an event without a place in the room's history nothing is known.

@@ -23,7 +23,8 @@ pub struct Corrections {
     /// events of ours that were not for them.
     pub hosts_removed: BTreeSet<OwnedServerName>,
     /// Servers to which all changes of device lists since the join are due: they have a member who is another than after
-    /// the join, or are in the room though no response named them (MSC3902, "Device lists").
+    /// the join, or are in the room though no response named them (MSC3902, "Handling requests and events in the
+    /// partial-state room").
     pub hosts_changed: BTreeSet<OwnedServerName>,
     /// Who has missed the latest event of ours, if anybody has (D-7).
     pub catch_up: Option<CatchUp>,
@@ -54,7 +55,7 @@ pub struct WrongMembership {
 
 impl RoomView {
     /// Returns what [`Change::RoomFullStated`](crate::Change::RoomFullStated), which stands at this position, lets the
-    /// host put right; `None` where no such update stands there.
+    /// host put right, device lists among it (MSC3902); `None` where no such update stands there.
     ///
     /// It is worked out of the log from the join on: events whose verdict has changed since are looked for there.
     ///

@@ -79,7 +79,7 @@ impl StateFilter {
     }
 
     /// Tells whether a partial state cannot answer for all that the filter admits: for members of other servers than
-    /// ours, which `send_join` responses leave out (MSC3902, "Lazy-loading of state").
+    /// ours, which `send_join` responses leave out (MSC3902, "Handling requests and events in the partial-state room").
     pub fn must_wait(&self, our_server: &ServerName) -> bool {
         OMITTED_TYPES.iter().any(|event_type| match self.types.get(*event_type) {
             Some(Keys::All) => true,

@@ -46,6 +46,7 @@ impl RoomView {
     }
 
     /// Returns some members of the current state, at most `limit` but at least one, from the first on or behind a user.
+    /// Names and avatars stand in their events, to be shown by [`RoomView::event_shown`].
     ///
     /// While the room is partial these are the members known so far (MSC3902), which no read waits for.
     ///
@@ -93,7 +94,8 @@ impl RoomView {
     }
 
     /// Returns the membership that a timeline shows of an event's sender: that of the state before the event or, where
-    /// that is partial and lacks it, that by which the event was allowed (MSC3902, "Lazy-loading of state").
+    /// that is partial and lacks it, that by which the event was allowed (MSC3902, "Handling requests and events in the
+    /// partial-state room").
     ///
     /// To be asked of the first event of each sender that a timeline shows.
     ///

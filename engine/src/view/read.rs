@@ -4,7 +4,7 @@ use gibbous_codec::{EventNum, OwnedEventId, Pdu, ServerName, Stage, StateKey, Us
 use gibbous_storage::RoomRows;
 
 use super::{At, RoomView};
-use crate::{Error, lookup::parse_stored};
+use crate::{Error, lookup::parse_stored, redactions::Showing};
 
 /// What a state has at a key, as far as is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,14 +83,24 @@ impl<T> Lookup<T> {
             Self::Absent | Self::Unknown(_) => None,
         }
     }
+
+    /// Makes something else of what is there.
+    fn try_map<U>(self, make: impl FnOnce(T) -> Result<U, Error>) -> Result<Lookup<U>, Error> {
+        Ok(match self {
+            Self::Present(found) => Lookup::Present(make(found)?),
+            Self::Absent => Lookup::Absent,
+            Self::Unknown(not_yet) => Lookup::Unknown(not_yet),
+        })
+    }
 }
 
 impl RoomView {
-    /// Returns what the current state has at a key.
+    /// Returns what the current state has at a key, as the rules read it: unredacted, whatever redactions apply. Clients may
+    /// see [`RoomView::state_event_shown`] of it.
     ///
     /// What a `send_join` response never leaves out is answered at once, also while the room is partial: everything but
-    /// members, and of these our own (MSC3902, "Lazy-loading of state"). Another server's member is unknown unless the
-    /// partial state has it; [`RoomView::trust`] says what that is worth.
+    /// members, and of these our own (MSC3902, "Handling requests and events in the partial-state room"). Another
+    /// server's member is unknown unless the partial state has it; [`RoomView::trust`] says what that is worth.
     ///
     /// # Errors
     ///
@@ -109,28 +119,48 @@ impl RoomView {
     /// ```
     pub fn state_event(&self, key: &StateKey) -> Result<Lookup<Pdu>, Error> {
         let rows = self.store.snapshot(self.num)?;
-        Ok(match self.find(&rows, At::Now, key)? {
-            Lookup::Present(num) => Lookup::Present(parse_stored(&self.rules, &rows.event(num)?)?),
-            Lookup::Absent => Lookup::Absent,
-            Lookup::Unknown(not_yet) => Lookup::Unknown(not_yet),
-        })
+        self.find(&rows, At::Now, key)?.try_map(|num| parse_stored(&self.rules, &rows.event(num)?))
     }
 
-    /// Returns the event that a state has at a key, at once where that is possible, as [`RoomView::state_event`].
+    /// Returns what the current state has at a key, as clients may see it: redacted where a redaction applies, else
+    /// whole ([`RoomView::event_shown`]). All else as [`RoomView::state_event`].
+    ///
+    /// # Errors
+    ///
+    /// If it could not be read.
+    ///
+    /// ```
+    /// use gibbous::{Error, Lookup, RoomView, StateKey};
+    ///
+    /// /// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`: HTTP status and body.
+    /// fn state(view: &RoomView, event_type: &str, state_key: &str) -> Result<(u16, String), Error> {
+    ///     Ok(match view.state_event_shown(&StateKey::new(event_type, state_key))? {
+    ///         Lookup::Present(event) => (200, event.content().get().to_owned()),
+    ///         Lookup::Absent => (404, r#"{"errcode":"M_NOT_FOUND"}"#.to_owned()),
+    ///         // Or the host waits for it: `Engine::poll_full_state`.
+    ///         Lookup::Unknown(_) => (503, r#"{"errcode":"M_UNKNOWN","error":"not known yet"}"#.to_owned()),
+    ///     })
+    /// }
+    /// ```
+    pub fn state_event_shown(&self, key: &StateKey) -> Result<Lookup<Pdu>, Error> {
+        let rows = self.store.snapshot(self.num)?;
+        self.find(&rows, At::Now, key)?.try_map(|num| Showing::of(&rows, &self.rules)?.pdu(&rows.event(num)?))
+    }
+
+    /// Returns the event that a state has at a key, at once where that is possible, as [`RoomView::state_event`]. It is
+    /// shown by [`RoomView::event_shown`].
     ///
     /// # Errors
     ///
     /// If it could not be read.
     pub fn state_event_at(&self, at: At<'_>, key: &StateKey) -> Result<Lookup<OwnedEventId>, Error> {
         let rows = self.store.snapshot(self.num)?;
-        Ok(match self.find(&rows, at, key)? {
-            Lookup::Present(num) => Lookup::Present(rows.event_record(num)?.event_id.clone()),
-            Lookup::Absent => Lookup::Absent,
-            Lookup::Unknown(not_yet) => Lookup::Unknown(not_yet),
-        })
+        self.find(&rows, at, key)?.try_map(|num| Ok(rows.event_record(num)?.event_id.clone()))
     }
 
     /// Returns how far what [`RoomView::state_event`] says of a key can be relied on, or `None` where it is unknown.
+    /// While the room is partial, that is what one server told, without members (MSC3706) but for heroes (MSC3943), and
+    /// what was accepted since.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! Which servers are in a room.
 
+use std::collections::BTreeSet;
+
 use gibbous::{
     JoinStatus, Limits, MemoryBackend,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, S2, Storage, Story, US, history::Dice},
@@ -81,6 +83,25 @@ fn s06_typing_notices_are_taken_from_servers_that_may_be_in_a_partial_room() {
 }
 
 #[test]
+fn s07_presence_is_due_to_servers_whose_members_are_not_known_yet() {
+    for version in &NEWEST_VERSIONS {
+        let mut story = Story::joined_with(version, &[], |room| drop(room.join(ELSIE).send()));
+        // Who is to hear of alice, or may tell of somebody she shares the room with, is known by server, not by user.
+        assert_eq!(story.view().servers(), [S, S2]);
+        check_servers(&story, &[S, S2, US], false);
+        let members = |story: &Story| {
+            let page = story.view().members(None, 10).expect("the store works");
+            (page.known.into_iter().map(|member| member.user.to_string()).collect::<BTreeSet<_>>(), page.is_complete)
+        };
+        let users = |users: &[&str]| users.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(members(&story), (users(&[ALICE]), false));
+        story.release();
+        check_servers(&story, &[S, S2, US], true);
+        assert_eq!(members(&story), (users(&[ALICE, CHARLIE, DEREK, ELSIE]), true));
+    }
+}
+
+#[test]
 fn s09_receipts_are_taken_from_servers_that_may_be_in_a_partial_room_and_from_no_others() {
     for version in &NEWEST_VERSIONS {
         let story = Story::joined(version);
@@ -141,7 +162,7 @@ fn the_servers_of_a_room_with_full_state_are_those_of_its_members_after_every_ch
             let view = story.view();
             let told = |view: &gibbous::RoomView| {
                 let in_room = view.servers_in_room().expect("the store works");
-                in_room.servers.iter().map(ToString::to_string).collect::<std::collections::BTreeSet<_>>()
+                in_room.servers.iter().map(ToString::to_string).collect::<BTreeSet<_>>()
             };
             assert_eq!(told(&view), counted, "seed {seed}, event {number}");
             views.push((view, counted));
