@@ -101,6 +101,9 @@ pub struct EventState {
     /// A better copy of the PDU than the one in its first record: redacted when it was verified, say.
     #[serde(with = "serde_bytes")]
     pub replaced_json: Option<Vec<u8>>,
+    /// The final verdict that it had as an outlier, where it has been handed in since and waits: those that cite it go by
+    /// that until it is placed.
+    pub as_outlier: Option<EventStatus>,
 }
 
 /// How far an event has come on its way through the checks on receipt.

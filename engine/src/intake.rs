@@ -16,6 +16,7 @@ use crate::{
     Error,
     lookup::status_of,
     open_events::OpenKind,
+    resync::outliers::may_change,
     room::{Ask, Context, Room},
     state::stage_of,
     verify_pool::{servers_of, verify_all},
@@ -200,7 +201,7 @@ impl Room {
                 self.supersede(txn, num)?;
                 if let Stage::Outlier { states: Some(told), .. } = stage {
                     let position = self.waiting_position(txn, &pdu, before)?;
-                    let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
+                    let state = EventState { stage: Stage::Waiting, position, replaced_json: None, as_outlier: None };
                     let num = self.stage_new(txn, &pdu, state, None)?;
                     self.place_with_state(txn, num, told.before, before)?;
                     return Ok(Outcome::Waiting);
@@ -222,7 +223,7 @@ impl Room {
         }
         // The place in the log may have moved on while the event was being judged.
         let position = self.waiting_position(txn, &pdu, before)?;
-        let state = EventState { stage: Stage::Waiting, position, replaced_json: None };
+        let state = EventState { stage: Stage::Waiting, position, replaced_json: None, as_outlier: None };
         let num = self.stage_new(txn, &pdu, state, None)?;
         self.came_from(cx, num, origin);
         self.open.look_again(num);
@@ -270,9 +271,11 @@ impl Room {
             return Ok(Outcome::Waiting);
         }
         let was = status_of(&stage).cloned();
+        let as_outlier = if may_change(&stage) { None } else { was.clone() };
         let pdu = self.memory.events(txn).pdu(&event)?;
         let position = self.waiting_position(txn, &pdu, before)?;
-        let state = EventState { stage: Stage::Waiting, position, replaced_json: event.state.replaced_json };
+        let state =
+            EventState { stage: Stage::Waiting, position, replaced_json: event.state.replaced_json, as_outlier };
         self.judge(txn, num, was, state)?;
         self.came_from(cx, num, origin);
         self.open.look_again(num);
@@ -297,7 +300,7 @@ impl Room {
             return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         let position = self.waiting_position(txn, pdu, None)?;
-        let state = EventState { stage: Stage::Unverified, position, replaced_json: None };
+        let state = EventState { stage: Stage::Unverified, position, replaced_json: None, as_outlier: None };
         let num = self.stage_new(txn, pdu, state, None)?;
         self.came_from(cx, num, origin);
         Ok(Outcome::Waiting)

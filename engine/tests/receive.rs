@@ -504,3 +504,32 @@ fn an_event_of_ours_that_is_not_allowed_is_rejected_with_the_check() {
     assert_eq!(rejection.check.number(), 4);
     assert_eq!(story.room.pdu(&topic).sender().server_name(), US);
 }
+
+#[test]
+fn an_outlier_of_the_state_that_is_pushed_holds_up_nothing_that_cites_it() {
+    for version in &NEWEST_VERSIONS {
+        for (is_full, restarts) in [(true, false), (true, true), (false, false), (false, true)] {
+            let story = Story::new(version);
+            let mut story = if is_full { story.join_full() } else { story.join_held() };
+            let levels = story.power_levels.clone();
+            // Nobody tells the state at it yet.
+            for asked in [Asked::StateIds, Asked::State, Asked::MissingEvents] {
+                story.servers.set_all(asked, Reply::Held);
+            }
+            story.receive(S, &[&levels]);
+            assert_eq!(story.verdict(&levels), "waiting");
+            if restarts {
+                story.restart();
+                story.run();
+            }
+            let hello = story.room.message(CHARLIE, "hello").send();
+            story.receive(S, &[&hello]);
+            assert_eq!(story.verdict(&hello), if is_full { "accepted" } else { "accepted, partial" });
+            let said = story.create(ALICE, "m.room.message", None, json!({ "body": "hi", "msgtype": "m.text" }));
+            assert!(said.is_ok(), "version {version}: {:?}", said.err());
+            story.release();
+            assert!(is_full || story.pass_time_until_full(3_600_000));
+            assert_eq!((story.verdict(&levels), story.verdict(&hello)), ("accepted".to_owned(), "accepted".to_owned()));
+        }
+    }
+}

@@ -56,7 +56,7 @@ fn rejection(check: Check) -> EventStatus {
 }
 
 fn state(stage: Stage) -> EventState {
-    EventState { stage, position: None, replaced_json: None }
+    EventState { stage, position: None, replaced_json: None, as_outlier: None }
 }
 
 fn folded() -> Folded {
@@ -116,6 +116,7 @@ fn event_states(golden: &mut Golden) {
             stage: Stage::Waiting,
             position: Some(Position { root: LogSeq(5), is_root: true }),
             replaced_json: Some(b"{}".to_vec()),
+            as_outlier: Some(EventStatus::Accepted),
         },
     );
 }

@@ -100,6 +100,9 @@ impl Room {
             }
             Stage::Placed { .. } => return Ok(Standing::NotFinal),
             Stage::Waiting if !walk.at_once => {
+                if let Some(standing) = self.standing_as_outlier(txn, num)? {
+                    return Ok(standing);
+                }
                 if !self.is_helpless(txn, num, &walk.helpless)? {
                     return Ok(Standing::NotFinal);
                 }
@@ -131,6 +134,17 @@ impl Room {
         }
         self.memory.condemn(num);
         Ok(Standing::Rejected)
+    }
+
+    /// Returns how an event that waits stands by the verdict that it had as an outlier: that it has been handed in since
+    /// holds up nothing that cites it.
+    fn standing_as_outlier(&self, txn: &Txn<'_>, num: EventNum) -> Result<Option<Standing>, Error> {
+        let Some(status) = txn.event(num)?.state.as_outlier else { return Ok(None) };
+        if !status.is_rejected() {
+            return Ok(Some(Standing::Accepted));
+        }
+        self.memory.condemn(num);
+        Ok(Some(Standing::Rejected))
     }
 
     /// Tells whether everything is stored and verified that an event rests on, directly or over others, and the event

@@ -143,6 +143,7 @@ fn record(txn: &Txn<'_>, event: &ResolutionEvent) -> Result<EventRecord, Error> 
             stage: Stage::Outlier { status, provisional: false, states: None },
             position: None,
             replaced_json: None,
+            as_outlier: None,
         },
         folded: None,
         json: pdu.canonical_json().as_bytes().to_vec(),
