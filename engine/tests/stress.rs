@@ -10,8 +10,8 @@ use std::{
 };
 
 use gibbous::{
-    Change, Config, Engine, Error, JoinStatus, MemoryBackend, Outcome, OwnedEventId, Response, RoomId, RoomVersionId,
-    SendJoin, ServerName,
+    Change, Config, Engine, Error, JoinStatus, JoinTicket, MemoryBackend, Outcome, OwnedEventId, Response, RoomId,
+    RoomVersionId, SendJoin, ServerName,
     gibbous_storage::{Store, StoreError, check},
     testing::{ALICE, CHARLIE, DEREK, FakeServers, NEWEST_VERSIONS, RoomBuilder, S, US},
 };
@@ -167,16 +167,7 @@ fn many_threads_leave_every_room_as_one_would() {
             scope.spawn(|| answer(&engine, &rooms, &servers, &is_over));
         }
         for told in &rooms {
-            let response = told.room.send_join(&told.join, true).to_string();
-            let send_join = SendJoin {
-                room_id: told.room.id(),
-                room_version: told.room.rules().version(),
-                via: server(S),
-                event: told.room.json(&told.join).as_bytes(),
-                response: response.as_bytes(),
-                asked_partial: true,
-            };
-            let ticket = engine.begin_join(send_join, NOW_MS).expect("the store works");
+            let ticket = begin_join(&engine, told, true);
             wait_until(|| engine.join_status(ticket) != JoinStatus::Checking);
             assert!(
                 matches!(engine.join_status(ticket), JoinStatus::Joined { .. }),
@@ -282,17 +273,21 @@ fn room(engine: &Engine, room_id: &RoomId) -> Vec<OwnedEventId> {
     engine.room(room_id).expect("the store works").expect("it is known").forward_extremities()
 }
 
-fn join_fully(engine: &Engine, told: &Told) {
-    let response = told.room.send_join(&told.join, false).to_string();
+fn begin_join(engine: &Engine, told: &Told, asked_partial: bool) -> JoinTicket {
+    let response = told.room.send_join(&told.join, asked_partial).to_string();
     let send_join = SendJoin {
         room_id: told.room.id(),
         room_version: told.room.rules().version(),
         via: server(S),
         event: told.room.json(&told.join).as_bytes(),
         response: response.as_bytes(),
-        asked_partial: false,
+        asked_partial,
     };
-    let ticket = engine.begin_join(send_join, NOW_MS).expect("the store works");
+    engine.begin_join(send_join, NOW_MS).expect("the store works")
+}
+
+fn join_fully(engine: &Engine, told: &Told) {
+    let ticket = begin_join(engine, told, false);
     let servers = FakeServers::default();
     while let Some(request) = engine.poll_request(NOW_MS).expect("the store works") {
         let response = servers.answer(&told.room, &request);
