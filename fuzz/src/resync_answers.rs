@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use gibbous::{Request, RequestId, RequestKind, Response, ServerName};
+use gibbous::{
+    Request, RequestId, RequestKind, Response, ServerName,
+    testing::{S, S2},
+};
 
 use crate::{
     answers::{changed, deceives},
@@ -16,7 +19,8 @@ const ACTIONS_MAX: usize = 48;
 const ASKED_MAX: (usize, usize) = (128, 8);
 
 /// Makes a room of two bytes, of which one also says whether keys come late. What befalls the homeserver that joins it
-/// is told in four bytes each: every second thing is an answer, true or not; one of raw bytes is followed by them.
+/// is told in four bytes each: every second thing is an answer, true or not; one of raw bytes is followed by them. The host
+/// may have the servers asked again at once.
 pub fn resync_answers(bytes: &[u8]) {
     if let Some(simulation) = live(bytes) {
         simulation.end();
@@ -38,6 +42,11 @@ fn live(bytes: &[u8]) -> Option<Simulation> {
             0x80..=0x87 => {
                 let id = RequestId(u64::MAX - u64::from(b));
                 simulation.world.give(id, Response::Body(rest[..usize::from(c).min(rest.len())].to_vec()));
+            }
+            0x88..=0x8f => {
+                let via = [None, Some(S), Some(S2)][usize::from(a) % 3].map(|via| via.try_into().expect("a name"));
+                let host = &simulation.world.host;
+                host.engine().retry(host.room.id(), via, host.now_ms).expect("the store works");
             }
             _ => {
                 let raw = rest.split_at(if b == 0 { usize::from(c).min(rest.len()) } else { 0 });
