@@ -1,8 +1,9 @@
 //! When servers are asked again: pauses, silence, restarts.
 
 use gibbous::{
-    Change, Limits, ResyncStatus, RoomVersionId,
-    testing::{Asked, DEREK, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Story},
+    Backend, Change, Limits, MemoryBackend, ResyncStatus, RoomVersionId,
+    gibbous_storage::Table,
+    testing::{Asked, DEREK, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
 
 use super::{HOUR, MINUTE, OTHER, backing_off, in_memory, join, on_both, on_two_servers, refuse_all};
@@ -183,5 +184,39 @@ fn a_state_or_event_that_does_not_come_in_time_is_asked_for_elsewhere() {
         assert!(story.pass_time_until_full(30 * MINUTE), "{:?} {:?}", story.view().resync(), story.questions());
         assert_eq!(story.holes(), Some(Vec::new()));
         story.assert_converged();
+    }
+}
+
+#[test]
+fn a_question_that_is_answered_or_refused_leaves_no_row_of_the_state_that_was_named() {
+    let crowd = |room: &mut RoomBuilder| {
+        for number in 0..30 {
+            room.join(&format!("@user{number}:s.example")).send();
+        }
+    };
+    for is_refused in [false, true] {
+        let backend = MemoryBackend::new();
+        let rows = || {
+            let rows = backend.snapshot().expect("memory works");
+            rows.scan(Table::Questions, &[], &[], usize::MAX).expect("memory works").len()
+        };
+        let storage = Storage::Memory(backend.clone());
+        let mut story = Story::with(&RoomVersionId::V11, &[], crowd, storage, Limits::default());
+        story.servers.set(S, Asked::State, Reply::Held);
+        let mut story = join(story);
+        assert_eq!(story.questions().last(), Some(&(S, Asked::State)));
+        assert!(rows() > 1, "the question, and what was named in parts");
+        if is_refused {
+            for asked in Asked::RESYNC {
+                story.servers.set(S, asked, Reply::Status(404, "M_NOT_FOUND"));
+            }
+            story.deliver_held();
+            story.run();
+            assert_eq!(backing_off(&story).1, 1);
+            assert_eq!(rows(), 1, "the question, to be asked again");
+        }
+        story.release();
+        assert!(story.pass_time_until_full(HOUR));
+        assert_eq!(rows(), 0);
     }
 }
