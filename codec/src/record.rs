@@ -106,6 +106,13 @@ pub struct EventState {
     pub as_outlier: Option<EventStatus>,
 }
 
+impl EventState {
+    /// Begins with what is held of an event: its first copy is the best one, and it was no outlier before.
+    pub fn new(stage: Stage, position: Option<Position>) -> Self {
+        Self { stage, position, replaced_json: None, as_outlier: None }
+    }
+}
+
 /// How far an event has come on its way through the checks on receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {

@@ -66,12 +66,10 @@ fn allows<R: RoomRows>(rows: &R, rules: &RoomRules, state: StateGroup, server: &
     let key = StateKey::new("m.room.server_acl", "");
     let Some(num) = rows.state_event(state, &path(&key))? else { return Ok(true) };
     let event = rows.event(num)?;
-    let acl = match rows.whole_copy(num)? {
-        Some(copy) => ServerAcl::of_event(&copy),
-        None if !content_hash_holds(&parse_stored(rules, &event)?) => return Ok(true),
-        None => ServerAcl::of_event(event.json()),
-    };
-    Ok(acl.allows(server))
+    if content_hash_holds(&parse_stored(rules, &event)?) {
+        return Ok(ServerAcl::of_event(event.json()).allows(server));
+    }
+    Ok(rows.whole_copy(num)?.is_none_or(|copy| ServerAcl::of_event(&copy).allows(server)))
 }
 
 /// The content of an `m.room.server_acl` event. What is not as it has to be is as if it were not there.

@@ -96,12 +96,17 @@ impl RoomView {
     ) -> Result<Vec<RedactedEvent>, Error> {
         let mut redacted = Vec::new();
         let mut next: Vec<EventNum> = events.iter().copied().collect();
-        while let Some(num) = next.pop() {
-            let event_id = rows.event_record(num)?.event_id.clone();
-            let Some(by) = rows.redaction_of(&event_id)?.map(|row| row.redaction) else { continue };
-            redacted.push(RedactedEvent { event_id, by: rows.event_record(by)?.event_id.clone() });
-            let brought = [by].into_iter().chain(self.auth_chain(rows, [by])?);
-            next.extend(brought.filter(|num| events.insert(*num)));
+        // What a redaction rests on may itself be redacted.
+        while !next.is_empty() {
+            let mut redactions = Vec::new();
+            for num in next {
+                let event_id = rows.event_record(num)?.event_id.clone();
+                let Some(by) = rows.redaction_of(&event_id)?.map(|row| row.redaction) else { continue };
+                redacted.push(RedactedEvent { event_id, by: rows.event_record(by)?.event_id.clone() });
+                redactions.push(by);
+            }
+            let chain = self.auth_chain(rows, redactions.iter().copied())?;
+            next = redactions.into_iter().chain(chain).filter(|num| events.insert(*num)).collect();
         }
         Ok(redacted)
     }

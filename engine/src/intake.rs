@@ -201,7 +201,7 @@ impl Room {
                 self.supersede(txn, num)?;
                 if let Stage::Outlier { states: Some(told), .. } = stage {
                     let position = self.waiting_position(txn, &pdu, before)?;
-                    let state = EventState { stage: Stage::Waiting, position, replaced_json: None, as_outlier: None };
+                    let state = EventState::new(Stage::Waiting, position);
                     let num = self.stage_new(txn, &pdu, state, None)?;
                     self.place_with_state(txn, num, told.before, before)?;
                     return Ok(Outcome::Waiting);
@@ -223,7 +223,7 @@ impl Room {
         }
         // The place in the log may have moved on while the event was being judged.
         let position = self.waiting_position(txn, &pdu, before)?;
-        let state = EventState { stage: Stage::Waiting, position, replaced_json: None, as_outlier: None };
+        let state = EventState::new(Stage::Waiting, position);
         let num = self.stage_new(txn, &pdu, state, None)?;
         self.came_from(cx, num, origin);
         self.open.look_again(num);
@@ -233,6 +233,7 @@ impl Room {
     /// A copy of an event that is verified has come after one that is not: anybody may have made that one up, so
     /// nothing of it is kept.
     pub(crate) fn supersede(&mut self, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
+        self.copies.take(num);
         let event = txn.event(num)?;
         if !matches!(event.state.stage, Stage::Dropped) {
             self.judge(txn, num, None, EventState { stage: Stage::Dropped, position: None, ..event.state })?;
@@ -300,7 +301,7 @@ impl Room {
             return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));
         }
         let position = self.waiting_position(txn, pdu, None)?;
-        let state = EventState { stage: Stage::Unverified, position, replaced_json: None, as_outlier: None };
+        let state = EventState::new(Stage::Unverified, position);
         let num = self.stage_new(txn, pdu, state, None)?;
         self.came_from(cx, num, origin);
         Ok(Outcome::Waiting)
@@ -318,11 +319,10 @@ impl Room {
             let mut state = event.state;
             match gibbous_codec::verify(&self.memory.rules, pdu, &keys) {
                 Ok(verified) => {
+                    let mut others = self.copies.take(num).into_iter().map(|(_, copy)| copy);
                     if verified.was_redacted() {
-                        let others = self.copies.take(num);
-                        let whole = others.iter().map(|(_, copy)| copy);
-                        let whole = whole.clone().find(|copy| is_whole_copy(&self.memory.rules, copy, verified.pdu()));
-                        let better = whole.unwrap_or(verified.pdu());
+                        let whole = others.find(|copy| is_whole_copy(&self.memory.rules, copy, verified.pdu()));
+                        let better = whole.as_ref().unwrap_or(verified.pdu());
                         state.replaced_json = Some(better.canonical_json().as_bytes().to_vec());
                         self.memory.pdus.forget(num);
                         self.memory.forget_grounds();

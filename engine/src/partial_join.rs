@@ -344,7 +344,7 @@ impl Room {
         let num = known.as_ref().map_or(EventNum(next.0), |(num, _)| *num);
         let after = with_event(txn, before, join, num, true)?;
         let stage = Stage::Placed { status: EventStatus::Accepted, partial, states: States { before, after } };
-        let state = EventState { stage, position: Some(position), replaced_json: None, as_outlier: None };
+        let state = EventState::new(stage, Some(position));
         match known {
             None => self.stage_new(txn, join, state, None),
             Some((num, Stage::Placed { .. })) => Ok(num),

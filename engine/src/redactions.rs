@@ -13,9 +13,10 @@ use gibbous_storage::{RoomRows, StoredEvent, Txn};
 use crate::{
     Error, EventInfo, RoomView,
     auth::user_level,
-    lookup::{EventSource, parse_copy, parse_stored},
+    lookup::{EventSource, is_rejected, parse_copy, parse_stored},
     room::Room,
     state::stage_of,
+    view::stored_event,
 };
 
 /// Which redactions are to be looked at before the next commit.
@@ -84,11 +85,12 @@ impl Room {
     }
 
     /// Finds out which event redacts another one: the one that has until now, or the first that does. `changed` is the only
-    /// one that may have come to.
+    /// one that may have come to. One that an import has told of goes on unless it is rejected: what soft-fails here was
+    /// accepted there.
     fn settle_redaction(&self, txn: &mut Txn<'_>, target: &EventId, changed: Option<EventNum>) -> Result<(), Error> {
         let was = txn.redaction_of(target)?;
         if let Some(was) = was
-            && (self.redacts(txn, was.redaction, target)? || was.told && !self.is_refused(txn, was.redaction)?)
+            && (self.redacts(txn, was.redaction, target)? || was.told && !is_rejected(&txn.stage_of(was.redaction)?))
         {
             return Ok(());
         }
@@ -107,14 +109,6 @@ impl Room {
             txn.stage(&LogRecord::Redacted(RedactedRecord { target: target.to_owned(), by, told: false }))?;
         }
         Ok(())
-    }
-
-    /// Tells whether a redaction that an import has told of proves wrong. What soft-fails here was accepted there.
-    fn is_refused(&self, txn: &Txn<'_>, redaction: EventNum) -> Result<bool, Error> {
-        let (Stage::Placed { status, .. } | Stage::History { status, .. }) = txn.stage_of(redaction)? else {
-            return Ok(false);
-        };
-        Ok(status.is_rejected())
     }
 
     /// Tells whether an event redacts another one: it is accepted, and its sender may do so.
@@ -206,10 +200,17 @@ impl<'r, R: RoomRows> Showing<'r, R> {
 
     /// Returns an event as it is shown.
     pub(crate) fn pdu(&self, event: &StoredEvent) -> Result<Pdu, Error> {
-        match self.redacted_by(event)? {
-            Some(_) => Ok(parse_stored(self.rules, event)?.redacted(self.rules)),
-            None => parse_copy(self.rules, &event.record.event_id, &self.whole(event)?),
-        }
+        Ok(self.shown(event)?.0)
+    }
+
+    /// Returns an event as it is shown, and which event redacts it.
+    fn shown(&self, event: &StoredEvent) -> Result<(Pdu, Option<EventNum>), Error> {
+        let by = self.redacted_by(event)?;
+        let pdu = match by {
+            Some(_) => parse_stored(self.rules, event)?.redacted(self.rules),
+            None => parse_copy(self.rules, &event.record.event_id, &self.whole(event)?)?,
+        };
+        Ok((pdu, by))
     }
 }
 
@@ -248,12 +249,10 @@ impl RoomView {
     /// # fn main() {}
     /// ```
     pub fn event_shown(&self, event_id: &EventId) -> Result<Option<(EventInfo, Option<OwnedEventId>)>, Error> {
-        let Some(mut info) = self.event(event_id)? else { return Ok(None) };
         let rows = self.store.snapshot(self.num)?;
-        let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
-        let (event, showing) = (rows.event(num)?, Showing::of(&rows, &self.rules)?);
-        info.pdu = showing.pdu(&event)?;
-        let by = showing.redacted_by(&event)?.map(|by| Ok::<_, Error>(rows.event_record(by)?.event_id.clone()));
-        Ok(Some((info, by.transpose()?)))
+        let Some((event, stage)) = stored_event(&rows, event_id)? else { return Ok(None) };
+        let (pdu, by) = Showing::of(&rows, &self.rules)?.shown(&event)?;
+        let by = by.map(|by| Ok::<_, Error>(rows.event_record(by)?.event_id.clone())).transpose()?;
+        Ok(Some((EventInfo { event_id: event_id.to_owned(), stage, pdu }, by)))
     }
 }

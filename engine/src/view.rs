@@ -17,7 +17,7 @@ use gibbous_codec::{
     EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomNum, RoomRules, RoomVersionId, Stage,
     StateGroup, StateGroupId, StateMap,
 };
-use gibbous_storage::{Difference, RoomRows, Store, diff};
+use gibbous_storage::{Difference, RoomRows, Store, StoredEvent, diff};
 
 use crate::{
     Error, ResyncStatus, ServersInRoom,
@@ -186,9 +186,7 @@ impl RoomView {
     /// If it could not be read.
     pub fn event(&self, event_id: &EventId) -> Result<Option<EventInfo>, Error> {
         let rows = self.store.snapshot(self.num)?;
-        let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
-        let event = rows.event(num)?;
-        let Some(stage) = EventStage::of(&event.state.stage) else { return Ok(None) };
+        let Some((event, stage)) = stored_event(&rows, event_id)? else { return Ok(None) };
         let pdu = parse_stored(&self.rules, &event)?;
         Ok(Some(EventInfo { event_id: event_id.to_owned(), stage, pdu }))
     }
@@ -282,4 +280,14 @@ impl RoomView {
         }
         Ok(state)
     }
+}
+
+/// Returns a stored event and how far it has come; `None` where it has been dropped, or none of that ID is stored.
+pub(crate) fn stored_event<R: RoomRows>(
+    rows: &R,
+    event_id: &EventId,
+) -> Result<Option<(StoredEvent, EventStage)>, Error> {
+    let Some(num) = rows.event_num(event_id)? else { return Ok(None) };
+    let event = rows.event(num)?;
+    Ok(EventStage::of(&event.state.stage).map(|stage| (event, stage)))
 }

@@ -169,3 +169,34 @@ fn of_more_copies_than_may_be_kept_the_first_is_the_only_one() {
     let (story, hello) = made_up_first(&RoomVersionId::V11, limits, change);
     assert_eq!(shown(&story, &hello), redacted(&story, &hello));
 }
+
+#[test]
+fn copies_that_were_not_needed_make_room_for_others() {
+    let mut limits = Limits::default();
+    limits.other_copies_max = 1;
+    let storage = Storage::Memory(MemoryBackend::new());
+    let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, storage, limits).join_full();
+    story.servers.set_all(Asked::ServerKeys, Reply::Held);
+    let elsie = story.room.join(ELSIE).send();
+    let mut changed = story.room.value(&elsie);
+    changed["content"]["displayname"] = json!("changed");
+    story.receive(S2, &[&elsie]);
+    // The true one is there, so that this one is of no use.
+    story.receive_bytes(S, changed.to_string().as_bytes());
+    story.release();
+    assert_eq!(story.verdict(&elsie), "accepted");
+
+    let other = "@other:s3.example";
+    let joined = story.room.join(other).send();
+    story.servers.set_all(Asked::ServerKeys, Reply::Held);
+    let mut changed = story.room.value(&joined);
+    changed["content"]["displayname"] = json!("changed");
+    story.receive_bytes(S, changed.to_string().as_bytes());
+    story.receive(S2, &[&joined]);
+    story.release();
+    assert_eq!(story.verdict(&joined), "accepted");
+    assert_eq!(
+        story.view().event(&joined).expect("the store works").expect("it is stored").pdu,
+        *story.room.pdu(&joined)
+    );
+}

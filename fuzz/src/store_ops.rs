@@ -203,8 +203,7 @@ fn stage(txn: &mut Txn<'_>, held: &mut Room, [what, b, c]: [u8; 3]) -> Result<()
             let Some(num) = txn.event_num(&waits)? else { panic!("{waits} is lost") };
             let Some(key) = txn.event_record(num)?.state_key.clone() else { panic!("{waits} has lost its key") };
             let after = txn.state_with(current, &key, &waits, num)?;
-            let state =
-                EventState { stage: placed(current, after), position: None, replaced_json: None, as_outlier: None };
+            let state = EventState::new(placed(current, after), None);
             txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was: None, state }]))?;
             txn.stage(&LogRecord::Folded(folded(vec![num], after)))?;
             held.state.insert(key, waits.clone());
@@ -246,7 +245,7 @@ fn event(event_id: &EventId, state_key: Option<StateKey>, stage: Stage, edges: V
         depth: 7,
         prev_events: edges.clone(),
         auth_events: edges,
-        state: EventState { stage, position: None, replaced_json: None, as_outlier: None },
+        state: EventState::new(stage, None),
         folded: None,
         json: b"{}".to_vec(),
     }

@@ -32,7 +32,7 @@ fn only_a_verified_event_is_a_known_edge() {
     assert_eq!(edge_to(&txn, &stranger), Edge::Unknown(stranger));
     let num = txn.stage_event(event("late", None, Vec::new(), Stage::Unverified)).expect("it can be staged");
     assert_eq!(edge_to(&txn, &late), Edge::Unknown(late.clone()), "another copy may take its place");
-    let state = EventState { stage: outlier(), position: None, replaced_json: None, as_outlier: None };
+    let state = EventState::new(outlier(), None);
     txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was: None, state }])).expect("it can be staged");
     assert_eq!(edge_to(&txn, &late), Edge::Known(num));
     txn.discard();

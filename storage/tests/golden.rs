@@ -56,7 +56,7 @@ fn rejection(check: Check) -> EventStatus {
 }
 
 fn state(stage: Stage) -> EventState {
-    EventState { stage, position: None, replaced_json: None, as_outlier: None }
+    EventState::new(stage, None)
 }
 
 fn folded() -> Folded {

@@ -39,7 +39,7 @@ impl Room {
             depth: 1,
             prev_events: Vec::new(),
             auth_events: edges.collect(),
-            state: EventState { stage, position: None, replaced_json: None, as_outlier: None },
+            state: EventState::new(stage, None),
             folded: None,
             json: b"{}".to_vec(),
         };
@@ -50,7 +50,7 @@ impl Room {
 
     fn judge(&self, event: EventNum, stage: Stage) {
         let mut txn = self.store.txn(common::room(&self.store, common::ROOM)).expect("memory can be read");
-        let state = EventState { stage, position: None, replaced_json: None, as_outlier: None };
+        let state = EventState::new(stage, None);
         txn.stage(&LogRecord::Judged(vec![Judgement { event, was: None, state }])).expect("it can be stored");
         txn.commit().expect("memory can be written");
     }

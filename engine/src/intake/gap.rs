@@ -246,7 +246,7 @@ impl Room {
         for event_id in blocked.on_their_way.iter().chain(&blocked.prev_events).chain(&blocked.auth_events) {
             self.open.wait(num, event_id.clone());
         }
-        self.set_aside_ring(txn, num, &pdu.event_id().to_owned())?;
+        self.set_aside_ring(txn, num, pdu.event_id())?;
         if !blocked.auth_events.is_empty() {
             self.ask_auth_chain(cx, txn, num, pdu)?;
         }

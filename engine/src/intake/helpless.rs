@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{EventNum, EventState, OwnedEventId, Pdu, ServerName, Stage};
+use gibbous_codec::{EventId, EventNum, EventState, OwnedEventId, Pdu, ServerName, Stage};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
@@ -228,16 +228,11 @@ impl Room {
 
     /// Sets aside an event that waits for itself over others, and all that follows it: in room versions 1 and 2, where IDs
     /// are stated, events can follow each other in a ring. Only a state that another server tells can help them.
-    pub(crate) fn set_aside_ring(
-        &mut self,
-        txn: &mut Txn<'_>,
-        num: EventNum,
-        event_id: &OwnedEventId,
-    ) -> Result<(), Error> {
+    pub(crate) fn set_aside_ring(&mut self, txn: &mut Txn<'_>, num: EventNum, event_id: &EventId) -> Result<(), Error> {
         let holds_up = self.open.get(num).is_some_and(|event| event.order.is_some());
         if holds_up && self.memory.rules.explicit_event_id() && self.waits_for_itself(txn, num)? {
             self.set_aside(txn, num)?;
-            self.set_aside_waiters(txn, event_id)?;
+            self.set_aside_waiters(txn, &event_id.to_owned())?;
         }
         Ok(())
     }

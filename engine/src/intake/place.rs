@@ -136,7 +136,7 @@ impl Room {
             }
         };
         let stage = Stage::Placed { status, partial: verdict.partial, states };
-        let state = EventState { stage, position: Some(position), replaced_json: None, as_outlier: None };
+        let state = EventState::new(stage, Some(position));
         let num = self.stage_new(txn, pdu, state, folded)?;
         if verdict.partial {
             self.open.look_again(num);

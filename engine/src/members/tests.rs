@@ -54,7 +54,7 @@ impl Room {
             depth: 1,
             prev_events: Vec::new(),
             auth_events: Vec::new(),
-            state: EventState { stage: Stage::Waiting, position: None, replaced_json: None, as_outlier: None },
+            state: EventState::new(Stage::Waiting, None),
             folded: None,
             json: json.into_bytes(),
         }

@@ -37,7 +37,7 @@ impl Room {
     /// Stores the event that a state is at, which cannot be verified: the state will be told all the same.
     pub(crate) fn stage_unverifiable(&mut self, txn: &mut Txn<'_>, pdu: &Pdu) -> Result<(), Error> {
         if txn.event_num(pdu.event_id())?.is_none() {
-            let state = EventState { stage: unverifiable(None), position: None, replaced_json: None, as_outlier: None };
+            let state = EventState::new(unverifiable(None), None);
             self.stage_new(txn, pdu, state, None)?;
         }
         Ok(())

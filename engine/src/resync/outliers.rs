@@ -64,12 +64,7 @@ impl Room {
         let decision = check_auth_events(&self.memory.rules, &event, &events)?.decision;
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let stage = Stage::Outlier { status, provisional, states: None };
-        let num = self.stage_new(
-            txn,
-            pdu,
-            EventState { stage, position: None, replaced_json: None, as_outlier: None },
-            None,
-        )?;
+        let num = self.stage_new(txn, pdu, EventState::new(stage, None), None)?;
         if provisional {
             self.open.look_again(num);
         }

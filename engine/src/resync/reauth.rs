@@ -27,7 +27,7 @@ impl Room {
                     self.open.wait(num, prev.clone());
                     self.resync.need(prev, None);
                 }
-                return self.set_aside_ring(txn, num, &pdu.event_id().to_owned());
+                return self.set_aside_ring(txn, num, pdu.event_id());
             }
         };
         let Verdict { status, before, holds, .. } = verdict;

@@ -125,7 +125,7 @@ pub(crate) fn event(name: &str, key: Option<StateKey>, prev_events: Vec<Edge>, s
         depth: 7,
         prev_events,
         auth_events: vec![Edge::Unknown(event_id("auth"))],
-        state: EventState { stage, position: None, replaced_json: None, as_outlier: None },
+        state: EventState::new(stage, None),
         folded: None,
         json: format!("{{\"name\":\"{name}\"}}").into_bytes(),
     }
