@@ -143,6 +143,8 @@ const SCRIPTS: &[&str] = &[
     // A join by handshake rested on an event that waits for auth events which nobody can verify, and resolution failed.
     "3393/8 h4,5 j1.331911",
     "5203/14 h10,18 j0.1814",
+    // The room was looked at while a call had left something for the next.
+    "35/40 s13.3341 a13w a13w a13w a13w a13w a13w h0 h1 h17 a161w h16 a66w h0 h0",
     // A join of ours cited what had been set aside, and waited for ever.
     "2575/8 j1.404127 h10,1,4",
     "2635/22 h20,21 j0.192570",

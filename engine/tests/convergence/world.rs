@@ -131,7 +131,7 @@ impl World {
         self.pretend(event_id);
     }
 
-    /// Takes up what the engine wants to know. Keys come at once, or never.
+    /// Takes up what the engine wants to know. Keys come at once, or never; what a call left for the next is done.
     pub(crate) fn poll(&mut self) {
         self.host.finish_calls();
         while let Some(request) = self.host.engine().poll_request(self.host.now_ms).expect("the store works") {
@@ -145,6 +145,7 @@ impl World {
                         self.count("keys that never came");
                     }
                     self.give(request.id, response);
+                    self.host.finish_calls();
                 }
                 _ => self.asked.push(request),
             }
