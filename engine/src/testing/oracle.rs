@@ -271,8 +271,8 @@ impl Oracle {
         outcome
     }
 
-    /// Returns the accepted events that no accepted event reaches through prev edges: directly, or over events that
-    /// were rejected or soft-failed.
+    /// Returns those of the events that are accepted and that no accepted event of all that are done reaches through prev
+    /// edges: directly, or over events that were rejected or soft-failed.
     fn extremities(
         &self,
         events: &[OwnedEventId],
@@ -281,9 +281,8 @@ impl Oracle {
     ) -> BTreeSet<OwnedEventId> {
         let is_rejected = |id: &OwnedEventId| self.judged.get(id).is_some_and(|judged| judged.is_rejected());
         let is_accepted = |id: &&OwnedEventId| !is_rejected(id) && !soft_failed.contains(*id);
-        let accepted: BTreeSet<&OwnedEventId> = events.iter().filter(is_accepted).collect();
         let mut reached: BTreeSet<&OwnedEventId> = BTreeSet::new();
-        for event_id in &accepted {
+        for event_id in done.iter().filter(is_accepted) {
             let mut next: Vec<&OwnedEventId> = self.prev_events(event_id).iter().collect();
             while let Some(prev) = next.pop() {
                 if reached.insert(prev) && done.contains(prev) && !is_accepted(&prev) {
@@ -291,7 +290,7 @@ impl Oracle {
                 }
             }
         }
-        accepted.difference(&reached).copied().cloned().collect()
+        events.iter().filter(is_accepted).filter(|id| !reached.contains(id)).cloned().collect()
     }
 
     fn prev_events(&self, event_id: &EventId) -> &[OwnedEventId] {
