@@ -92,7 +92,7 @@ fn no_more_servers_are_asked_side_by_side_than_may_be() {
 
 #[test]
 fn of_more_missing_events_than_may_be_asked_for_singly_the_whole_state_is_asked_for() {
-    let (within, _) = lacking_seven(story(|limits| limits.single_events_max = 8, many_states));
+    let (within, _) = lacking_seven(story(|limits| limits.single_events_max = 7, many_states));
     assert_eq!(asked(&within, Asked::State), []);
     let (beyond, _) = lacking_seven(story(|limits| limits.single_events_max = 6, many_states));
     assert_eq!(asked(&beyond, Asked::State).len(), 1);

@@ -192,3 +192,20 @@ impl Fetch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_of_a_named_state_has_all_that_fits() {
+        let server = |number: u32| OwnedServerName::try_from(format!("server{number}.example")).expect("it is a name");
+        let event = |number: u32| OwnedEventId::try_from(format!("$event{number}")).expect("it is an ID");
+        let ids = StateIds { pdu_ids: Vec::new(), auth_chain_ids: Vec::new() };
+        let mut fetch = Fetch::new(&server(0), ids, 1, (0..40).map(event));
+        for tried in fetch.missing.values_mut() {
+            tried.extend((0..10).map(server));
+        }
+        assert_eq!(fetch.named_state().in_vain.len(), 40);
+    }
+}

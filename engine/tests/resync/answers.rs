@@ -9,6 +9,13 @@ use serde_json::json;
 
 use super::{HOUR, MINUTE, backing_off, in_memory, join, member, on_both, on_two_servers};
 
+/// A user of a server whose keys nobody has.
+const GIL: &str = "@gil:s3.example";
+const KEYLESS: &str = "s3.example";
+/// A user of a server that gives no answer.
+const FAY: &str = "@fay:s4.example";
+const THIRD: &str = "s4.example";
+
 #[test]
 fn s21_an_empty_object_is_no_answer_and_the_next_server_is_asked() {
     for version in &NEWEST_VERSIONS {
@@ -213,6 +220,8 @@ fn a_member_whose_server_has_no_keys_is_a_hole_that_the_host_is_told_of() {
                 story.servers.set(S2, asked, Reply::Status(502, ""));
             }
             let mut story = join(story);
+            // The other server's word is waited for.
+            assert!(story.view().is_partial());
             assert!(story.pass_time_until_full(10 * MINUTE), "{:?}", story.view().resync());
             assert_eq!(story.holes(), Some(vec![elsie.clone()]));
             let current = story.view().current_state().expect("the store works");
@@ -226,6 +235,69 @@ fn a_member_whose_server_has_no_keys_is_a_hole_that_the_host_is_told_of() {
             assert_eq!(story.verdict(&hello), "accepted");
         });
     }
+}
+
+/// Tells that a user of a server whose keys nobody has comes and goes.
+fn keyless_has_gone(room: &mut RoomBuilder) {
+    room.join(GIL).send();
+    room.leave(GIL).send();
+}
+
+#[test]
+fn what_cannot_be_verified_is_believed_on_the_word_of_two_servers_or_of_the_only_one() {
+    for version in &NEWEST_VERSIONS {
+        for others in [&[][..], &[ELSIE], &[ELSIE, FAY]] {
+            let meanwhile = |room: &mut RoomBuilder| {
+                others.iter().for_each(|user| drop(room.join(user).send()));
+                keyless_has_gone(room);
+            };
+            let mut story = Story::with(version, &[], meanwhile, in_memory(), Limits::default());
+            let gone = story.room.membership_of(GIL);
+            story.servers.set_keyless(KEYLESS, true);
+            for asked in Asked::RESYNC {
+                story.servers.set(THIRD, asked, Reply::Status(502, ""));
+            }
+            let story = join(story);
+            assert!(!story.view().is_partial(), "{others:?} {:?}", story.view().resync());
+            assert!(story.holes().expect("it is complete").contains(&gone));
+        }
+    }
+}
+
+#[test]
+fn a_state_is_asked_for_as_a_whole_where_more_than_a_tenth_of_it_is_missing() {
+    let states = |room: &mut RoomBuilder, what: &str, count: usize| {
+        for number in 0..count {
+            room.state(CHARLIE, "m.room.test", &format!("{what}{number}"), json!({})).send();
+        }
+    };
+    for (later, is_whole) in [(5, false), (15, true)] {
+        let many = |room: &mut RoomBuilder| states(room, "", 100);
+        let mut story = Story::with(&RoomVersionId::V11, &[], many, in_memory(), Limits::default()).join_held();
+        story.release();
+        states(&mut story.room, "later", later);
+        let last = story.room.message(CHARLIE, "after all that").send();
+        story.servers.set_all(Asked::MissingEvents, Reply::Body("{\"events\":[]}".to_owned()));
+        story.take_asked();
+        story.receive(S, &[&last]);
+        assert_eq!(story.verdict(&last), "accepted");
+        assert_eq!(story.questions().contains(&(S, Asked::State)), is_whole, "{:?}", story.questions());
+    }
+}
+
+#[test]
+fn the_server_whose_state_was_adopted_is_asked_first_from_then_on() {
+    let mut story = on_two_servers(&RoomVersionId::V11, in_memory());
+    story.servers.set_times(1, S, Asked::StateIds, Reply::Status(502, ""));
+    let mut story = join(story);
+    assert!(!story.view().is_partial());
+    story.take_asked();
+    story.room.state(CHARLIE, "m.room.test", "", json!({})).send();
+    let last = story.room.message(CHARLIE, "after that").send();
+    story.servers.set_all(Asked::MissingEvents, Reply::Body("{\"events\":[]}".to_owned()));
+    story.receive(S, &[&last]);
+    let of_state = story.questions().into_iter().find(|(_, asked)| *asked == Asked::StateIds);
+    assert_eq!(of_state, Some((S2, Asked::StateIds)), "{:?}", story.questions());
 }
 
 #[test]

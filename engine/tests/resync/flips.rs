@@ -163,6 +163,7 @@ fn x06_what_cites_an_invite_that_the_full_state_accepts_is_judged_anew() {
         assert_eq!(story.verdict(&join), "accepted");
         assert_eq!(story.verdict(&hidden), "outlier, accepted");
         assert_eq!(story.verdict(&cites), "accepted");
+        assert_eq!(story.engine().stats().verdicts_changed, 5);
         story.assert_converged();
     }
 }

@@ -228,8 +228,8 @@ fn a_restart_finds_the_room_resting() {
     assert_eq!(told(&story), [Some(Rest::Dormant)]);
 }
 
-#[test]
-fn a_full_room_that_we_have_left_asks_nothing() {
+/// Tells of a full room an event before which one is missing that nobody gives.
+fn waiting_in_a_full_room() -> Story {
     let mut story = Story::new(&RoomVersionId::V11).join_full();
     let join = story.join.clone();
     let missing = story.room.message(CHARLIE, "missing").after(&[&join]).without_effect().send();
@@ -239,6 +239,21 @@ fn a_full_room_that_we_have_left_asks_nothing() {
     }
     story.receive(S, &[&late]);
     assert_eq!(story.verdict(&late), "waiting");
+    story
+}
+
+#[test]
+fn a_full_room_is_told_of_no_rest() {
+    let mut story = waiting_in_a_full_room();
+    while resting(&story).is_none() {
+        assert!(story.pass_time());
+    }
+    assert_eq!((resting(&story), told(&story)), (Some(Rest::Refused), vec![]));
+}
+
+#[test]
+fn a_full_room_that_we_have_left_asks_nothing() {
+    let mut story = waiting_in_a_full_room();
     let content = json!({ "membership": "leave" });
     drop(story.create(ALICE, "m.room.member", Some(ALICE), content).expect("alice may leave"));
     story.take_asked();

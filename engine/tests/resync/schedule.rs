@@ -55,9 +55,12 @@ fn a_restart_amid_fetching_goes_on() {
                 story = join(story);
                 assert_eq!(story.questions().last(), Some(&(S, Asked::State)));
             }
+            story.take_asked();
             story.restart();
             story.release();
             assert!(!story.view().is_partial());
+            let asked_again = |asked| story.questions().iter().any(|(_, of)| *of == asked);
+            assert!(!asked_again(Asked::StateIds), "{:?}", story.questions());
             story.assert_converged();
         });
     }
@@ -153,6 +156,18 @@ fn a_restart_in_a_pause_keeps_the_schedule() {
         assert!(story.pass_time_until_full(HOUR));
         story.assert_converged();
     });
+}
+
+#[test]
+fn a_resync_runs_while_one_state_is_asked_for_though_another_is_paused() {
+    let mut story = Story::joined(&RoomVersionId::V11);
+    let missing = story.room.message(DEREK, "missing").without_effect().send();
+    let late = story.room.message(DEREK, "late").after(&[&missing]).without_effect().send();
+    story.servers.set_all(Asked::MissingEvents, Reply::Body("{\"events\":[]}".to_owned()));
+    story.servers.set_about(&missing, Asked::StateIds, Reply::Status(403, "M_FORBIDDEN"));
+    story.receive(S, &[&late]);
+    assert!(story.engine().poll_timeout().is_some_and(|at_ms| at_ms > story.now_ms));
+    assert_eq!(story.view().resync(), ResyncStatus::Running { needs: 2 });
 }
 
 #[test]
