@@ -290,6 +290,39 @@ fn what_many_cite_resolves_alike() {
     }
 }
 
+#[test]
+fn a_state_of_more_events_than_are_read_at_once_is_read_whole() {
+    let mut room = Room::begun("11");
+    let members: Vec<String> = (0..5_000).map(|number| format!("m{number}")).collect();
+    for name in &members {
+        room.join(&format!("@{name}:a.example"), name, &["create", "rules", "levels0"]);
+    }
+    let mut stored = StoredRoom::open(Arc::new(MemoryBackend::new()), &room.version).expect("the store opens");
+    stored.add(room.events.iter().cloned()).expect("memory can be written");
+    let state: Vec<OwnedEventId> = members.iter().map(|name| id(name)).collect();
+    let group = stored.state(StateGroup::EMPTY, &state).expect("it is a state");
+    let read: BTreeSet<OwnedEventId> = stored.state_map(group).expect("memory can be read").into_values().collect();
+    assert_eq!(read, state.into_iter().collect());
+}
+
+#[test]
+fn in_version_1_power_levels_of_another_key_are_resolved_as_what_decides_nothing() {
+    // Of power levels the first that is not allowed ends the chain; of others the newest that is allowed is taken.
+    let mut room = Room::begun("1");
+    let cites = ["create", "ada", "levels0"];
+    room.join("@bob:a.example", "bob", &["create", "rules", "levels0"]);
+    let levels = || json!({ "users": { CREATOR: 100 } });
+    for (name, sender) in [("first", CREATOR), ("refused", "@bob:a.example"), ("last", CREATOR)] {
+        room.event(name, "m.room.power_levels", "other", sender, levels(), &cites);
+    }
+    let common = ids(&["create", "ada", "levels0", "rules", "bob"]);
+    let states = ["first", "refused", "last"].map(|name| [common.clone(), ids(&[name])].concat());
+    let [in_memory, in_store] = resolve_both(&room, &room.events, &states);
+    for resolved in [in_memory, in_store] {
+        assert_eq!(resolved.expect("nothing is missing"), states[2].iter().cloned().collect());
+    }
+}
+
 /// A memory backend that counts what is read.
 #[derive(Clone, Debug, Default)]
 struct Counting {

@@ -37,3 +37,19 @@ fn only_a_verified_event_is_a_known_edge() {
     assert_eq!(edge_to(&txn, &late), Edge::Known(num));
     txn.discard();
 }
+
+#[test]
+fn a_state_that_is_stored_is_not_written_again() {
+    let store = open(&MemoryBackend::new());
+    STEPS[..6].iter().for_each(|step| step(&store).expect("memory can be written"));
+    let room = room(&store, ROOM);
+    let rows_to_judge = |name| {
+        let mut txn = store.txn(room).expect("memory can be read");
+        let num = txn.event_num(&event_id(name)).expect("memory can be read").expect("it is stored");
+        let state = txn.event(num).expect("memory can be read").state;
+        txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was: None, state }])).expect("it can be staged");
+        txn.commit().expect("memory can be written").rows
+    };
+    // The state after the join is another than before it, that after the message is not.
+    assert_eq!(rows_to_judge("join"), rows_to_judge("hello"));
+}

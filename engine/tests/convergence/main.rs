@@ -147,6 +147,8 @@ const SCRIPTS: &[&str] = &[
     "35/40 s13.3341 a13w a13w a13w a13w a13w a13w h0 h1 h17 a161w h16 a66w h0 h0",
     // What was passed before all of ours had left came after they joined again, and was taken for an extremity.
     "38/40 h6 a119r h3 s0.7 v0 j0.265 h0 l0 h5,5 h3,1 h0 h0 h1 h3 h0 h5,5 h5 h2,5",
+    // An outlier at which a state was told rests on an event that has yet to be judged.
+    "616/6 h0,5 t",
     // A join of ours cited what had been set aside, and waited for ever.
     "2575/8 j1.404127 h10,1,4",
     "2635/22 h20,21 j0.192570",
