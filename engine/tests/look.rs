@@ -1,4 +1,4 @@
-//! Looking into a data directory from outside: what `inspect` shows, and that nothing is written by it.
+//! Looking into a data directory from outside: what `inspect` shows and `graph` draws, and that neither writes to it.
 #![cfg(feature = "cli")]
 
 mod command;
@@ -152,4 +152,115 @@ fn what_is_not_there_is_told_by_the_status() {
     assert!(refused(&["inspect", &data, &room, "$nobody_knows_it"], 1).contains("$nobody_knows_it"));
     let none = dir.path().join("none").to_str().unwrap().to_owned();
     assert!(refused(&["inspect", &none], 2).contains(&none));
+}
+
+/// Runs `graph`, and returns what it prints, and says beside that.
+fn drawn(args: &[&str]) -> (String, String) {
+    let ran = run(&[&["graph"], args].concat(), "");
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    (ran.stdout, ran.stderr)
+}
+
+/// Asserts that every element is closed where it was opened, and that there is no other `<` or `&`.
+#[track_caller]
+fn check_elements(xml: &str) {
+    let mut open = Vec::new();
+    let mut rest = xml;
+    while let Some(at) = rest.find('<') {
+        assert!(!rest[..at].contains('>'), "{}", &rest[..at]);
+        let end = rest[at..].find('>').expect("a tag ends") + at;
+        let tag = &rest[at + 1..end];
+        assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+        match tag.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name), "{tag}"),
+            None if tag.ends_with('/') || tag.starts_with('!') => {}
+            None => open.push(tag.split_whitespace().next().expect("it has a name")),
+        }
+        rest = &rest[end + 1..];
+    }
+    assert!(open.is_empty(), "{open:?}");
+    let entities = ["&amp;", "&lt;", "&gt;", "&quot;", "&#39;"];
+    let is_entity = |(at, _): (usize, &str)| entities.iter().any(|entity| xml[at..].starts_with(entity));
+    assert!(xml.match_indices('&').all(is_entity), "an ampersand stands alone");
+    assert!(is_harmless(xml), "it has control characters");
+}
+
+#[test]
+fn a_picture_has_every_kind_of_event_a_legend_and_no_text_of_others_as_elements() {
+    let dir = tempfile::tempdir().unwrap();
+    let partial = partial(dir.path());
+    let before = rows(&partial.data);
+    let (svg, said) = drawn(&[&partial.data, &partial.room, "--format", "svg"]);
+    assert_eq!(said, "");
+    check_elements(&svg);
+    assert!(!svg.contains("<script") && svg.contains("&lt;/text&gt;"), "{svg}");
+    // In the legend, and so many events: what the join follows is missing, too.
+    for (class, drawn) in [("partial dashed", 2), ("waiting", 1), ("missing", 2), ("full", 0), ("soft-failed", 0)] {
+        let found = svg.matches(&format!("class=\"node {class}\"")).count();
+        assert_eq!(found, 1 + drawn, "{class}: {svg}");
+    }
+    for event_id in [&partial.hostile, &partial.waiting, &partial.missing] {
+        assert!(svg.contains(&format!("<title>{event_id}")), "{event_id}: {svg}");
+    }
+    assert!(svg.contains("prefers-color-scheme: dark"), "{svg}");
+    assert!(rows(&partial.data) == before, "a row was written");
+}
+
+#[test]
+fn graphviz_is_given_the_events_and_what_they_follow_in_quoted_strings() {
+    let dir = tempfile::tempdir().unwrap();
+    let partial = partial(dir.path());
+    let (dot, _) = drawn(&[&partial.data, &partial.room]);
+    assert!(dot.starts_with("digraph \"") && dot.ends_with("}\n"), "{dot}");
+    let place = |event_id: &OwnedEventId| {
+        let line = dot.lines().find(|line| line.contains(&format!("tooltip=\"{event_id}"))).expect("it is drawn");
+        line.split_whitespace().next().unwrap()
+    };
+    let edge = format!("  {} -> {};", place(&partial.waiting), place(&partial.missing));
+    assert!(dot.lines().any(|line| line == edge), "{edge}: {dot}");
+    // Without what is escaped, every quoted string ends in its line, and nothing of the event type is outside of one.
+    for line in dot.replace("\\\\", "").replace("\\\"", "").lines() {
+        let outside: Vec<&str> = line.split('"').step_by(2).collect();
+        assert_eq!(line.matches('"').count() % 2, 0, "{line}");
+        assert!(!outside.concat().contains("script"), "{line}");
+    }
+    assert!(is_harmless(&dot), "{dot}");
+    for word in ["partial", "waiting", "missing", "rejected", "cluster_legend"] {
+        assert!(dot.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn what_is_left_out_of_a_picture_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    let room = recorded("room")["room_id"].as_str().unwrap().to_owned();
+    let out = dir.path().join("graph.svg").to_str().unwrap().to_owned();
+    let (stdout, said) = drawn(&[&data, &room, "--limit", "3", "--out", &out]);
+    assert_eq!(stdout, "");
+    assert!(said.starts_with("note: 3 of ") && said.ends_with(" are left out\n"), "{said}");
+    let svg = std::fs::read_to_string(&out).unwrap();
+    check_elements(&svg);
+    assert!(svg.contains("3 of "), "{svg}");
+    assert_eq!(svg.matches("<g><title>").count(), 3);
+
+    // Around the join: itself, and what is next to it.
+    let join = recorded("send_join")["event_id"].as_str().unwrap().to_owned();
+    let (svg, _) = drawn(&[&data, &room, "--limit", "3", "--around", &join, "--format", "svg"]);
+    assert!(svg.contains(&format!("<title>{join}")) && svg.contains("class=\"centre\""), "{svg}");
+    let (svg, said) = drawn(&[&data, &room, "--format", "svg"]);
+    assert!(svg.contains("all ") && said.is_empty(), "{said}");
+}
+
+#[test]
+fn what_cannot_be_drawn_is_told_by_the_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = stored(dir.path());
+    let room = recorded("room")["room_id"].as_str().unwrap().to_owned();
+    assert!(refused(&["graph", &data, "!nowhere:a.example"], 1).contains("!nowhere:a.example is not known"));
+    assert!(refused(&["graph", &data, &room, "--around", "$nobody_knows_it"], 1).contains("$nobody_knows_it"));
+    assert!(refused(&["graph", &data, &room, "--out", "graph.png"], 2).contains("--format"));
+    assert_eq!(run(&["graph", &data, &room, "--limit", "0"], "").status, Some(2));
+    let nowhere = dir.path().join("nowhere").join("graph.svg").to_str().unwrap().to_owned();
+    assert!(refused(&["graph", &data, &room, "--out", &nowhere], 2).starts_with(&nowhere));
 }

@@ -11,17 +11,17 @@ use gibbous::{Backend, SledBackend, SledOptions, gibbous_storage::Table};
 
 /// What a run of the command line gave.
 #[derive(Debug)]
-pub struct Ran {
-    pub status: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Taken while a process is spawned and while this one has a store open: until a new process runs its own program it
 /// holds what this one holds, the lock of a directory too.
-pub static SPAWNING: Mutex<()> = Mutex::new(());
+pub(crate) static SPAWNING: Mutex<()> = Mutex::new(());
 
-pub fn run(args: &[&str], stdin: &str) -> Ran {
+pub(crate) fn run(args: &[&str], stdin: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gibbous"));
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ pub fn run(args: &[&str], stdin: &str) -> Ran {
 }
 
 /// Plays the smallest recording, and returns where its store is.
-pub fn stored(dir: &Path) -> String {
+pub(crate) fn stored(dir: &Path) -> String {
     let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/simple-v10-tiny.recording.jsonl");
     let data = dir.join("data").to_str().unwrap().to_owned();
     assert_eq!(run(&["replay", "--data-dir", &data, recording], "").status, Some(0));
@@ -46,7 +46,7 @@ pub fn stored(dir: &Path) -> String {
 }
 
 /// Returns every row of a closed store.
-pub fn rows(data: &str) -> Vec<Vec<gibbous::gibbous_storage::Row>> {
+pub(crate) fn rows(data: &str) -> Vec<Vec<gibbous::gibbous_storage::Row>> {
     let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
     let backend = SledBackend::open(Path::new(data), SledOptions::default()).unwrap();
     let snapshot = backend.snapshot().unwrap();

@@ -3,6 +3,7 @@
 mod auth;
 mod check;
 mod explain;
+mod graph;
 mod inspect;
 mod overlay;
 mod plain;
@@ -37,6 +38,7 @@ enum Command {
     Auth(vectors::Files),
     Check(check::Args),
     Explain(explain::Args),
+    Graph(graph::Args),
     Inspect(inspect::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Auth(args) => vectors::run::<AuthVector>(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
