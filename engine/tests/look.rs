@@ -1,4 +1,5 @@
-//! Looking into a data directory from outside: what `inspect` shows and `graph` draws, and that neither writes to it.
+//! Looking into a data directory from outside: what `inspect` shows and `graph` draws, and that neither
+//! writes to it; the page that tells of a replay.
 #![cfg(feature = "cli")]
 
 mod command;
@@ -263,4 +264,60 @@ fn what_cannot_be_drawn_is_told_by_the_status() {
     assert_eq!(run(&["graph", &data, &room, "--limit", "0"], "").status, Some(2));
     let nowhere = dir.path().join("nowhere").join("graph.svg").to_str().unwrap().to_owned();
     assert!(refused(&["graph", &data, &room, "--out", &nowhere], 2).starts_with(&nowhere));
+}
+
+/// Plays recordings with a report, which it returns.
+fn reported(dir: &Path, args: &[&str], status: i32) -> String {
+    let page = dir.join("report.html").to_str().unwrap().to_owned();
+    let ran = run(&[&["replay", "--backend", "memory", "--report", &page], args].concat(), "");
+    assert_eq!(ran.status, Some(status), "{ran:?}");
+    let page = std::fs::read_to_string(page).unwrap();
+    check_elements(&page);
+    assert!(!page.contains("<script") && !page.contains("http"), "it is whole in itself");
+    page
+}
+
+#[test]
+fn a_report_shows_figures_requests_flips_and_verdicts_that_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/bans-v11.recording.jsonl.zst");
+    let ran = run(&["replay", "--backend", "memory", "--json", recording], "");
+    let figures: Value = serde_json::from_str(ran.stdout.lines().next().unwrap()).unwrap();
+    let page = reported(dir.path(), &[recording], 0);
+    for (name, key) in [("requests", "requests"), ("flipped", "flipped"), ("state events at the end", "state_events")] {
+        let figure = format!("<dt>{name}</dt><dd>{}</dd>", figures[key]);
+        assert!(page.contains(&figure), "{figure}");
+    }
+    let count = |part: &str| page.matches(part).count() as u64;
+    // What became of soft-failed events is a change, too, but of no flip.
+    let changed = figures["verdicts_changed"].as_u64().unwrap();
+    assert!(count("class=\"verdict\"") >= changed && changed > 0, "{changed}");
+    assert_eq!(count("class=\"verdict\""), count(" → "), "each is drawn, with its title");
+    assert!(count("class=\"given\"") > 20 && count("class=\"partial\"") == 1 && count("class=\"full\"") == 1, "{page}");
+    assert!(page.contains("events flipped</text>") && page.contains(&format!("at most {}", figures["flipped"])));
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("It is not time"), "{page}");
+}
+
+#[test]
+fn a_report_tells_of_every_file_with_restarts_what_did_not_hold_and_what_could_not_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = include_str!("data/simple-v10-tiny.recording.jsonl");
+    let write = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let unmet = "{\"kind\":\"expect_current_state\",\"state\":[\"$<b>\"]}\n";
+    let failed = write("<failed>.jsonl", format!("{recording}{unmet}"));
+    let bad = write("bad.jsonl", "{\"kind\": \"<i>\"}\n".to_owned());
+    let page = reported(dir.path(), &["--restart-every", "3", &failed, &bad], 2);
+    assert_eq!(page.matches("<section>").count(), 2);
+    assert!(page.contains("&lt;failed&gt;.jsonl: <span class=\"failed\">failed"), "{page}");
+    assert!(page.contains("What did not hold") && page.contains("$&lt;b&gt;"), "{page}");
+    assert!(page.contains("could not be used") && page.contains("class=\"reopened\""), "{page}");
+
+    let nowhere = dir.path().join("nowhere").join("report.html").to_str().unwrap().to_owned();
+    let ran = run(&["replay", "--backend", "memory", "--report", &nowhere, &failed], "");
+    assert_eq!(ran.status, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains(&nowhere), "{ran:?}");
 }

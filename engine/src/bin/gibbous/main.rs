@@ -7,6 +7,7 @@ mod graph;
 mod inspect;
 mod overlay;
 mod plain;
+mod question;
 mod rebuild;
 mod replay;
 mod resolve;

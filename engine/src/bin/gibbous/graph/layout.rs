@@ -56,8 +56,7 @@ pub(super) fn lay_out(depths: &[u64], edges: &[(usize, usize)], sizes: Sizes) ->
         spread(&mut places, row);
     }
     for sweep in 0..SWEEPS {
-        let is_last = sweep + 1 == SWEEPS;
-        let mut draw = |row: &Vec<usize>| draw_towards(&mut places, row, is_last);
+        let mut draw = |row: &Vec<usize>| draw_towards(&mut places, row);
         if sweep % 2 == 0 { rows.iter().for_each(&mut draw) } else { rows.iter().rev().for_each(&mut draw) }
     }
     let edge = |place: &Place| (place.width - sizes.gap.0).max(0.0) / 2.0;
@@ -153,25 +152,30 @@ fn spread(places: &mut [Place], row: &[usize]) {
     }
 }
 
-/// Moves a row's places towards their neighbours, as far as they do not come too near to each other.
-fn draw_towards(places: &mut [Place], row: &[usize], only_upwards: bool) {
+/// Moves a row's places towards their neighbours, as near as they can come to all of them without coming too near to
+/// each other: those that would are moved together, by the mean of where they want to be.
+fn draw_towards(places: &mut [Place], row: &[usize]) {
     let wanted = |place: &Place| {
-        let below = if only_upwards && !place.above.is_empty() { &[][..] } else { &place.below };
-        mean(place.above.iter().chain(below).map(|nth| places[*nth].x)).unwrap_or(place.x)
+        let neighbours = place.above.iter().chain(&place.below);
+        mean(neighbours.map(|nth| places[*nth].x)).unwrap_or(place.x)
     };
-    let wanted: Vec<f64> = row.iter().map(|nth| wanted(&places[*nth])).collect();
-    let apart = |a: usize, b: usize| (places[row[a]].width + places[row[b]].width) / 2.0;
-    let mut from_left = wanted.clone();
-    for at in 1..row.len() {
-        from_left[at] = from_left[at].max(from_left[at - 1] + apart(at - 1, at));
-    }
-    let mut from_right = wanted;
-    for at in (1..row.len()).rev() {
-        from_right[at - 1] = from_right[at - 1].min(from_right[at] - apart(at - 1, at));
-    }
-    // Both keep the places apart, and so does what is between them.
+    // Without the room that those before take up, places in order must only not decrease: isotonic regression.
+    let mut taken = Vec::with_capacity(row.len());
+    let mut blocks: Vec<(f64, usize)> = Vec::new();
     for (at, nth) in row.iter().enumerate() {
-        places[*nth].x = f64::midpoint(from_left[at], from_right[at]);
+        let before = at
+            .checked_sub(1)
+            .map_or(0.0, |before| taken[before] + (places[row[before]].width + places[*nth].width) / 2.0);
+        taken.push(before);
+        let mut block = (wanted(&places[*nth]) - before, 1);
+        while let Some((sum, count)) = blocks.pop_if(|(sum, count)| *sum / *count as f64 > block.0 / block.1 as f64) {
+            block = (block.0 + sum, block.1 + count);
+        }
+        blocks.push(block);
+    }
+    let moved = blocks.into_iter().flat_map(|(sum, count)| std::iter::repeat_n(sum / count as f64, count));
+    for ((nth, taken), x) in row.iter().zip(taken).zip(moved) {
+        places[*nth].x = x + taken;
     }
 }
 

@@ -173,8 +173,8 @@ fn draw_shape(text: &mut Text, shape: Shape, classes: &str, (x, y): (f64, f64), 
         ));
     };
     match shape {
-        Shape::RoundedBox => return rounded(9.0),
-        Shape::Pill => return rounded(height / 2.0),
+        Shape::RoundedBox => rounded(9.0),
+        Shape::Pill => rounded(height / 2.0),
         Shape::Ellipse => {
             let (width, height) = (width / 2.0, height / 2.0);
             text.line(format_args!(

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use gibbous::gibbous_storage::StoreError;
-use gibbous::{Backend, Config, Engine, Error, OwnedEventId, RequestKind, ResyncStatus, gibbous_codec::RoomHead};
+use gibbous::{Backend, Config, Engine, Error, OwnedEventId, ResyncStatus, gibbous_codec::RoomHead};
 use serde::Serialize;
 
-use crate::overlay::Overlay;
+use crate::{overlay::Overlay, question::in_words};
 
 /// What an engine that were opened now would find and do.
 #[derive(Debug, Serialize)]
@@ -45,21 +45,6 @@ impl Looked {
         }
         let (resync, forward_extremities) = (status_in_words(&view.resync()), view.forward_extremities());
         Ok(Some(Self { resync, forward_extremities, would_ask }))
-    }
-}
-
-/// Returns the endpoint of a question, and what it is about.
-fn in_words(kind: &RequestKind) -> (&'static str, Vec<String>) {
-    let ids = |event_ids: &[OwnedEventId]| event_ids.iter().map(ToString::to_string).collect();
-    match kind {
-        RequestKind::StateIds { event_id } => ("state_ids", vec![event_id.to_string()]),
-        RequestKind::State { event_id } => ("state", vec![event_id.to_string()]),
-        RequestKind::Events { event_ids } => ("event", ids(event_ids)),
-        RequestKind::MissingEvents { latest, .. } => ("get_missing_events", ids(latest)),
-        RequestKind::Backfill { from, .. } => ("backfill", ids(from)),
-        RequestKind::EventAuth { event_id } => ("event_auth", vec![event_id.to_string()]),
-        RequestKind::ServerKeys { server } => ("key/v2/server", vec![server.to_string()]),
-        _ => ("another endpoint", Vec::new()),
     }
 }
 
