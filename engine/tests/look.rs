@@ -118,6 +118,28 @@ fn a_partial_room_shows_what_it_waits_for_and_what_it_would_ask_and_nothing_is_w
 }
 
 #[test]
+fn what_an_engine_would_do_with_a_room_at_once_is_not_done_to_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let data: PathBuf = dir.path().join("full");
+    let room = {
+        let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let storage = Storage::Sled(data.clone());
+        let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, storage, Limits::default());
+        story.complete_when_acknowledged();
+        let mut story = story.join_held();
+        story.release();
+        assert!(story.view().is_partial(), "nobody has acknowledged that it has its full state");
+        story.room.id().to_string()
+    };
+    let data = data.to_str().unwrap();
+    let before = rows(data);
+    // One that waits for nobody completes the room as soon as it is opened.
+    let room = inspected(&[data, &room]);
+    assert_eq!((&room["is_partial"], &room["resync"]), (&json!(true), &json!("no state is missing")));
+    assert!(rows(data) == before, "a row was written");
+}
+
+#[test]
 fn an_event_is_shown_with_its_record() {
     let dir = tempfile::tempdir().unwrap();
     let partial = partial(dir.path());
