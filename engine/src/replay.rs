@@ -24,6 +24,7 @@ mod expect;
 #[cfg(test)]
 mod fixture;
 mod index;
+mod moment;
 mod player;
 mod report;
 mod rounds;
@@ -42,6 +43,7 @@ use std::{
 };
 
 pub use self::{
+    moment::{Happening, Moment},
     report::{Difference, FoundStatus, Mismatch, MismatchKind, Report, Unfinished, WhichState},
     session::OpenError,
     storage::Storage,
@@ -168,7 +170,23 @@ impl From<ExchangeError> for ReplayError {
 /// [`ReplayError`] if the recording cannot be used, or the store not be opened. A store that fails later is a
 /// [`Mismatch`].
 pub fn play(input: impl BufRead, storage: &Storage, spill: File, host: &mut Host<'_>) -> Result<Report, ReplayError> {
-    resume(input, storage, spill, host, Resume { steps_done: 0, acknowledge: &mut |_| {} })
+    watch(input, storage, spill, host, &mut |_| {})
+}
+
+/// Plays a recording as [`play`] does, and tells `watch` what happens, in order.
+///
+/// # Errors
+///
+/// As [`play`].
+pub fn watch(
+    input: impl BufRead,
+    storage: &Storage,
+    spill: File,
+    host: &mut Host<'_>,
+    watch: &mut dyn FnMut(Moment<'_>),
+) -> Result<Report, ReplayError> {
+    let index = index::Index::read(input, spill, host.progress)?;
+    player::play(&index, storage, host, Resume { steps_done: 0, acknowledge: &mut |_| {} }, watch)
 }
 
 /// Plays on where another process stopped, over the `storage` that it has left, however it ended.
@@ -188,5 +206,5 @@ pub fn resume(
     resume: Resume<'_>,
 ) -> Result<Report, ReplayError> {
     let index = index::Index::read(input, spill, host.progress)?;
-    player::play(&index, storage, host, resume)
+    player::play(&index, storage, host, resume, &mut |_| {})
 }

@@ -1,13 +1,9 @@
 //! The command line from outside: what it prints where, and its exit status.
 #![cfg(feature = "cli")]
 
-use std::{
-    fs,
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
-};
+mod command;
+
+use std::{fs, path::Path, sync::PoisonError};
 
 use gibbous::{
     Backend, SledBackend, SledOptions,
@@ -15,33 +11,7 @@ use gibbous::{
 };
 use serde_json::{Value, json};
 
-/// What a run of the command line gave.
-#[derive(Debug)]
-struct Ran {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-/// Taken while a process is spawned and while this one has a store open: until a new process runs its own program it
-/// holds what this one holds, the lock of a directory too.
-static SPAWNING: Mutex<()> = Mutex::new(());
-
-fn run(args: &[&str], stdin: &str) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gibbous"));
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut child = command.spawn().unwrap();
-    drop(spawning);
-    // Who does not read its input may be gone before it is written.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Ran {
-        status: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
+use command::{SPAWNING, rows, run, stored};
 
 /// A recording of a room that we never join: what it expects of the current state cannot hold.
 fn lines(expected: &[&str]) -> String {
@@ -147,14 +117,6 @@ fn a_data_directory_is_kept_one_for_each_file_and_must_be_empty() {
     let ran = run(&["replay", "--data-dir", data_arg, &files[0]], "");
     assert_eq!(ran.status, Some(2), "{ran:?}");
     assert!(ran.stderr.contains(data_arg) && ran.stderr.contains("not empty"), "{ran:?}");
-}
-
-/// Plays the smallest recording, and returns where its store is.
-fn stored(dir: &Path) -> String {
-    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/simple-v10-tiny.recording.jsonl");
-    let data = dir.join("data").to_str().unwrap().to_owned();
-    assert_eq!(run(&["replay", "--data-dir", &data, recording], "").status, Some(0));
-    data
 }
 
 /// Changes a row of a closed store behind its back.
@@ -388,14 +350,6 @@ fn a_synthetic_room_that_cannot_be_is_status_2_and_no_file_is_made() {
     let ran = run(&synth_args(&nowhere, &[]), "");
     assert_eq!(ran.status, Some(2), "{ran:?}");
     assert!(ran.stderr.starts_with(&nowhere), "{ran:?}");
-}
-
-/// Returns every row of a closed store.
-fn rows(data: &str) -> Vec<Vec<gibbous::gibbous_storage::Row>> {
-    let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let backend = SledBackend::open(Path::new(data), SledOptions::default()).unwrap();
-    let snapshot = backend.snapshot().unwrap();
-    Table::ALL.into_iter().map(|table| snapshot.scan(table, &[], &[], usize::MAX).unwrap()).collect()
 }
 
 #[test]

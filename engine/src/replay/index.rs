@@ -70,6 +70,19 @@ pub(crate) enum StepKind {
 }
 
 impl StepKind {
+    /// Returns the word that recordings have for it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::SendJoin { .. } => "send_join",
+            Self::Pdu { .. } => "pdu",
+            Self::Local { .. } => "local",
+            Self::Leave { .. } => "leave",
+            Self::Resync { .. } => "resync",
+            Self::Restart => "restart",
+            Self::Purge => "purge",
+        }
+    }
+
     /// Returns the event that is handed to the engine.
     pub(crate) fn event(&self) -> Option<(&OwnedEventId, Span)> {
         match self {

@@ -8,6 +8,7 @@ use super::{
     Acknowledged, Host, Progress, ReplayError, Resume,
     expect::{self, StateIds},
     index::{Expectation, ExpectationKind, Index, StateOnRecord, Step, StepKind},
+    moment::{Happening, Moment},
     report::{Mismatch, MismatchKind, Report, Unfinished, WhichState},
     rounds::{Ending, Halt, ROUNDS_WITHOUT_PROGRESS_MAX, Rounds},
     session::Session,
@@ -22,9 +23,10 @@ pub(super) fn play(
     storage: &Storage,
     host: &mut Host<'_>,
     resume: Resume<'_>,
+    watch: &mut dyn FnMut(Moment<'_>),
 ) -> Result<Report, ReplayError> {
     let begin_at = usize::try_from(resume.steps_done).unwrap_or(usize::MAX);
-    let mut session = Session::open(index, storage, host, resume.acknowledge).map_err(ReplayError::Open)?;
+    let mut session = Session::open(index, storage, host, resume.acknowledge, watch).map_err(ReplayError::Open)?;
     session.watch_events_of(index.steps.iter().take(begin_at));
     let mut player = Player::new(index, host, begin_at);
     match player.play(session) {
@@ -127,6 +129,7 @@ impl<'a> Player<'a> {
     fn step(&mut self, session: &mut Session<'a>, step: &Step) -> Result<(), Cause> {
         let index = self.index;
         let now_ms = self.rounds.now_ms();
+        session.note_moment(Happening::Step { line: step.line, kind: step.kind.word() });
         if step.kind.event().is_some() {
             self.report.events += 1;
         }

@@ -8,6 +8,7 @@ use gibbous_storage::BackendError;
 use super::{
     Acknowledged, Host,
     index::{Index, Step},
+    moment::{Happening, Moment, measure},
     rounds::{Asker, START_MS},
     storage::Storage,
 };
@@ -27,6 +28,7 @@ pub(super) struct Session<'a> {
     storage: &'a Storage,
     elapsed: &'a dyn Fn() -> Duration,
     acknowledge: &'a mut dyn FnMut(Acknowledged<'_>),
+    watch: &'a mut dyn FnMut(Moment<'_>),
     spent: Duration,
     /// How much time had been spent when the room was first seen complete.
     complete_at: Option<Duration>,
@@ -51,6 +53,7 @@ impl<'a> Session<'a> {
         storage: &'a Storage,
         host: &Host<'h>,
         acknowledge: &'a mut dyn FnMut(Acknowledged<'_>),
+        watch: &'a mut dyn FnMut(Moment<'_>),
     ) -> Result<Self, OpenError> {
         let engine = open_engine(index, storage, START_MS)?;
         Ok(Self {
@@ -62,6 +65,7 @@ impl<'a> Session<'a> {
             storage,
             elapsed: host.elapsed,
             acknowledge,
+            watch,
             spent: Duration::ZERO,
             complete_at: None,
             waiting: BTreeSet::new(),
@@ -76,6 +80,7 @@ impl<'a> Session<'a> {
         self.engine = None;
         self.engine = Some(open_engine(self.index, self.storage, self.now_ms)?);
         self.given = 0;
+        self.note_moment(Happening::Reopened);
         Ok(())
     }
 
@@ -127,6 +132,11 @@ impl<'a> Session<'a> {
         self.engine().room(room_id)
     }
 
+    /// Tells who watches what happens.
+    pub(super) fn note_moment(&mut self, happening: Happening<'_>) {
+        (self.watch)(Moment { spent: self.spent, now_ms: self.now_ms, happening });
+    }
+
     /// Tells the host that something is durable.
     pub(super) fn acknowledge(&mut self, what: Acknowledged<'_>) {
         (self.acknowledge)(what);
@@ -160,6 +170,7 @@ impl<'a> Session<'a> {
     /// Takes every update there is, as a host that lags is cut off.
     pub(super) fn drain_updates(&mut self) -> Result<(), Error> {
         while let Some(update) = self.engine().poll_update()? {
+            self.note_moment(Happening::Told(&update));
             self.acknowledge(Acknowledged::Told(&update));
         }
         Ok(())
@@ -186,12 +197,19 @@ fn open_engine(index: &Index, storage: &Storage, now_ms: u64) -> Result<Engine, 
 
 impl Asker for Session<'_> {
     fn poll_request(&mut self, now_ms: u64) -> Result<Option<Request>, Error> {
-        self.call(|engine| engine.poll_request(now_ms))
+        let request = self.call(|engine| engine.poll_request(now_ms))?;
+        if let Some(request) = &request {
+            self.note_moment(Happening::Asked(request));
+        }
+        Ok(request)
     }
 
     fn handle_response(&mut self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
         self.count_given();
+        let (before, (is_given, bytes)) = (self.spent, measure(&response));
         self.call(|engine| engine.handle_response(id, response, now_ms))?;
+        let took = self.spent - before;
+        self.note_moment(Happening::Answered { id, is_given, bytes, took });
         self.drain_updates()
     }
 

@@ -43,8 +43,13 @@ fn check_dir(args: &Args) -> Result<CheckReport, StoreError> {
 
 /// Opens the store of a data directory as it is.
 pub(crate) fn open_read_only(dir: &Path) -> Result<Store, StoreError> {
+    Store::open_read_only(Arc::new(open_backend(dir)?))
+}
+
+/// Opens the database of a data directory, which must be there.
+pub(crate) fn open_backend(dir: &Path) -> Result<SledBackend, StoreError> {
     if !dir.join("db").is_file() {
         return Err(StoreError::Missing { what: "a database".to_owned() });
     }
-    Store::open_read_only(Arc::new(SledBackend::open(dir, SledOptions::default())?))
+    Ok(SledBackend::open(dir, SledOptions::default())?)
 }

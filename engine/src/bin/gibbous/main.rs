@@ -3,9 +3,15 @@
 mod auth;
 mod check;
 mod explain;
+mod graph;
+mod inspect;
+mod overlay;
+mod plain;
+mod question;
 mod rebuild;
 mod replay;
 mod resolve;
+mod stored;
 mod synth;
 mod vectors;
 
@@ -33,6 +39,8 @@ enum Command {
     Auth(vectors::Files),
     Check(check::Args),
     Explain(explain::Args),
+    Graph(graph::Args),
+    Inspect(inspect::Args),
     Rebuild(rebuild::Args),
     Replay(replay::Args),
     /// Resolves the states of resolution vectors, and compares with what they expect
@@ -47,6 +55,8 @@ fn main() -> ExitCode {
         Command::Auth(args) => vectors::run::<AuthVector>(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Rebuild(args) => rebuild::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Resolve(args) => vectors::run::<ResolveVector>(&args),

@@ -1,8 +1,11 @@
 //! `gibbous replay`: plays recordings, each through an engine of its own, and says what held.
 
+mod chart;
 mod output;
+mod page;
 mod progress;
 mod resources;
+mod timeline;
 
 use std::{
     cell::RefCell,
@@ -17,13 +20,15 @@ use clap::ValueEnum;
 use gibbous::{
     SledOptions,
     gibbous_codec::exchange,
-    replay::{self, Host, ReplayError, Storage, Trouble},
+    replay::{self, Host, Moment, ReplayError, Storage, Trouble},
 };
 use tempfile::TempDir;
 
 use self::{
     output::{Outcome, Output, Played},
+    page::Page,
     progress::Bar,
+    timeline::Timeline,
 };
 
 /// Plays recordings: the join, what arrived, the resync, restarts; then compares with what the recordings expect.
@@ -41,6 +46,9 @@ pub(crate) struct Args {
     /// Prints a JSON object a file.
     #[arg(long)]
     json: bool,
+    /// Writes a page that shows what happened: figures, a timeline, requests, verdicts that changed.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Closes the engine and opens it again after every K records and answers, counted together. A join that awaits
     /// keys is in memory alone and comes to its end first; where an engine could store nothing, the next has twice the
     /// time.
@@ -72,22 +80,34 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     if args.backend == BackendName::Memory && args.data_dir.is_some() {
         eprintln!("note: nothing is kept in --data-dir with --backend memory");
     }
+    let mut page = Ok(None);
+    if let Some(path) = &args.report {
+        page = Page::create(path).map(Some);
+    }
     let mut output = Output::new(args.json);
     let mut written = Ok(());
     for file in &args.files {
-        let played = Played { file: file.clone(), outcome: play(args, file) };
+        let mut timeline = Timeline::default();
+        let played = Played { file: file.clone(), outcome: play(args, file, &mut timeline) };
         written = written.and_then(|()| output.played(&played));
+        page = page.and_then(|mut page| match &mut page {
+            Some(open) => open.add(&played, &timeline).map(|()| page),
+            None => Ok(page),
+        });
     }
-    match written.and_then(|()| output.end()) {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("error: stdout: {error}");
-            ExitCode::from(output::UNUSABLE)
-        }
+    let page = page.and_then(|page| page.map_or(Ok(()), Page::end));
+    let status = written.and_then(|()| output.end()).map_err(|error| eprintln!("error: stdout: {error}"));
+    let page = page.map_err(|error| {
+        let path = args.report.as_deref().unwrap_or(Path::new("the report"));
+        eprintln!("error: {}: {error}", path.display());
+    });
+    match (status, page) {
+        (Ok(status), Ok(())) => status,
+        _ => ExitCode::from(output::UNUSABLE),
     }
 }
 
-fn play(args: &Args, file: &str) -> Outcome {
+fn play(args: &Args, file: &str, timeline: &mut Timeline) -> Outcome {
     let unusable =
         |place: &str, why: &dyn std::fmt::Display| Unusable { place: place.to_owned(), why: why.to_string() };
     resources::forget_peak_memory();
@@ -109,7 +129,12 @@ fn play(args: &Args, file: &str) -> Outcome {
     let mut progress = |progress| bar.borrow_mut().show(progress);
     let trouble = Trouble { restart_every: args.restart_every, shuffle_answers: args.shuffle_answers };
     let mut host = Host { elapsed: &elapsed, progress: &mut progress, trouble };
-    let result = replay::play(input, &storage, spill, &mut host);
+    let mut watch = |moment: Moment<'_>| {
+        if args.report.is_some() {
+            timeline.note(moment);
+        }
+    };
+    let result = replay::watch(input, &storage, spill, &mut host, &mut watch);
     bar.into_inner().clear();
     match result {
         Ok(report) => Outcome::Played { report, peak_rss_bytes: resources::peak_memory_bytes() },

@@ -146,6 +146,7 @@ fn summary(report: &Report, peak_rss_bytes: Option<u64>) -> String {
     parts.join(", ")
 }
 
-fn mebibytes(bytes: u64) -> String {
+/// Returns a number of bytes as it is shown.
+pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
