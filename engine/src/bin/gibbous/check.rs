@@ -41,8 +41,13 @@ fn check_dir(args: &Args) -> Result<CheckReport, StoreError> {
     check(&open_read_only(&args.dir)?)
 }
 
-/// Opens the store of a data directory as it is.
+/// Opens the store of a data directory as it is, whichever database it is in.
 pub(crate) fn open_read_only(dir: &Path) -> Result<Store, StoreError> {
+    #[cfg(feature = "fjall")]
+    if gibbous::FjallBackend::is_in(dir) {
+        let backend = gibbous::FjallBackend::open(dir, gibbous::FjallOptions::default())?;
+        return Store::open_read_only(Arc::new(backend));
+    }
     if !dir.join("db").is_file() {
         return Err(StoreError::Missing { what: "a database".to_owned() });
     }
