@@ -1,3 +1,4 @@
 //! What the figures and the benches share.
 
+pub mod floor;
 pub mod states;

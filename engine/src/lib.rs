@@ -11,7 +11,7 @@
 //!
 //! # What it does not
 //!
-//! It opens no socket, reads no clock and, but for those of sled, keeps no thread beyond a call. It keeps no invites to
+//! It opens no socket, reads no clock and, but for those of its database, keeps no thread beyond a call. It keeps no invites to
 //! rooms that it does not know. It does not authenticate origins: the host does.
 //!
 //! The rules of authorisation ([`authorisation`]) and state resolution ([`resolution`]) can be had alone.
@@ -127,6 +127,8 @@ pub use gibbous_codec::{
     Severity, Signer, SigningKey, StateGroupId, StateKey, StateMap, UserId,
 };
 pub use gibbous_storage::{self, Backend, Collected, MemoryBackend, SledBackend, SledOptions};
+#[cfg(feature = "fjall")]
+pub use gibbous_storage::{FjallBackend, FjallOptions};
 pub use history::BackfillStatus;
 pub use import::{Extremity, Import, ImportError, ImportReport, RedactedEvent, Signatures};
 pub use intake::{Outcome, Receipt};

@@ -119,6 +119,21 @@ fn a_data_directory_is_kept_one_for_each_file_and_must_be_empty() {
     assert!(ran.stderr.contains(data_arg) && ran.stderr.contains("not empty"), "{ran:?}");
 }
 
+#[cfg(feature = "fjall")]
+#[test]
+fn a_recording_plays_over_fjall_and_what_it_leaves_is_checked_and_carried_over_to_sled() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/simple-v10-tiny.recording.jsonl");
+    let [data, into] = ["data", "into"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    assert_eq!(run(&["replay", "--backend", "fjall", "--data-dir", &data, recording], "").status, Some(0));
+    let checked = run(&["check", &data], "");
+    assert_eq!(checked.status, Some(0), "{checked:?}");
+    let rebuilt = run(&["rebuild", &data, &into], "");
+    assert_eq!(rebuilt.status, Some(0), "{rebuilt:?}");
+    // What is known of questions stands beside the logs and is not carried over.
+    assert_eq!(run(&["check", &into], "").status, Some(0));
+}
+
 /// Changes a row of a closed store behind its back.
 fn damage(data: &str, table: Table, at: usize) {
     let _spawning = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);

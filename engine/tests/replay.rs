@@ -72,6 +72,17 @@ fn every_recording_holds_on_disk() {
     check_all(on_disk, Trouble::default());
 }
 
+#[cfg(feature = "fjall")]
+#[test]
+fn every_recording_holds_in_fjall() {
+    let dirs = tempfile::tempdir().expect("a temporary directory can be made");
+    let on_disk = || {
+        let dir = tempfile::tempdir_in(&dirs).expect("a temporary directory can be made").keep();
+        Storage::Fjall { dir, options: gibbous::FjallOptions { cache_bytes: 16 << 20 } }
+    };
+    check_all(on_disk, Trouble::default());
+}
+
 #[test]
 fn every_recording_holds_when_the_engine_is_opened_again_after_every_record_and_answer() {
     let trouble = Trouble { restart_every: NonZeroU64::new(1), ..Trouble::default() };

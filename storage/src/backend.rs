@@ -1,12 +1,16 @@
 //! The database underneath, as small as every ordered store can serve it.
 //!
-//! [`MemoryBackend`] is the reference, [`SledBackend`] the default; a host may put its own database here. What is asked
+//! [`MemoryBackend`] is the reference, [`SledBackend`] the default, `FjallBackend` (feature `fjall`) holds in power
+//! cuts; a host may put its own database here. What is asked
 //! of one: rows ordered by key within a table, reads, pages of rows, and batches that are atomic over all tables and
 //! conditional on expectations. Keys are at most [`KEY_MAX`](crate::KEY_MAX) bytes, values
 //! [`VALUE_MAX`](crate::VALUE_MAX); either may be empty.
 
 #[cfg(feature = "testing")]
 mod faulty;
+mod files;
+#[cfg(feature = "fjall")]
+mod fjall;
 mod memory;
 mod sled;
 
@@ -14,6 +18,8 @@ use std::fmt;
 
 #[cfg(feature = "testing")]
 pub use self::faulty::{Fault, Faulty, Step, Survives};
+#[cfg(feature = "fjall")]
+pub use self::fjall::{FjallBackend, FjallOptions};
 pub use self::{
     memory::MemoryBackend,
     sled::{SledBackend, SledOptions},

@@ -1,7 +1,7 @@
 //! Facts on disk: the event log, its tables, and content-addressed state groups.
 //!
-//! - A [`Store`] keeps the rooms of one engine over a [`Backend`]: [`SledBackend`] by default, [`MemoryBackend`] as the
-//!   reference, or the host's own database.
+//! - A [`Store`] keeps the rooms of one engine over a [`Backend`]: [`SledBackend`] by default, `FjallBackend` with the
+//!   feature `fjall`, [`MemoryBackend`] as the reference, or the host's own database.
 //! - A room is a log of [`LogRecord`](gibbous_codec::LogRecord)s. A [`Txn`] appends records, each of which is folded
 //!   into rows at once, and commits all of it at one instant or nothing. [`check()`] folds a log again and compares.
 //! - A room state is a [`StateGroup`], a persistent tree that is named by its content ([`state_group`]). States share
@@ -12,7 +12,7 @@
 //!
 //! A commit is atomic; it is durable after [`Store::sync`]. Every byte is drawn in [`mod@format`].
 //!
-//! This crate knows no authorisation rule and spawns no thread, though sled does: what a verdict is, the engine
+//! This crate knows no authorisation rule and spawns no thread, though sled and fjall do: what a verdict is, the engine
 //! decides.
 //!
 //! ```
@@ -60,6 +60,8 @@ pub use auth_chain::{AuthEdges, AuthEvents, EventIndex, missing_of};
 pub use backend::{Backend, MemoryBackend, Row, SledBackend, SledOptions, Snapshot};
 #[cfg(feature = "testing")]
 pub use backend::{Fault, Faulty, Step, Survives};
+#[cfg(feature = "fjall")]
+pub use backend::{FjallBackend, FjallOptions};
 pub use batch::{BATCH_ADVISED_MAX, Batch, Expectation, KEY_MAX, VALUE_MAX};
 pub use check::{CheckReport, Finding, check};
 pub use error::{BackendError, CommitError, Damage, StoreError};

@@ -1,7 +1,7 @@
 //! A transaction on one room: records are staged, their rows can be read at once, and all of it is committed at one
 //! instant or not at all.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, mem, sync::Arc};
 
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, GroupRecord, Kind, LogRecord, LogSeq, NodeHash, RoomHead, RoomNum,
@@ -28,8 +28,13 @@ pub struct Txn<'s> {
     head: Option<RoomHead>,
     batch: Batch,
     nodes: BTreeMap<NodeHash, Arc<Node>>,
+    /// Rows of stored event IDs as they were read: most events of a room cite the same few.
+    ids: RefCell<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     records: u64,
 }
+
+/// How many rows of event IDs a transaction keeps: half a MiB.
+const IDS_MAX: usize = 4_096;
 
 /// What a commit has made durable, or will with the next sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +59,7 @@ impl<'s> Txn<'s> {
             head: None,
             batch: Batch::new(),
             nodes: BTreeMap::new(),
+            ids: RefCell::default(),
             records: 0,
         };
         let key = room_prefix(room);
@@ -232,6 +238,21 @@ impl<'s> Txn<'s> {
         Ok(value)
     }
 
+    /// Reads the row of an event ID as it is stored, or as it was when it was read before: should another writer have
+    /// changed it since, the head row is another too, and the commit a conflict.
+    fn stored_id(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(row) = self.ids.borrow().get(key) {
+            return Ok(row.clone());
+        }
+        let row = self.snapshot.get(Table::EventIds, key)?;
+        let mut ids = self.ids.borrow_mut();
+        if ids.len() >= IDS_MAX {
+            ids.clear();
+        }
+        ids.insert(key.to_vec(), row.clone());
+        Ok(row)
+    }
+
     /// Drops everything that is staged.
     pub fn discard(self) {}
 }
@@ -240,6 +261,7 @@ impl Rows for Txn<'_> {
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.batch.staged(table, key) {
             Some(value) => Ok(value.map(<[u8]>::to_vec)),
+            None if table == Table::EventIds => self.stored_id(key),
             None => Ok(self.snapshot.get(table, key)?),
         }
     }

@@ -1,6 +1,6 @@
 //! What every backend must do, run on all of them.
 
-use std::{fmt::Debug, path::PathBuf, sync::Arc, thread};
+use std::{fmt::Debug, path::Path, sync::Arc, thread};
 
 use gibbous_storage::{
     Backend, BackendError, Batch, CommitError, KEY_MAX, MemoryBackend, Row, SledBackend, SledOptions, Table, VALUE_MAX,
@@ -23,33 +23,50 @@ impl Subject for MemoryBackend {
     }
 }
 
-struct Sled {
-    backend: SledBackend,
+/// A backend whose store is in a directory.
+struct InDir {
+    backend: Box<dyn Backend>,
     dir: TempDir,
+    open: Open,
 }
 
-impl Sled {
-    fn new() -> Self {
+type Open = fn(&Path) -> Result<Box<dyn Backend>, BackendError>;
+
+/// All backends whose stores are in directories.
+const IN_DIRS: &[Open] = &[
+    open_sled,
+    #[cfg(feature = "fjall")]
+    open_fjall,
+];
+
+fn open_sled(dir: &Path) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(SledBackend::open(dir, SledOptions { cache_bytes: 16 << 20 })?))
+}
+
+#[cfg(feature = "fjall")]
+fn open_fjall(dir: &Path) -> Result<Box<dyn Backend>, BackendError> {
+    let options = gibbous_storage::FjallOptions { cache_bytes: 16 << 20 };
+    Ok(Box::new(gibbous_storage::FjallBackend::open(dir, options)?))
+}
+
+impl InDir {
+    fn new(open: Open) -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
-        Self { backend: open_sled(dir.path().to_owned()).expect("an empty directory can be opened"), dir }
+        Self { backend: open(dir.path()).expect("an empty directory can be opened"), dir, open }
     }
 }
 
-impl Subject for Sled {
+impl Subject for InDir {
     fn backend(&self) -> &dyn Backend {
-        &self.backend
+        &*self.backend
     }
 
     fn reopened(self: Box<Self>) -> Box<dyn Subject> {
-        let Self { backend, dir } = *self;
+        let Self { backend, dir, open } = *self;
         drop(backend);
-        let backend = open_sled(dir.path().to_owned()).expect("a closed store can be opened again");
-        Box::new(Self { backend, dir })
+        let backend = open(dir.path()).expect("a closed store can be opened again");
+        Box::new(Self { backend, dir, open })
     }
-}
-
-fn open_sled(dir: PathBuf) -> Result<SledBackend, BackendError> {
-    SledBackend::open(&dir, SledOptions { cache_bytes: 16 << 20 })
 }
 
 #[cfg(feature = "testing")]
@@ -68,7 +85,7 @@ fn on_all(check: impl Fn(Box<dyn Subject>)) {
     check(Box::new(MemoryBackend::new()));
     #[cfg(feature = "testing")]
     check(Box::new(gibbous_storage::Faulty::new()));
-    check(Box::new(Sled::new()));
+    IN_DIRS.iter().for_each(|open| check(Box::new(InDir::new(*open))));
 }
 
 fn batch(write: impl FnOnce(&mut Batch)) -> Batch {
@@ -367,23 +384,61 @@ fn memory_backend_is_shared_by_its_clones() {
 }
 
 #[test]
-fn sled_directory_belongs_to_one_store_at_a_time() {
-    let first = Sled::new();
-    let second = open_sled(first.dir.path().to_owned());
-    assert!(matches!(second, Err(BackendError::InUse { .. })), "{second:?}");
+fn a_directory_belongs_to_one_store_at_a_time() {
+    for open in IN_DIRS {
+        let first = InDir::new(*open);
+        let second = open(first.dir.path());
+        assert!(matches!(second, Err(BackendError::InUse { .. })), "{second:?}");
+    }
 }
 
 #[test]
-fn sled_says_how_much_of_the_disk_it_uses() {
-    let sled = Sled::new();
-    must(sled.backend.commit(&put(Table::Log, &[(b"a", &[7; 1000])])));
-    must(sled.backend.sync());
-    assert!(must(sled.backend.bytes_on_disk()) > Some(1000));
+fn a_store_in_a_directory_says_how_much_of_the_disk_it_uses() {
+    for open in IN_DIRS {
+        let store = InDir::new(*open);
+        must(store.backend.commit(&put(Table::Log, &[(b"a", &[7; 1000])])));
+        must(store.backend.sync());
+        assert!(must(store.backend.bytes_on_disk()) > Some(1000));
+    }
+}
+
+#[test]
+fn a_damaged_directory_is_refused_by_a_typed_error() {
+    for open in IN_DIRS {
+        let InDir { backend, dir, .. } = InDir::new(*open);
+        must(backend.commit(&put(Table::Log, &[(b"a", &[7; 1000])])));
+        must(backend.sync());
+        drop(backend);
+        overwrite_files(dir.path());
+        let opened = open(dir.path());
+        assert!(matches!(opened, Err(BackendError::Corrupt { .. } | BackendError::Io { .. })), "{opened:?}");
+    }
+}
+
+/// Writes something else into every file below a directory.
+fn overwrite_files(dir: &Path) {
+    for entry in must(std::fs::read_dir(dir)) {
+        let entry = must(entry);
+        match must(entry.file_type()).is_dir() {
+            true => overwrite_files(&entry.path()),
+            false => must(std::fs::write(entry.path(), [0xa5; 100_000])),
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_refused() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    let file = dir.path().join("file");
+    must(std::fs::write(&file, b""));
+    for open in IN_DIRS {
+        assert!(matches!(open(&file), Err(BackendError::Io { .. })));
+    }
 }
 
 #[test]
 fn sled_keeps_every_page_in_its_one_synced_file() {
-    let sled = Sled::new();
+    let sled = InDir::new(open_sled);
     for round in 0..200_u8 {
         let rows: Vec<_> = (0..15_u8).map(|row| vec![row.wrapping_mul(round), row, round]).collect();
         let value = vec![round; VALUE_MAX];
@@ -396,25 +451,8 @@ fn sled_keeps_every_page_in_its_one_synced_file() {
 }
 
 #[test]
-fn sled_refuses_a_damaged_directory_by_a_typed_error() {
-    let dir = TempDir::new().expect("a temporary directory can be made");
-    must(std::fs::write(dir.path().join("conf"), b"not what sled writes"));
-    must(std::fs::write(dir.path().join("db"), vec![0xa5; 100_000]));
-    let opened = open_sled(dir.path().to_owned());
-    assert!(matches!(opened, Err(BackendError::Corrupt { .. } | BackendError::Io { .. })), "{opened:?}");
-}
-
-#[test]
-fn sled_refuses_a_path_that_is_no_directory() {
-    let dir = TempDir::new().expect("a temporary directory can be made");
-    let file = dir.path().join("file");
-    must(std::fs::write(&file, b""));
-    assert!(matches!(open_sled(file), Err(BackendError::Io { .. })));
-}
-
-#[test]
 fn sled_that_failed_to_sync_accepts_nothing_more() {
-    let sled = Sled::new();
+    let sled = InDir::new(open_sled);
     must(sled.backend.commit(&put(Table::Log, &[(b"a", b"1")])));
     // Its file is gone, so that the fsync after sled's own flush fails.
     must(std::fs::rename(sled.dir.path().join("db"), sled.dir.path().join("gone")));
@@ -423,5 +461,31 @@ fn sled_that_failed_to_sync_accepts_nothing_more() {
     let refused = sled.backend.commit(&put(Table::Log, &[(b"b", b"2")]));
     assert!(matches!(refused, Err(CommitError::Poisoned)), "{refused:?}");
     assert!(matches!(sled.backend.sync(), Err(BackendError::Poisoned { .. })));
-    assert_eq!(get(&sled.backend, Table::Log, b"a"), Some(b"1".to_vec()));
+    assert_eq!(get(&*sled.backend, Table::Log, b"a"), Some(b"1".to_vec()));
+}
+
+#[cfg(feature = "fjall")]
+#[test]
+fn what_a_crash_has_left_of_a_fjall_database_that_was_being_made_is_made_anew() {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    // All but the last steps of the making: fjall itself opens this no more.
+    drop(must(open_fjall(dir.path())));
+    let [made, unfinished] = ["fjall", "fjall.unfinished"].map(|name| dir.path().join(name));
+    must(std::fs::remove_file(made.join("version")));
+    must(std::fs::rename(made, &unfinished));
+    let backend = must(open_fjall(dir.path()));
+    must(backend.commit(&put(Table::Log, &[(b"a", b"1")])));
+    assert_eq!(get(&*backend, Table::Log, b"a"), Some(b"1".to_vec()));
+    assert!(!unfinished.exists());
+}
+
+#[cfg(feature = "fjall")]
+#[test]
+fn fjall_views_show_what_was_there_when_they_were_opened() {
+    let fjall = InDir::new(open_fjall);
+    must(fjall.backend.commit(&put(Table::Log, &[(b"a", b"1")])));
+    let view = must(fjall.backend.snapshot());
+    must(fjall.backend.commit(&put(Table::Log, &[(b"a", b"2"), (b"b", b"2")])));
+    assert_eq!(must(view.scan(Table::Log, b"", b"", 9)), [(b"a".to_vec(), b"1".to_vec())]);
+    assert_eq!(get(&*fjall.backend, Table::Log, b"a"), Some(b"2".to_vec()));
 }

@@ -31,6 +31,9 @@ pub enum Storage {
     Memory(MemoryBackend),
     /// With sled, in a directory.
     Sled(PathBuf),
+    /// With fjall, in a directory.
+    #[cfg(feature = "fjall")]
+    Fjall(PathBuf),
 }
 
 /// A homeserver with one room, and the world around it.
@@ -117,6 +120,11 @@ impl Host {
             Storage::Sled(dir) => {
                 let options = SledOptions { cache_bytes: 16 << 20 };
                 Arc::new(SledBackend::open(dir, options).expect("the directory can be used"))
+            }
+            #[cfg(feature = "fjall")]
+            Storage::Fjall(dir) => {
+                let options = crate::FjallOptions { cache_bytes: 16 << 20 };
+                Arc::new(crate::FjallBackend::open(dir, options).expect("the directory can be used"))
             }
         };
         self.engine = Some(Engine::open(backend, self.config.clone(), self.now_ms).expect("the store can be opened"));

@@ -7,7 +7,7 @@ use gibbous::{
 };
 use serde_json::json;
 
-use super::{HOUR, MINUTE, backing_off, in_memory, join, member, on_both, on_two_servers};
+use super::{HOUR, MINUTE, backing_off, in_memory, join, member, on_all, on_two_servers};
 
 /// A user of a server whose keys nobody has.
 const GIL: &str = "@gil:s3.example";
@@ -98,7 +98,7 @@ fn x03_an_event_that_only_the_second_server_has_is_had_from_there() {
 #[test]
 fn x03_a_room_is_not_full_without_an_event_that_nobody_gives() {
     for version in &NEWEST_VERSIONS {
-        on_both(|storage| {
+        on_all(|storage| {
             let mut story = on_two_servers(version, storage);
             let derek = story.derek.clone();
             story.servers.lacks(S, &derek);
@@ -212,7 +212,7 @@ fn an_answer_to_an_engine_that_was_closed_finds_no_question_of_the_next() {
 #[test]
 fn a_member_whose_server_has_no_keys_is_a_hole_that_the_host_is_told_of() {
     for version in &NEWEST_VERSIONS {
-        on_both(|storage| {
+        on_all(|storage| {
             let mut story = on_two_servers(version, storage);
             let elsie = story.room.membership_of(ELSIE);
             story.servers.set_keyless(S2, true);

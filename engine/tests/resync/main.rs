@@ -36,11 +36,16 @@ fn join(mut story: Story) -> Story {
     story
 }
 
-/// Does the same in memory and on disk.
-fn on_both(check: impl Fn(Storage)) {
+/// Does the same in memory and on each disk.
+fn on_all(check: impl Fn(Storage)) {
     check(in_memory());
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     check(Storage::Sled(dir.path().to_owned()));
+    #[cfg(feature = "fjall")]
+    {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        check(Storage::Fjall(dir.path().to_owned()));
+    }
 }
 
 /// Returns when the next round begins, and how many have failed.

@@ -9,7 +9,7 @@ use gibbous::{
 };
 use serde_json::json;
 
-use super::{HOUR, in_memory, join, on_both, on_two_servers, refuse_all};
+use super::{HOUR, in_memory, join, on_all, on_two_servers, refuse_all};
 
 /// Returns why the resync rests, where it does.
 fn resting(story: &Story) -> Option<Rest> {
@@ -44,7 +44,7 @@ fn refused(server: &str, reason: RefusalReason) -> Refused {
 #[test]
 fn s43_when_the_last_of_us_leaves_nothing_more_is_asked_until_one_joins_again() {
     for version in &NEWEST_VERSIONS {
-        on_both(|storage| {
+        on_all(|storage| {
             let mut story = on_two_servers(version, storage);
             refuse_all(&mut story);
             let mut story = join(story);
@@ -90,7 +90,7 @@ fn what_is_on_its_way_when_the_last_of_us_leaves_is_carried_to_its_end() {
 
 #[test]
 fn s44_a_resync_that_everybody_refuses_for_long_is_told_to_have_little_hope_and_asks_on() {
-    on_both(|storage| {
+    on_all(|storage| {
         let mut story = on_two_servers(&RoomVersionId::V11, storage);
         refuse_all(&mut story);
         let mut story = join(story);
@@ -112,7 +112,7 @@ fn s44_a_resync_that_everybody_refuses_for_long_is_told_to_have_little_hope_and_
 
 #[test]
 fn each_server_s_reason_is_told_and_survives_a_restart() {
-    on_both(|storage| {
+    on_all(|storage| {
         let mut story = on_two_servers(&RoomVersionId::V11, storage);
         story.servers.set(S, Asked::StateIds, Reply::Status(403, "M_FORBIDDEN"));
         story.servers.set(S2, Asked::StateIds, Reply::Status(404, "M_NOT_FOUND"));

@@ -6,12 +6,12 @@ use gibbous::{
     testing::{Asked, DEREK, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
 
-use super::{HOUR, MINUTE, OTHER, backing_off, in_memory, join, on_both, on_two_servers, refuse_all};
+use super::{HOUR, MINUTE, OTHER, backing_off, in_memory, join, on_all, on_two_servers, refuse_all};
 
 #[test]
 fn s20_a_restart_asks_again_unprompted() {
     for version in &NEWEST_VERSIONS {
-        on_both(|storage| {
+        on_all(|storage| {
             let mut story = Story::with(version, &[], |_| {}, storage, Limits::default()).join_held();
             assert_eq!(story.questions(), [(S, Asked::StateIds)]);
             let before = story.view().current_state().expect("the store works");
@@ -36,7 +36,7 @@ fn s20_a_restart_asks_again_unprompted() {
 #[test]
 fn a_restart_amid_fetching_goes_on() {
     for held in [Asked::State, Asked::Events] {
-        on_both(|storage| {
+        on_all(|storage| {
             // Many members, so that few missing events are asked for one by one.
             let crowd = |room: &mut RoomBuilder| {
                 for number in 0..30 {
@@ -135,7 +135,7 @@ fn the_pauses_grow_to_an_hour_and_the_resync_ends_when_a_server_answers_at_last(
 
 #[test]
 fn a_restart_in_a_pause_keeps_the_schedule() {
-    on_both(|storage| {
+    on_all(|storage| {
         let mut story = on_two_servers(&RoomVersionId::V11, storage);
         refuse_all(&mut story);
         let mut story = join(story);

@@ -13,15 +13,17 @@ use std::{
 };
 
 use gibbous::{
-    SledOptions,
     gibbous_codec::exchange,
     replay::{Acknowledged, Host, Progress, ReplayError, Resume, Storage, Trouble, resume},
 };
+
+use crate::store::Database;
 
 /// What a process is to play.
 #[derive(Debug)]
 pub(crate) struct Orders<'a> {
     pub(crate) recording: &'a Path,
+    pub(crate) database: Database,
     pub(crate) dir: &'a Path,
     pub(crate) steps_done: u64,
 }
@@ -47,6 +49,7 @@ pub(crate) enum Said {
 
 const MARK: &str = "torture> ";
 const RECORDING: &str = "GIBBOUS_TORTURE_RECORDING";
+const DATABASE: &str = "GIBBOUS_TORTURE_DATABASE";
 const DIR: &str = "GIBBOUS_TORTURE_DIR";
 const STEPS_DONE: &str = "GIBBOUS_TORTURE_STEPS_DONE";
 
@@ -54,6 +57,7 @@ const STEPS_DONE: &str = "GIBBOUS_TORTURE_STEPS_DONE";
 pub(crate) fn command(orders: &Orders<'_>) -> Command {
     let mut command = Command::new(env::current_exe().expect("this program has a file"));
     command.args(["--ignored", "--exact", "child::plays_as_a_process_of_its_own", "--nocapture"]);
+    command.env(DATABASE, orders.database.name());
     command.env(RECORDING, orders.recording).env(DIR, orders.dir).env(STEPS_DONE, orders.steps_done.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -120,7 +124,9 @@ fn plays_as_a_process_of_its_own() {
     };
     Said::Begins.say();
     let steps_done = steps_done.parse().expect("it is a number");
-    let storage = Storage::Sled { dir: PathBuf::from(dir), options: SledOptions { cache_bytes: 16 << 20 } };
+    let database = env::var(DATABASE).ok();
+    let database = Database::ALL.iter().find(|known| database.as_deref() == Some(known.name()));
+    let storage = database.expect("there is one of this name").storage(PathBuf::from(dir));
     Said::Ends(play(Path::new(&recording), &storage, steps_done, |said| said.say())).say();
 }
 

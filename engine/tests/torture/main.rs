@@ -5,7 +5,7 @@
 //! In a power cut only what was fsynced survives (see `powercut.c`). A process that outlives another's `SIGKILL` begins
 //! with what that one wrote but did not sync, and may lose it in a later cut.
 //!
-//! `GIBBOUS_TORTURE=200` asks for 200 kills and as many cuts, over all recordings of the repository, or those that
+//! `GIBBOUS_TORTURE=200` asks for 200 kills and as many cuts over each database, over all recordings of the repository, or those that
 //! `GIBBOUS_TORTURE_FILES` names, separated by `:`. `GIBBOUS_TORTURE_SEED=1` has the deaths at other moments; the
 //! moments are of real time in part, so that a seed repeats a run in its outline only.
 #![cfg(all(feature = "replay", feature = "testing", target_os = "linux"))]
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use self::{
     child::{Orders, Said},
     powercut::{Shim, Taken},
-    store::{Acknowledgements, Standing, Subject},
+    store::{Acknowledgements, Database, Standing, Subject},
 };
 
 /// How a process dies, and what becomes of what it did not sync.
@@ -79,6 +79,7 @@ struct Moment {
 /// A recording, and the directory in which one process after another plays it.
 struct Torture<'a> {
     recording: &'a Path,
+    database: Database,
     subject: Subject,
     shim: Option<&'a Shim>,
     /// Which syncs are ignored, for a harness that must see it.
@@ -90,9 +91,10 @@ struct Torture<'a> {
 }
 
 impl<'a> Torture<'a> {
-    fn new(recording: &'a Path, shim: Option<&'a Shim>, seed: u64) -> Self {
+    fn new(recording: &'a Path, database: Database, shim: Option<&'a Shim>, seed: u64) -> Self {
         Self {
             recording,
+            database,
             subject: Subject::of(recording),
             shim,
             deaf: None,
@@ -134,7 +136,7 @@ impl<'a> Torture<'a> {
         assert_eq!(ran.end, Some(Ok(())), "{} does not hold unbroken", self.recording.display());
         // It holds, so that what is not there may not be there.
         self.subject.forged = self.acknowledged.kept.clone();
-        let standing = self.subject.look(&self.dir(), &self.acknowledged).expect("an unbroken replay is whole");
+        let standing = self.look().expect("an unbroken replay is whole");
         self.subject.forged.retain(|event_id| standing.stages.get(event_id) == Some(&None));
         self.begin_anew();
         Unbroken { standing, said: ran.said, took }
@@ -154,6 +156,11 @@ impl<'a> Torture<'a> {
         Moment { said, then: self.chance.duration(at_most) }
     }
 
+    /// Looks at what is in the store.
+    fn look(&self) -> Result<Standing, String> {
+        self.subject.look(self.database, &self.dir(), &self.acknowledged)
+    }
+
     fn dir(&self) -> PathBuf {
         self.place.path().join("store")
     }
@@ -170,7 +177,8 @@ impl<'a> Torture<'a> {
     /// Lets a process play on, to its end or until it is killed.
     fn play(&mut self, killed: Option<Moment>) -> Ran {
         let dir = self.dir();
-        let orders = Orders { recording: self.recording, dir: &dir, steps_done: self.acknowledged.steps_done };
+        let (recording, database, steps_done) = (self.recording, self.database, self.acknowledged.steps_done);
+        let orders = Orders { recording, database, dir: &dir, steps_done };
         let mut command = child::command(&orders);
         if let Some(shim) = self.shim {
             shim.preload(&mut command, &dir, &self.undo());
@@ -218,7 +226,7 @@ impl<'a> Torture<'a> {
         };
         *count += 1;
         self.tally.looked_for += (self.acknowledged.kept.len() + self.acknowledged.told.len()) as u64;
-        if let Err(finding) = self.subject.look(&dir, &self.acknowledged) {
+        if let Err(finding) = self.look() {
             self.find(format!("{death:?} after {} steps: {finding}", self.acknowledged.steps_done));
         }
     }
@@ -229,7 +237,7 @@ impl<'a> Torture<'a> {
         if let Err(why) = end {
             return self.find(format!("after {} steps: {why}", self.acknowledged.steps_done));
         }
-        match self.subject.look(&self.dir(), &self.acknowledged) {
+        match self.look() {
             Ok(standing) if standing.is_as(unbroken) => self.begin_anew(),
             Ok(standing) => self.find(format!("the room is {standing:?}, unbroken it is {unbroken:?}")),
             Err(finding) => self.find(format!("at the end: {finding}")),
@@ -320,18 +328,29 @@ fn nothing_acknowledged_is_lost_in_kills_and_power_cuts() {
     if shim.is_none() {
         eprintln!("SKIPPED: there is no C compiler `cc`, so that the power is not cut");
     }
-    let mut left = long.unwrap_or(6);
+    let mut findings = 0;
+    for database in Database::ALL {
+        let seed = number("GIBBOUS_TORTURE_SEED").unwrap_or(0) << 32;
+        findings += torture(*database, &recordings, long.unwrap_or(6), shim.as_ref(), seed);
+    }
+    assert_eq!(findings, 0);
+}
+
+/// Lets the replays of some recordings die so often together by kills, and as often by cuts. Returns the number of
+/// findings.
+fn torture(database: Database, recordings: &[PathBuf], mut left: u64, shim: Option<&Shim>, seed: u64) -> usize {
     let mut findings = 0;
     for (nth, recording) in recordings.iter().enumerate() {
         let share = left.div_ceil((recordings.len() - nth) as u64);
         left -= share;
-        let seed = number("GIBBOUS_TORTURE_SEED").unwrap_or(0) << 32 | nth as u64;
+        let seed = seed | nth as u64;
         let deaths = deaths(share, shim.is_some(), &mut Chance(seed));
-        let tally = Torture::new(recording, shim.as_ref(), seed).run(deaths);
+        let tally = Torture::new(recording, database, shim, seed).run(deaths);
         findings += tally.findings.len();
         println!(
-            "{}: {} kills, {} cuts, {} cuts of every second page, {} replays, {} acknowledgements looked for, {} findings",
+            "{}, {}: {} kills, {} cuts, {} cuts of every second page, {} replays, {} acknowledgements looked for, {} findings",
             recording.file_name().unwrap_or_default().display(),
+            database.name(),
             tally.kills,
             tally.cuts,
             tally.cuts_of_pages,
@@ -340,7 +359,7 @@ fn nothing_acknowledged_is_lost_in_kills_and_power_cuts() {
             tally.findings.len()
         );
     }
-    assert_eq!(findings, 0);
+    findings
 }
 
 #[test]
@@ -350,13 +369,14 @@ fn what_is_lost_without_fsync_or_without_the_one_that_follows_sleds_flush_is_fou
         return eprintln!("SKIPPED: there is no C compiler `cc`");
     };
     let recording = &recordings()[0];
-    for deaf in ["all", "guard"] {
+    let deaf = Database::ALL.iter().map(|database| (*database, "all")).chain([(Database::Sled, "guard")]);
+    for (database, deaf) in deaf {
         for death in [Death::Cut, Death::CutOfPages] {
-            let mut torture = Torture::new(recording, Some(&shim), 0);
+            let mut torture = Torture::new(recording, database, Some(&shim), 0);
             torture.deaf = Some(deaf);
             assert!(torture.play(Some(Moment { said: 20, then: Duration::ZERO })).end.is_none());
             torture.die(death);
-            assert_eq!(torture.tally.findings.len(), 1, "{death:?}, deaf: {deaf}");
+            assert_eq!(torture.tally.findings.len(), 1, "{database:?}, {death:?}, deaf: {deaf}");
         }
     }
 }

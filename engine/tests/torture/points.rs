@@ -15,14 +15,14 @@ use std::{
 };
 
 use gibbous::{
-    Backend, SledBackend, SledOptions,
+    Backend,
     gibbous_storage::{BackendError, Batch, CommitError, Fault, Faulty, Row, Snapshot, Step, Store, Survives, Table},
     replay::Storage,
 };
 
 use crate::{
     child, recordings,
-    store::{Acknowledgements, Standing, Subject, copy_dir},
+    store::{Acknowledgements, Database, Standing, Subject, copy_dir},
 };
 
 /// A moment at which a replay ends, and what is left then.
@@ -147,32 +147,31 @@ impl<'a> Replay<'a> {
         rows_of(&faulty.restart(Survives::Live))
     }
 
-    /// Has the engine die at its calls to sled, as the process would by `SIGKILL`: the files are as they are then.
-    fn try_on_sled(&self, sound: &Faulty, share: Share) -> Tally {
+    /// Has the engine die at its calls to a database, as the process would by `SIGKILL`: the files are as they are then.
+    fn try_on(&self, database: Database, sound: &Faulty, share: Share) -> Tally {
         let (writes, syncs) = (sound.writes(), sound.syncs());
-        let mut tally = Tally { backend: "sled", writes, syncs, tried: 0, findings: Vec::new() };
+        let mut tally = Tally { backend: database.name(), writes, syncs, tried: 0, findings: Vec::new() };
         for call in share.of(1..=writes + syncs) {
             tally.tried += 1;
-            if let Err(finding) = self.try_call(call) {
+            if let Err(finding) = self.try_call(database, call) {
                 tally.findings.push(format!("call {call}: {finding}"));
             }
         }
         tally
     }
 
-    fn try_call(&self, call: u64) -> Result<(), String> {
+    fn try_call(&self, database: Database, call: u64) -> Result<(), String> {
         let [before, left] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory can be made"));
-        let options = SledOptions { cache_bytes: 16 << 20 };
         let mut acknowledged = Acknowledgements::default();
         {
-            let sled = SledBackend::open(before.path(), options).map_err(|error| error.to_string())?;
-            let mortal = Arc::new(Mortal { sled, calls: AtomicU64::new(0), dies_at: call });
+            let sound = database.storage(before.path().to_owned()).open().map_err(|error| error.to_string())?;
+            let mortal = Arc::new(Mortal { sound, calls: AtomicU64::new(0), dies_at: call });
             let end = play(self.recording, &Storage::Kept(mortal), &mut acknowledged);
             end.err().ok_or("it came to its end all the same")?;
             copy_dir(before.path(), left.path()).map_err(|error| error.to_string())?;
         }
-        let storage = Storage::Sled { dir: left.path().to_owned(), options };
-        self.go_on(&storage, acknowledged, |acknowledged| self.subject.look(left.path(), acknowledged))
+        let storage = database.storage(left.path().to_owned());
+        self.go_on(&storage, acknowledged, |acknowledged| self.subject.look(database, left.path(), acknowledged))
     }
 }
 
@@ -213,10 +212,10 @@ fn rows_of(faulty: &Faulty) -> Vec<(Table, Row)> {
     Table::ALL.into_iter().filter(counts).flat_map(|table| of_table(table).map(move |row| (table, row))).collect()
 }
 
-/// The sled backend of a process that dies at its nth write or sync.
+/// The database of a process that dies at its nth write or sync.
 #[derive(Debug)]
 struct Mortal {
-    sled: SledBackend,
+    sound: Arc<dyn Backend>,
     calls: AtomicU64,
     dies_at: u64,
 }
@@ -237,25 +236,25 @@ impl Mortal {
 impl Backend for Mortal {
     fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, BackendError> {
         self.lives(self.calls.load(Ordering::SeqCst))?;
-        self.sled.snapshot()
+        self.sound.snapshot()
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
         self.call()?;
-        self.sled.commit(batch)
+        self.sound.commit(batch)
     }
 
     fn sync(&self) -> Result<(), BackendError> {
         self.call()?;
-        self.sled.sync()
+        self.sound.sync()
     }
 
     fn name(&self) -> &'static str {
-        "mortal sled"
+        "mortal"
     }
 
     fn bytes_on_disk(&self) -> Result<Option<u64>, BackendError> {
-        self.sled.bytes_on_disk()
+        self.sound.bytes_on_disk()
     }
 }
 
@@ -273,8 +272,9 @@ fn a_replay_that_crashes_at_any_point_ends_as_one_that_does_not() {
     for recording in &recordings {
         let (replay, sound) = Replay::new(recording);
         let in_memory = replay.try_in_memory(&sound, Share { first, every: every.unwrap_or(61) });
-        let on_sled = replay.try_on_sled(&sound, Share { first, every: every.unwrap_or(97) });
-        for tally in [in_memory, on_sled] {
+        let share = Share { first, every: every.unwrap_or(97) };
+        let on_disk = Database::ALL.iter().map(|database| replay.try_on(*database, &sound, share));
+        for tally in [in_memory].into_iter().chain(on_disk) {
             println!("| {} {tally}", recording.file_name().unwrap_or_default().display());
             tally.findings.iter().for_each(|finding| eprintln!("{}: {finding}", recording.display()));
             findings += tally.findings.len();

@@ -14,7 +14,8 @@
  * files for writing, so that its own syncs are left.
  *
  * Not watched, since neither Rust's standard library nor sled calls them here, as strace shows: mmap of these files,
- * openat, fallocate, copy_file_range. */
+ * openat, fallocate, copy_file_range. Nor are system calls that bypass the C library: fjall renames the file that names
+ * its tables by one, so that this one renaming counts as durable at once. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

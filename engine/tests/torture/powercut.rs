@@ -161,7 +161,9 @@ fn undo_names(notes: &str) -> io::Result<()> {
             "r" if named.is_some_and(|named| named.ino().to_string() == inode) => fs::rename(path, from)?,
             _ => {}
         }
-        if stash != "-" && !Path::new(path).exists() {
+        // Where the name of the directory was not synced either, what was in it is lost with it.
+        let has_place = Path::new(path).parent().is_some_and(Path::exists);
+        if stash != "-" && has_place && !Path::new(path).exists() {
             fs::rename(stash, path)?;
         }
     }

@@ -3,18 +3,50 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use gibbous::{
-    Backend, Config, Engine, Error, EventId, OwnedRoomId, OwnedServerName, RoomView, SledBackend, SledOptions,
-    StateGroupId,
+    Backend, Config, Engine, Error, EventId, OwnedRoomId, OwnedServerName, RoomView, SledOptions, StateGroupId,
     gibbous_codec::exchange::{self, Record, RecordReader},
     gibbous_storage::{Store, check},
+    replay::Storage,
 };
 
 use crate::{child::Said, powercut::files_below};
+
+/// A database that is tortured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Database {
+    Sled,
+    #[cfg(feature = "fjall")]
+    Fjall,
+}
+
+impl Database {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Sled,
+        #[cfg(feature = "fjall")]
+        Self::Fjall,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            #[cfg(feature = "fjall")]
+            Self::Fjall => "fjall",
+        }
+    }
+
+    pub(crate) fn storage(self, dir: PathBuf) -> Storage {
+        match self {
+            Self::Sled => Storage::Sled { dir, options: SledOptions { cache_bytes: 16 << 20 } },
+            #[cfg(feature = "fjall")]
+            Self::Fjall => Storage::Fjall { dir, options: gibbous::FjallOptions { cache_bytes: 16 << 20 } },
+        }
+    }
+}
 
 /// The room of a recording, and the homeserver whose part is played.
 #[derive(Debug)]
@@ -86,11 +118,16 @@ impl Subject {
     /// # Errors
     ///
     /// What was found.
-    pub(crate) fn look(&self, dir: &Path, acknowledged: &Acknowledgements) -> Result<Standing, String> {
+    pub(crate) fn look(
+        &self,
+        database: Database,
+        dir: &Path,
+        acknowledged: &Acknowledgements,
+    ) -> Result<Standing, String> {
         let copy = tempfile::tempdir().expect("a temporary directory can be made");
         copy_dir(dir, copy.path()).expect("the store can be copied");
-        let backend = SledBackend::open(copy.path(), SledOptions { cache_bytes: 16 << 20 });
-        self.look_at(Arc::new(backend.map_err(|error| format!("it does not open: {error}"))?), acknowledged)
+        let backend = database.storage(copy.path().to_owned()).open();
+        self.look_at(backend.map_err(|error| format!("it does not open: {error}"))?, acknowledged)
     }
 
     /// Does the same of a store that a look does not change.

@@ -29,16 +29,21 @@ fn positions(updates: &[Update]) -> Vec<UpdatePosition> {
     updates.iter().map(|update| update.position).collect()
 }
 
-fn on_both(check: impl Fn(Story)) {
+fn on_all(check: impl Fn(Story)) {
     let story = |storage| Story::with(&RoomVersionId::V11, &[], |_| {}, storage, Limits::default());
     check(story(Storage::Memory(MemoryBackend::new())));
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     check(story(Storage::Sled(dir.path().to_owned())));
+    #[cfg(feature = "fjall")]
+    {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        check(story(Storage::Fjall(dir.path().to_owned())));
+    }
 }
 
 #[test]
 fn what_was_told_and_not_acknowledged_is_told_again_after_a_restart_and_the_rest_is_not() {
-    on_both(|story| {
+    on_all(|story| {
         let mut story = story.join_held();
         story.release();
         let all = told_since(&story, None);

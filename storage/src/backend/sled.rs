@@ -17,17 +17,19 @@
 
 use std::{
     fmt,
-    fs::{self, File, TryLockError},
+    fs::File,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use super::{Backend, Row, Snapshot};
+use super::{
+    Backend, Row, Snapshot,
+    files::{self, caught, check_expectations, key_of, lock},
+};
 use crate::{BackendError, Batch, CommitError, Table};
 
 /// A store in a directory, which belongs to this process while it is open.
@@ -93,22 +95,6 @@ impl SledBackend {
         })
     }
 
-    fn key(table: Table, key: &[u8]) -> Vec<u8> {
-        let mut full = Vec::with_capacity(1 + key.len());
-        full.push(table.number());
-        full.extend_from_slice(key);
-        full
-    }
-
-    fn check_expectations(&self, batch: &Batch) -> Result<(), CommitError> {
-        for expected in batch.expectations() {
-            if self.get(expected.table, &expected.key)? != expected.value {
-                return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
-            }
-        }
-        Ok(())
-    }
-
     fn flush_and_fsync(&self) -> Result<(), BackendError> {
         self.unsynced.store(0, Ordering::Relaxed);
         guarded("flush", || self.db.flush())?;
@@ -134,15 +120,15 @@ impl Backend for SledBackend {
         let mut writes = sled::Batch::default();
         for (table, key, value) in batch.writes() {
             match value {
-                Some(value) => writes.insert(Self::key(table, key), value),
-                None => writes.remove(Self::key(table, key)),
+                Some(value) => writes.insert(key_of(table, key), value),
+                None => writes.remove(key_of(table, key)),
             }
         }
         let writer = lock(&self.writer);
         if self.is_poisoned() {
             return Err(CommitError::Poisoned);
         }
-        self.check_expectations(batch)?;
+        check_expectations(batch, |table, key| self.get(table, key))?;
         guarded("write a batch", || self.db.apply_batch(writes)).inspect_err(|_| self.poison())?;
         drop(writer);
         let bytes = batch.bytes() as u64;
@@ -172,13 +158,13 @@ impl Backend for SledBackend {
 /// sled has no snapshots: this view promises exactly what [`Snapshot`] asks for, each read being of the moment.
 impl Snapshot for &SledBackend {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
-        let value = guarded("read a row", || self.db.get(SledBackend::key(table, key)))?;
+        let value = guarded("read a row", || self.db.get(key_of(table, key)))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError> {
-        let start = SledBackend::key(table, from.max(prefix));
-        let prefix = SledBackend::key(table, prefix);
+        let start = key_of(table, from.max(prefix));
+        let prefix = key_of(table, prefix);
         guarded("read rows", || {
             let rows = self.db.range(start..).take(limit);
             let rows = rows.take_while(|row| row.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
@@ -218,17 +204,12 @@ const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
 
 /// Calls sled, and makes a panic in it an error as well.
 fn guarded<T>(doing: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, BackendError> {
-    // After a panic nothing of sled's inner state is relied on: writes poison the backend, reads only look.
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(source))) => Err(BackendError::Io { backend: NAME, doing, source }),
-        Ok(Err(error)) => Err(BackendError::Corrupt { backend: NAME, doing, why: error.to_string() }),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            let why = format!("it panicked: {}", text.unwrap_or("without a message"));
-            Err(BackendError::Corrupt { backend: NAME, doing, why })
-        }
-    }
+    caught(NAME, doing, || {
+        call().map_err(|error| match error {
+            sled::Error::Io(source) => BackendError::Io { backend: NAME, doing, source },
+            error => BackendError::Corrupt { backend: NAME, doing, why: error.to_string() },
+        })
+    })
 }
 
 /// Makes the directory ours.
@@ -236,13 +217,8 @@ fn guarded<T>(doing: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Re
 /// sled has a lock too, but its background threads keep it for a moment after a store has been closed. With a lock of
 /// our own, which decides whether the directory is in use, we can wait for sled's: only such a thread can hold it.
 fn lock_dir(dir: &Path) -> Result<File, BackendError> {
+    let lock = files::lock_dir(NAME, dir)?;
     let io = |source| BackendError::Io { backend: NAME, doing: "lock its directory", source };
-    fs::create_dir_all(dir).map_err(io)?;
-    let lock = File::create(dir.join("lock")).map_err(io)?;
-    lock.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => BackendError::InUse { backend: NAME, path: dir.display().to_string() },
-        TryLockError::Error(source) => io(source),
-    })?;
     match File::open(dir.join(FILE)) {
         Ok(file) => file.lock().map_err(io)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -252,11 +228,5 @@ fn lock_dir(dir: &Path) -> Result<File, BackendError> {
 }
 
 fn fsync(path: &Path, doing: &'static str) -> Result<(), BackendError> {
-    let synced = File::open(path).and_then(|file| file.sync_all());
-    synced.map_err(|source| BackendError::Io { backend: NAME, doing, source })
-}
-
-/// Takes a lock that guards no data and so cannot be left half-written by a panic.
-fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    files::fsync(NAME, path, doing)
 }

@@ -125,8 +125,17 @@ static GREAT_FLIPS: OnceLock<Result<Vec<Flip>, String>> = OnceLock::new();
 /// Plays a room and notes when its events flip.
 fn flips(members: usize) -> Result<Vec<Flip>, String> {
     const EVENTS: usize = 2_000;
+    noted_flips(|| played(members, EVENTS).map(drop))
+}
+
+/// Returns when events flip while something is done.
+pub(super) fn flip_times(doing: impl FnOnce() -> Result<(), String>) -> Result<Vec<Duration>, String> {
+    Ok(noted_flips(doing)?.into_iter().map(|flip| flip.at).collect())
+}
+
+fn noted_flips(doing: impl FnOnce() -> Result<(), String>) -> Result<Vec<Flip>, String> {
     let flips = Arc::new(Flips { clock: Clock::start(), flips: Mutex::default() });
-    with_default(flips.clone(), || played(members, EVENTS))?;
+    with_default(flips.clone(), doing)?;
     let flips = flips.flips.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(flips.clone())
 }

@@ -5,10 +5,12 @@
 
 mod clock;
 mod events;
+mod flips;
 mod fork;
 mod groups;
 mod memory;
 mod resolution;
+mod resync;
 
 use std::process::ExitCode;
 
@@ -30,7 +32,7 @@ use Target::{AtLeast, AtMost};
 
 const AS_FAST: &str = "times as fast as ruma, median";
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 27] = [
     figure("resolve-cold", AS_FAST, AtLeast(2.0), resolution::cold),
     figure("resolve-warm", AS_FAST, AtLeast(5.0), resolution::warm),
     figure("resolve-slowest", "times as fast as ruma, least", AtLeast(1.0), resolution::slowest),
@@ -45,6 +47,24 @@ const FIGURES: [Figure; 14] = [
     figure("group_diff_reads", "reads, most", AtMost(200.0), groups::diff_reads),
     figure("memory_per_version_100k", "bytes, mean", AtMost(4_096.0), memory::per_version),
     figure("same_state_two_paths", "IDs of one state", AtMost(1.0), groups::same_state),
+    figure("resync_50k_over_floor", "times the floor, fjall, median", AtMost(1.3), resync::fjall_over_floor),
+    figure(
+        "resync_50k_sled_over_floor_and_raw",
+        "times floor and raw write, sled, median",
+        AtMost(1.3),
+        resync::sled_over_floor_and_raw,
+    ),
+    figure("rows_per_event_resync", "rows, mean", AtMost(3.0), resync::rows_per_event),
+    figure("resync_events_per_s", "events a second, fjall, median", AtLeast(11_000.0), resync::events_per_second),
+    figure("flips_per_s", "flips a second, fjall", AtLeast(13_100.0), resync::flips_per_second),
+    figure("flip_rows_message_run", "rows a flip of 1,000, mean", AtMost(0.1), flips::message_run),
+    figure("flip_rows_message", "rows", AtMost(4.0), flips::message),
+    figure("flip_rows_state", "rows", AtMost(14.0), flips::state),
+    figure("peak_rss_50k", "MiB, fjall", AtMost(256.0), resync::peak_rss),
+    figure("live_bytes_over_json_50k", "times the JSON, any backend", AtMost(1.4), resync::live_bytes_over_json),
+    figure("open_mid_resync_50k", "rows, any backend", AtMost(110.0), resync::open_mid_resync_rows),
+    figure("open_mid_resync_50k_time", "ms, fjall, median", AtMost(20.0), resync::open_mid_resync_time),
+    figure("join_usable", "times floor and one batch, fjall, median", AtMost(2.0), resync::join_usable),
 ];
 
 type Measure = fn() -> Result<f64, String>;

@@ -11,11 +11,16 @@ const CHILD: &str = "GIBBOUS_FIGURES_CHILD";
 
 /// Returns the resident bytes that a further version of a state of 100,000 members costs, all of its nodes in memory.
 pub(super) fn per_version() -> Result<f64, String> {
+    in_child("memory_per_version_100k", measure)
+}
+
+/// Measures a figure in a process that does nothing else.
+pub(super) fn in_child(figure: &str, measure: impl FnOnce() -> Result<f64, String>) -> Result<f64, String> {
     if env::var_os(CHILD).is_some() {
         return measure();
     }
     let program = env::current_exe().map_err(|error| error.to_string())?;
-    let child = Command::new(program).arg("memory_per_version_100k").env(CHILD, "1").output();
+    let child = Command::new(program).arg(figure).env(CHILD, "1").output();
     let line = child.map_err(|error| error.to_string())?.stdout;
     let line = String::from_utf8_lossy(&line);
     let value = line.split_whitespace().nth(1).and_then(|value| value.parse().ok());
@@ -33,8 +38,23 @@ fn measure() -> Result<f64, String> {
 }
 
 fn resident_bytes() -> Result<f64, String> {
+    bytes_of("VmRSS")
+}
+
+/// Returns the resident bytes of this process at most until now.
+pub(super) fn peak_resident_bytes() -> Result<f64, String> {
+    bytes_of("VmHWM")
+}
+
+/// Lets the peak be that of what comes.
+pub(super) fn forget_peak() {
+    // Where the system refuses, the figure is higher than it should be.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+fn bytes_of(what: &str) -> Result<f64, String> {
     let status = fs::read_to_string("/proc/self/status").map_err(|error| format!("/proc/self/status: {error}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
     let kib: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
-    kib.map(|kib| kib * 1_024.0).ok_or_else(|| "/proc/self/status names no VmRSS".to_owned())
+    kib.map(|kib| kib * 1_024.0).ok_or_else(|| format!("/proc/self/status names no {what}"))
 }

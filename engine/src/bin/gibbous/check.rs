@@ -7,7 +7,7 @@ use std::{
 };
 
 use gibbous::{
-    SledBackend, SledOptions,
+    Backend, SledBackend, SledOptions,
     gibbous_storage::{CheckReport, Store, StoreError, check},
 };
 
@@ -43,13 +43,17 @@ fn check_dir(args: &Args) -> Result<CheckReport, StoreError> {
 
 /// Opens the store of a data directory as it is.
 pub(crate) fn open_read_only(dir: &Path) -> Result<Store, StoreError> {
-    Store::open_read_only(Arc::new(open_backend(dir)?))
+    Store::open_read_only(open_backend(dir)?)
 }
 
-/// Opens the database of a data directory, which must be there.
-pub(crate) fn open_backend(dir: &Path) -> Result<SledBackend, StoreError> {
+/// Opens the database of a data directory, whichever it is; it must be there.
+pub(crate) fn open_backend(dir: &Path) -> Result<Arc<dyn Backend>, StoreError> {
+    #[cfg(feature = "fjall")]
+    if gibbous::FjallBackend::is_in(dir) {
+        return Ok(Arc::new(gibbous::FjallBackend::open(dir, gibbous::FjallOptions::default())?));
+    }
     if !dir.join("db").is_file() {
         return Err(StoreError::Missing { what: "a database".to_owned() });
     }
-    Ok(SledBackend::open(dir, SledOptions::default())?)
+    Ok(Arc::new(SledBackend::open(dir, SledOptions::default())?))
 }

@@ -5,9 +5,9 @@ mod looked;
 mod room;
 mod rooms;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
-use gibbous::{Backend, Error, OwnedEventId, OwnedRoomId, gibbous_storage::Store};
+use gibbous::{Error, OwnedEventId, OwnedRoomId, gibbous_storage::Store};
 use serde::Serialize;
 
 use crate::{
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 
 /// Returns what is to be printed, and whether everything could be read; `None` where nothing is known of it.
 fn inspect(args: &Args) -> Result<Option<(String, bool)>, Error> {
-    let backend: Arc<dyn Backend> = Arc::new(open_backend(&args.dir)?);
+    let backend = open_backend(&args.dir)?;
     let store = Store::open_read_only(backend.clone())?;
     let now_ms = now_ms();
     let Some(room_id) = &args.room else {

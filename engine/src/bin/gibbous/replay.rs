@@ -63,8 +63,22 @@ pub(crate) struct Args {
 enum BackendName {
     /// A sled database in a directory.
     Sled,
+    /// A fjall database in a directory.
+    #[cfg(feature = "fjall")]
+    Fjall,
     /// Maps in memory, lost when the process ends.
     Memory,
+}
+
+impl BackendName {
+    fn storage(self, dir: PathBuf) -> Storage {
+        match self {
+            Self::Sled => Storage::Sled { dir, options: SledOptions::default() },
+            #[cfg(feature = "fjall")]
+            Self::Fjall => Storage::Fjall { dir, options: gibbous::FjallOptions::default() },
+            Self::Memory => Storage::in_memory(),
+        }
+    }
 }
 
 /// A file or directory that could not be used: which, and why.
@@ -158,7 +172,7 @@ fn storage(args: &Args, file: &str) -> Result<(Storage, Option<TempDir>), Unusab
         }
     };
     match is_vacant(&dir) {
-        Ok(true) => Ok((Storage::Sled { dir, options: SledOptions::default() }, temporary)),
+        Ok(true) => Ok((args.backend.storage(dir), temporary)),
         Ok(false) => Err(Unusable { place: dir.display().to_string(), why: "the directory is not empty".to_owned() }),
         Err(error) => Err(Unusable { place: dir.display().to_string(), why: error.to_string() }),
     }
@@ -171,10 +185,7 @@ fn is_vacant(dir: &Path) -> io::Result<bool> {
 }
 
 fn place_of(storage: &Storage) -> String {
-    match storage {
-        Storage::Kept(_) => "memory".to_owned(),
-        Storage::Sled { dir, .. } => dir.display().to_string(),
-    }
+    storage.dir().map_or("memory".to_owned(), |dir| dir.display().to_string())
 }
 
 /// Returns a stopwatch: the real time, for measuring alone.

@@ -1,0 +1,268 @@
+//! Joins and resyncs of a room of 50,000 members with 2,000 later events, against what no engine can do without.
+//!
+//! - The *floor*: every PDU that the join and the resync bring, read, hashed and verified once
+//!   ([`gibbous_benches::floor`]), on as many threads as there are cores.
+//! - The *raw write*: the same rows in the same batches, with the same syncs, put to the bare database.
+//!
+//! The room is made of a seed, once; its recording stays in `target/figures`. The times of an engine are those of the
+//! join and of the resync, without the receipt of what is pushed meanwhile. Machines differ and are disturbed, so that
+//! times are compared with what is measured in the same round; the median of three rounds counts.
+
+mod raw;
+mod room;
+mod run;
+
+use std::{
+    collections::BTreeMap,
+    num::NonZero,
+    path::Path,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use gibbous::{
+    Backend, Config, Engine, MemoryBackend, SledBackend, SledOptions,
+    gibbous_storage::{Batch, FjallBackend, FjallOptions, Table},
+    replay::Storage,
+};
+use gibbous_benches::floor::check_all;
+
+use self::{
+    raw::{Counting, Op, Recorder, write},
+    room::Recorded,
+    run::{Phase, Run, play},
+};
+use super::{
+    clock::{median, timed},
+    events::flip_times,
+    memory::{forget_peak, in_child, peak_resident_bytes},
+};
+
+const ROUNDS: usize = 3;
+
+/// The time of join and resync over fjall, over the floor.
+pub(super) fn fjall_over_floor() -> Result<f64, String> {
+    Ok(Times::measured()?.fjall_over_floor)
+}
+
+/// The time of join and resync over sled, over the floor and the raw write.
+pub(super) fn sled_over_floor_and_raw() -> Result<f64, String> {
+    Ok(Times::measured()?.sled_over_floor_and_raw)
+}
+
+/// The rows that the whole run writes, for each of its events.
+pub(super) fn rows_per_event() -> Result<f64, String> {
+    let story = Told::shared()?;
+    let events = (story.room.brought.len() + story.room.pushed.len()) as f64;
+    for phase in [Phase::Join, Phase::Receipt, Phase::Resync] {
+        let of_phase = || story.ops.iter().filter(|op| op.phase == phase);
+        let batches = || of_phase().filter_map(Op::batch);
+        let (rows, bytes): (usize, usize) = (batches().map(Batch::rows).sum(), batches().map(Batch::bytes).sum());
+        let syncs = of_phase().count() - batches().count();
+        eprintln!("{phase:?}: {rows} rows of {bytes} bytes in {} batches, {syncs} syncs", batches().count());
+    }
+    eprintln!("{events} events; rows read: {:?}", story.rows_read);
+    let rows: usize = story.ops.iter().filter_map(Op::batch).map(Batch::rows).sum();
+    Ok(rows as f64 / events)
+}
+
+/// How many events that the join and the resync bring are dealt with in a second.
+pub(super) fn events_per_second() -> Result<f64, String> {
+    Ok(Recorded::shared()?.brought.len() as f64 / Times::measured()?.fjall.as_secs_f64())
+}
+
+/// How many events flip in a second, from the first to the last.
+pub(super) fn flips_per_second() -> Result<f64, String> {
+    let room = Recorded::shared()?;
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let times = flip_times(|| play(room, &fjall(dir.path()), |_| {}).map(drop))?;
+    let (first, last) = (times.first().ok_or("nothing has flipped")?, times.last().ok_or("nothing has flipped")?);
+    Ok((times.len() - 1) as f64 / (*last - *first).as_secs_f64())
+}
+
+/// The resident bytes of a process that joins the room and resyncs it, at most.
+pub(super) fn peak_rss() -> Result<f64, String> {
+    let room = Recorded::at_hand()?;
+    in_child("peak_rss_50k", || {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let mut peak = Err("the room was not played".to_owned());
+        play(&room, &fjall(dir.path()), |phase| match phase {
+            Phase::Join => forget_peak(),
+            Phase::End => peak = peak_resident_bytes(),
+            Phase::Receipt | Phase::Resync => {}
+        })?;
+        Ok(peak? / f64::from(1 << 20))
+    })
+}
+
+/// The bytes of all rows at the end, over those of the events' canonical JSON.
+pub(super) fn live_bytes_over_json() -> Result<f64, String> {
+    let Told { room, end, .. } = Told::shared()?;
+    let rows = end.snapshot().map_err(|error| error.to_string())?;
+    let mut live = 0;
+    for table in Table::ALL {
+        let rows = rows.scan(table, &[], &[], usize::MAX).map_err(|error| error.to_string())?;
+        let bytes: usize = rows.iter().map(|(key, value)| 1 + key.len() + value.len()).sum();
+        eprintln!("{table}: {} rows, {bytes} bytes", rows.len());
+        live += bytes;
+    }
+    let json: usize = room.brought.iter().chain(&room.pushed).map(String::len).sum();
+    Ok(live as f64 / json as f64)
+}
+
+/// The rows that an engine reads which is opened in the middle of the resync.
+pub(super) fn open_mid_resync_rows() -> Result<f64, String> {
+    let counting = Arc::new(Counting::new(Arc::new(Told::shared()?.until_mid_resync(MemoryBackend::new())?)));
+    let engine = Engine::open(counting.clone(), config()?, 0).map_err(|error| error.to_string())?;
+    drop(engine);
+    let rows = counting.rows();
+    eprintln!("rows read at opening: {rows:?}");
+    Ok(rows.values().sum::<u64>() as f64)
+}
+
+/// The milliseconds that an engine takes to open in the middle of the resync, over fjall, which was opened before.
+pub(super) fn open_mid_resync_time() -> Result<f64, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    drop(Told::shared()?.until_mid_resync(open_fjall(dir.path())?)?);
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let (bare, backend) = timed(|| open_fjall(dir.path()));
+        let (backend, config) = (Arc::new(backend?), config()?);
+        let (time, engine) = timed(|| Engine::open(backend, config, 0));
+        drop(engine.map_err(|error| error.to_string())?);
+        eprintln!("opened in mid-resync: fjall {bare:.1?}, the engine {time:.1?} more");
+        times.push(time);
+    }
+    Ok(median(times).as_secs_f64() * 1e3)
+}
+
+/// The time of the join over fjall, over its floor and one durable batch of the same rows.
+pub(super) fn join_usable() -> Result<f64, String> {
+    Ok(Times::measured()?.join_usable)
+}
+
+/// What was measured in several rounds; of each ratio the median.
+struct Times {
+    fjall: Duration,
+    fjall_over_floor: f64,
+    sled_over_floor_and_raw: f64,
+    join_usable: f64,
+}
+
+impl Times {
+    fn measured() -> Result<&'static Self, String> {
+        static TIMES: OnceLock<Result<Times, String>> = OnceLock::new();
+        TIMES.get_or_init(Self::measure).as_ref().map_err(Clone::clone)
+    }
+
+    fn measure() -> Result<Self, String> {
+        let Told { room, ops, .. } = Told::shared()?;
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            rounds.push(Round::measure(room, ops)?);
+        }
+        let ratio = |ratio: &dyn Fn(&Round) -> f64| {
+            let mut ratios: Vec<f64> = rounds.iter().map(ratio).collect();
+            ratios.sort_unstable_by(f64::total_cmp);
+            ratios[ROUNDS / 2]
+        };
+        Ok(Self {
+            fjall: median(rounds.iter().map(|round| round.fjall.time()).collect()),
+            fjall_over_floor: ratio(&|round| over(round.fjall.time(), round.floor)),
+            sled_over_floor_and_raw: ratio(&|round| over(round.sled.time(), round.floor + round.raw_sled)),
+            join_usable: ratio(&|round| over(round.fjall.join, round.floor_of_join + round.raw_join)),
+        })
+    }
+}
+
+fn over(time: Duration, other: Duration) -> f64 {
+    time.as_secs_f64() / other.as_secs_f64()
+}
+
+/// Everything once, one after the other.
+struct Round {
+    floor: Duration,
+    floor_of_join: Duration,
+    fjall: Run,
+    sled: Run,
+    raw_sled: Duration,
+    raw_join: Duration,
+}
+
+impl Round {
+    fn measure(room: &Recorded, ops: &[Op]) -> Result<Self, String> {
+        let dir = || tempfile::tempdir().map_err(|error| error.to_string());
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let floor = |pdus| {
+            let (time, checked) = timed(|| check_all(pdus, &room.keys, threads));
+            checked.map(|_| time)
+        };
+        let [fjall_dir, sled_dir, raw_fjall_dir, raw_sled_dir, raw_join_dir] = [dir()?, dir()?, dir()?, dir()?, dir()?];
+        let sled = Storage::Sled { dir: sled_dir.path().to_owned(), options: SledOptions::default() };
+        let of_join: Vec<&Op> = ops.iter().filter(|op| op.phase == Phase::Join).collect();
+        let round = Self {
+            fjall: play(room, &fjall(fjall_dir.path()), |_| {})?,
+            floor: floor(&room.brought)?,
+            sled: play(room, &sled, |_| {})?,
+            raw_sled: write(ops, &open_sled(raw_sled_dir.path())?)?,
+            floor_of_join: floor(&room.of_join)?,
+            raw_join: raw::write_as_one(&of_join, &open_fjall(raw_join_dir.path())?)?,
+        };
+        let raw_fjall = write(ops, &open_fjall(raw_fjall_dir.path())?)?;
+        let Self { floor, floor_of_join, fjall, sled, raw_sled, raw_join } = &round;
+        eprintln!(
+            "floor {floor:.2?}; fjall: join {:.1?}, resync {:.2?}, raw {raw_fjall:.2?}; sled: join {:.1?}, resync \
+             {:.2?}, raw {raw_sled:.2?}; floor of the join {floor_of_join:.1?}, its rows {raw_join:.1?}",
+            fjall.join, fjall.resync, sled.join, sled.resync
+        );
+        Ok(round)
+    }
+}
+
+/// The run as it is written: every batch, and what is stored in the end.
+struct Told {
+    room: &'static Recorded,
+    ops: Vec<Op>,
+    rows_read: BTreeMap<Table, u64>,
+    end: MemoryBackend,
+}
+
+impl Told {
+    fn shared() -> Result<&'static Self, String> {
+        static TOLD: OnceLock<Result<Told, String>> = OnceLock::new();
+        let tell = || {
+            let room = Recorded::shared()?;
+            let recorder = Arc::new(Recorder::default());
+            let counting = Arc::new(Counting::new(recorder.clone()));
+            play(room, &Storage::Kept(counting.clone()), |phase| recorder.enter(phase))?;
+            Ok(Told { room, ops: recorder.take(), rows_read: counting.rows(), end: recorder.rows.clone() })
+        };
+        TOLD.get_or_init(tell).as_ref().map_err(Clone::clone)
+    }
+
+    /// Writes the first half of the resync, and all that was before.
+    fn until_mid_resync<B: Backend>(&self, backend: B) -> Result<B, String> {
+        let resync = self.ops.iter().position(|op| op.phase == Phase::Resync).ok_or("there was no resync")?;
+        let middle = (resync + self.ops.len()) / 2;
+        write(&self.ops[..middle], &backend)?;
+        backend.sync().map_err(|error| error.to_string())?;
+        Ok(backend)
+    }
+}
+
+fn config() -> Result<Config, String> {
+    Ok(Config::new(Recorded::shared()?.our_server.clone().ok_or("the recording names no server")?))
+}
+
+fn fjall(dir: &Path) -> Storage {
+    Storage::Fjall { dir: dir.to_owned(), options: FjallOptions::default() }
+}
+
+fn open_fjall(dir: &Path) -> Result<FjallBackend, String> {
+    FjallBackend::open(dir, FjallOptions::default()).map_err(|error| error.to_string())
+}
+
+fn open_sled(dir: &Path) -> Result<SledBackend, String> {
+    SledBackend::open(dir, SledOptions::default()).map_err(|error| error.to_string())
+}
