@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gibbous_codec::Hex;
 
-use crate::{BackendError, Table};
+use crate::{BackendError, CommitError, Table};
 
 /// The length of the longest key, without what a backend puts before it.
 pub const KEY_MAX: usize = 1 << 10;
@@ -105,6 +105,24 @@ impl Batch {
     /// Counts the bytes of all keys and values written or removed.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Checks what the batch expects against rows as `row` finds them. A backend does so before it writes anything, and
+    /// lets nobody else write until it has.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Conflict`] with the first row that is not as it is expected to be; whatever `row` fails with.
+    pub fn check_expectations(
+        &self,
+        row: impl Fn(Table, &[u8]) -> Result<Option<Vec<u8>>, BackendError>,
+    ) -> Result<(), CommitError> {
+        for expected in &self.expectations {
+            if row(expected.table, &expected.key)? != expected.value {
+                return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Checks every row against the limits. A backend does so before it writes anything.

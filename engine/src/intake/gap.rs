@@ -423,7 +423,7 @@ impl Room {
             NextServer::Later => {}
             NextServer::RoundEnded => {
                 self.set_aside(txn, num)?;
-                self.set_aside_waiters(txn, &pdu.event_id().to_owned())?;
+                self.set_aside_waiters(txn, pdu.event_id())?;
             }
         }
         Ok(())

@@ -207,9 +207,9 @@ impl Room {
     /// Sets aside what waits for an event that nobody can help or a state that no server tells, and all that follows
     /// it; but not the joins of our users: for these the states after the events that they follow are asked for, till
     /// somebody tells them. All of it looks again.
-    pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, event_id: &OwnedEventId) -> Result<(), Error> {
+    pub(crate) fn set_aside_waiters(&mut self, txn: &mut Txn<'_>, event_id: &EventId) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
-        let mut next: Vec<OwnedEventId> = vec![event_id.clone()];
+        let mut next: Vec<OwnedEventId> = vec![event_id.to_owned()];
         while let Some(event_id) = next.pop() {
             for num in self.open.waiters(&event_id) {
                 if seen.insert(num) && !self.is_join_of_ours(txn, num)? {
@@ -232,7 +232,7 @@ impl Room {
         let holds_up = self.open.get(num).is_some_and(|event| event.order.is_some());
         if holds_up && self.memory.rules.explicit_event_id() && self.waits_for_itself(txn, num)? {
             self.set_aside(txn, num)?;
-            self.set_aside_waiters(txn, &event_id.to_owned())?;
+            self.set_aside_waiters(txn, event_id)?;
         }
         Ok(())
     }

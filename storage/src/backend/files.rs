@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{BackendError, Batch, CommitError, Table};
+use crate::{BackendError, Table};
 
 /// Makes a directory, if it is not there, and takes it for this process while the file that is returned is open.
 pub(super) fn lock_dir(backend: &'static str, dir: &Path) -> Result<File, BackendError> {
@@ -44,19 +44,6 @@ pub(super) fn caught<T>(
 /// Takes a lock that guards no data and so cannot be left half-written by a panic.
 pub(super) fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Checks what a batch expects against rows as they are, by a writer that lets no other write meanwhile.
-pub(super) fn check_expectations(
-    batch: &Batch,
-    row: impl Fn(Table, &[u8]) -> Result<Option<Vec<u8>>, BackendError>,
-) -> Result<(), CommitError> {
-    for expected in batch.expectations() {
-        if row(expected.table, &expected.key)? != expected.value {
-            return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
-        }
-    }
-    Ok(())
 }
 
 /// Returns the key of a row in a database with one key space for all tables.

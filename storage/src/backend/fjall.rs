@@ -26,7 +26,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::{
     Backend, Row, Snapshot,
-    files::{self, caught, check_expectations, fsync, key_of, lock},
+    files::{self, caught, fsync, key_of, lock},
 };
 use crate::{BackendError, Batch, CommitError, Table};
 
@@ -122,7 +122,7 @@ impl Backend for FjallBackend {
             return Err(CommitError::Poisoned);
         }
         let view = self.view();
-        check_expectations(batch, |table, key| view.get(table, key))?;
+        batch.check_expectations(|table, key| view.get(table, key))?;
         drop(view);
         Ok(guarded("write a batch", || writes.commit()).inspect_err(|_| self.poison())?)
     }

@@ -39,12 +39,7 @@ impl Backend for MemoryBackend {
         batch.check_limits()?;
         // One lock over all tables, held from the expectations to the last write: that is the atomicity.
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for expected in batch.expectations() {
-            let found = tables.get(&expected.table).and_then(|rows| rows.get(&expected.key));
-            if found != expected.value.as_ref() {
-                return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
-            }
-        }
+        batch.check_expectations(|table, key| Ok(tables.get(&table).and_then(|rows| rows.get(key)).cloned()))?;
         for (table, key, value) in batch.writes() {
             let rows = tables.entry(table).or_default();
             match value {

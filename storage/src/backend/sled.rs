@@ -28,7 +28,7 @@ use std::{
 
 use super::{
     Backend, Row, Snapshot,
-    files::{self, caught, check_expectations, key_of, lock},
+    files::{self, caught, key_of, lock},
 };
 use crate::{BackendError, Batch, CommitError, Table};
 
@@ -128,7 +128,7 @@ impl Backend for SledBackend {
         if self.is_poisoned() {
             return Err(CommitError::Poisoned);
         }
-        check_expectations(batch, |table, key| self.get(table, key))?;
+        batch.check_expectations(|table, key| self.get(table, key))?;
         guarded("write a batch", || self.db.apply_batch(writes)).inspect_err(|_| self.poison())?;
         drop(writer);
         let bytes = batch.bytes() as u64;

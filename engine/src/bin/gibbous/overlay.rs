@@ -44,15 +44,10 @@ impl Backend for Overlay {
         batch.check_limits()?;
         let mut over = self.over.write().unwrap_or_else(PoisonError::into_inner);
         let under = self.under.snapshot()?;
-        for expected in batch.expectations() {
-            let found = match over.get(&(expected.table, expected.key.clone())) {
-                Some(written) => written.clone(),
-                None => under.get(expected.table, &expected.key)?,
-            };
-            if found != expected.value {
-                return Err(CommitError::Conflict { table: expected.table, key: expected.key.clone() });
-            }
-        }
+        batch.check_expectations(|table, key| match over.get(&(table, key.to_vec())) {
+            Some(written) => Ok(written.clone()),
+            None => under.get(table, key),
+        })?;
         for (table, key, value) in batch.writes() {
             over.insert((table, key.to_vec()), value.map(<[u8]>::to_vec));
         }

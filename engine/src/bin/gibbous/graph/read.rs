@@ -134,13 +134,14 @@ pub(super) fn read(
 fn known_events(room: &StoredRoom<'_>) -> Result<BTreeMap<EventNum, Known>, Error> {
     let mut known = BTreeMap::new();
     room.for_each_event(|StoredEvent { num, record, state }| {
-        let Some(kind) = Kind::of(&state.stage) else { return Ok(()) };
+        if Kind::of(&state.stage).is_none() {
+            return Ok(());
+        }
         let mut prevs = Vec::with_capacity(record.prev_events.len());
         for edge in &record.prev_events {
             prevs.extend(room.rows.edge_num(edge)?);
         }
         let is_outlier = matches!(state.stage, Stage::Outlier { .. });
-        debug_assert_ne!(kind, Kind::Missing, "it is stored");
         known.insert(num, Known { depth: record.depth, is_outlier, prevs });
         Ok(())
     })?;

@@ -160,22 +160,12 @@ fn need(state: &StateQuestion) -> String {
 
 /// Returns the current state as far as it is known, by key.
 fn state(room: &StoredRoom<'_>) -> Result<Vec<Cell>, Error> {
-    const PAGE: usize = 4_096;
-    let current = room.current()?;
     let mut cells = Vec::new();
-    let mut after = None;
-    loop {
-        let page = entries(&room.rows, &current, after, PAGE)?;
-        for entry in &page {
-            let record = room.rows.event_record(entry.event)?;
-            if let Some(key) = record.state_key.clone() {
-                let (event_type, state_key) = (key.event_type, key.state_key);
-                cells.push(Cell { event_type, state_key, event_id: record.event_id.clone() });
-            }
-        }
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.path),
-            _ => break,
+    for entry in entries(&room.rows, &room.current()?, None, usize::MAX)? {
+        let record = room.rows.event_record(entry.event)?;
+        if let Some(key) = record.state_key.clone() {
+            let (event_type, state_key) = (key.event_type, key.state_key);
+            cells.push(Cell { event_type, state_key, event_id: record.event_id.clone() });
         }
     }
     cells.sort_by(|a, b| (&a.event_type, &a.state_key).cmp(&(&b.event_type, &b.state_key)));
