@@ -333,7 +333,7 @@ impl Engine {
             slot.lost = Some((failed.num, cx.now_ms));
             self.read_lost(slot)?;
         }
-        self.inner.store.sync()?;
+        self.inner.store.sync_facts()?;
         // What was committed before it failed is told all the same.
         if let Some(room) = &mut slot.room {
             room.news.splice(0..0, news);

@@ -43,6 +43,7 @@ mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
 mod garbage;
+mod kept;
 mod keys;
 mod pages;
 mod rebuild;

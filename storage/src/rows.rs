@@ -82,10 +82,7 @@ pub trait RoomRows: Rows + NodeSource {
     /// If the backend fails or the row is damaged.
     fn id_row(&self, event_id: &EventId) -> Result<IdRow, StoreError> {
         let key = room_bytes_key(self.room(), event_id.as_bytes());
-        match self.row(Table::EventIds, &key)? {
-            None => Ok(IdRow::default()),
-            Some(bytes) => decode_row(Table::EventIds, &key, Kind::IdRow, &bytes),
-        }
+        id_row_of(&key, self.row(Table::EventIds, &key)?.as_deref())
     }
 
     /// Returns the number of a stored event, or `None` where no event of that ID is stored.
@@ -147,8 +144,7 @@ pub trait RoomRows: Rows + NodeSource {
     /// If the backend fails or the row is damaged.
     fn changed_state(&self, num: EventNum) -> Result<Option<EventState>, StoreError> {
         let key = room_seq_key(self.room(), LogSeq(num.0));
-        let row = self.row(Table::Events, &key)?;
-        row.map(|bytes| decode_row(Table::Events, &key, Kind::EventState, &bytes)).transpose()
+        event_state_of(&key, self.row(Table::Events, &key)?.as_deref())
     }
 
     /// Returns a stored event.
@@ -344,6 +340,16 @@ pub trait RoomRows: Rows + NodeSource {
             },
         }
     }
+}
+
+/// Reads what is known of an event ID from its row, if it has one.
+pub(crate) fn id_row_of(key: &[u8], row: Option<&[u8]>) -> Result<IdRow, StoreError> {
+    row.map_or(Ok(IdRow::default()), |bytes| decode_row(Table::EventIds, key, Kind::IdRow, bytes))
+}
+
+/// Reads what has changed of an event from its row, if it has one.
+pub(crate) fn event_state_of(key: &[u8], row: Option<&[u8]>) -> Result<Option<EventState>, StoreError> {
+    row.map(|bytes| decode_row(Table::Events, key, Kind::EventState, bytes)).transpose()
 }
 
 /// Reads the record of an event.

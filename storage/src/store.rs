@@ -17,6 +17,7 @@ use gibbous_codec::{
 use crate::{
     BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Snapshot, StoreError, Table,
     cache::Cache,
+    kept::KeptRows,
     keys::{decode_row, encode_row, invite_key, invites_prefix, room_bytes_key, room_prefix, room_seq_key},
     recover::{DamagedRooms, forget_number, recover, room_id_of},
     rows::{event_record_of, missing_event},
@@ -49,8 +50,11 @@ struct Shared {
     is_read_only: bool,
     nodes: Cache<(RoomNum, NodeHash), Arc<Node>>,
     events: Cache<(RoomNum, EventNum), Arc<EventRecord>>,
+    kept: KeptRows,
     /// Whether something was committed since the last sync began.
     is_written: AtomicBool,
+    /// Whether that was more than hints, which may be lost.
+    is_fact_written: AtomicBool,
     /// Whether something was committed that no sync has made durable; held while one is under way.
     is_ahead: Mutex<bool>,
     batches: AtomicU64,
@@ -70,7 +74,9 @@ impl Default for Shared {
             nodes: Cache::new(32 << 20),
             // Some 40,000 events with their PDUs.
             events: Cache::new(64 << 20),
+            kept: KeptRows::default(),
             is_written: AtomicBool::new(false),
+            is_fact_written: AtomicBool::new(false),
             is_ahead: Mutex::new(false),
             batches: AtomicU64::default(),
             rows: AtomicU64::default(),
@@ -238,20 +244,41 @@ impl Store {
         Txn::begin(self, room)
     }
 
+    /// Returns what writers leave to those that come after them.
+    pub(crate) fn kept(&self) -> &KeptRows {
+        &self.shared.kept
+    }
+
     /// Makes everything durable that was committed before; nothing is done where nothing was.
     ///
     /// # Errors
     ///
     /// If the backend fails; the store is poisoned then, and accepts nothing more ([`StoreError::Poisoned`]).
     pub fn sync(&self) -> Result<(), StoreError> {
+        self.sync_after(&self.shared.is_written)
+    }
+
+    /// Makes everything durable that was committed before, but for nothing more than hints: server keys and what is
+    /// known of questions cost a question when they are lost, and become durable with the next sync.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::sync`].
+    pub fn sync_facts(&self) -> Result<(), StoreError> {
+        self.sync_after(&self.shared.is_fact_written)
+    }
+
+    fn sync_after(&self, is_written: &AtomicBool) -> Result<(), StoreError> {
         // Who finds nothing to do may return only when the sync that did it has ended.
         let mut is_ahead = self.shared.is_ahead.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_poisoned() {
             return Err(StoreError::Poisoned);
         }
-        if !self.shared.is_written.swap(false, Ordering::AcqRel) && !*is_ahead {
+        if !is_written.load(Ordering::Acquire) && !*is_ahead {
             return Ok(());
         }
+        self.shared.is_written.swap(false, Ordering::AcqRel);
+        self.shared.is_fact_written.swap(false, Ordering::AcqRel);
         *is_ahead = true;
         self.backend.sync().map_err(|error| {
             self.poison();
@@ -308,7 +335,7 @@ impl Store {
         let value = encode_row(Table::ServerKeys, &key, Kind::ServerKeys, keys)?;
         let mut batch = Batch::new();
         batch.put(Table::ServerKeys, key, value);
-        self.write(&batch)
+        self.write_hint(&batch)
     }
 
     /// Returns the invites that are stored of a user, by room.
@@ -372,10 +399,10 @@ impl Store {
                 None => batch.delete(Table::Questions, key),
             }
             if batch.bytes() >= BATCH_ADVISED_MAX / 2 {
-                self.write(&std::mem::take(&mut batch))?;
+                self.write_hint(&std::mem::take(&mut batch))?;
             }
         }
-        if batch.rows() > 0 { self.write(&batch) } else { Ok(()) }
+        if batch.rows() > 0 { self.write_hint(&batch) } else { Ok(()) }
     }
 
     /// Stores how far the host has dealt with a room's updates. It is durable with the next sync.
@@ -392,6 +419,13 @@ impl Store {
     }
 
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.write_hint(batch)?;
+        self.shared.is_fact_written.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes what may be lost: see [`Store::sync_facts`].
+    fn write_hint(&self, batch: &Batch) -> Result<(), StoreError> {
         if self.shared.is_read_only {
             return Err(StoreError::ReadOnly);
         }

@@ -4,15 +4,16 @@
 use std::{cell::RefCell, collections::BTreeMap, mem, sync::Arc};
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, GroupRecord, Kind, LogRecord, LogSeq, NodeHash, RoomHead, RoomNum,
-    StateGroup, StateKey, entry_hash, path,
+    Edge, EventId, EventNum, EventRecord, EventState, GroupRecord, IdRow, Kind, LogRecord, LogSeq, NodeHash, RoomHead,
+    RoomNum, StateGroup, StateKey, entry_hash, path,
 };
 
 use crate::{
     Batch, Row, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, change_of},
+    kept::Kept,
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
-    rows::{RoomRows, Rows, event_record_of, missing_event},
+    rows::{RoomRows, Rows, event_record_of, event_state_of, id_row_of, missing_event},
     state_group::{self, Change, Node, NodeSink, NodeSource},
     store::Store,
 };
@@ -28,13 +29,11 @@ pub struct Txn<'s> {
     head: Option<RoomHead>,
     batch: Batch,
     nodes: BTreeMap<NodeHash, Arc<Node>>,
-    /// Rows of stored event IDs as they were read: most events of a room cite the same few.
-    ids: RefCell<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    /// Rows as they are stored. Should another writer have changed one since, the head row is another too, and the
+    /// commit a conflict.
+    kept: RefCell<Kept>,
     records: u64,
 }
-
-/// How many rows of event IDs a transaction keeps: half a MiB.
-const IDS_MAX: usize = 4_096;
 
 /// What a commit has made durable, or will with the next sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +50,7 @@ impl<'s> Txn<'s> {
     pub(crate) fn begin(store: &'s Store, room: RoomNum) -> Result<Self, StoreError> {
         let snapshot = store.backend().snapshot()?;
         let head_before = snapshot.get(Table::Head, &room_prefix(room))?;
+        let kept = RefCell::new(store.kept().take(room, head_before.as_ref()));
         let mut txn = Self {
             store,
             room,
@@ -59,7 +59,7 @@ impl<'s> Txn<'s> {
             head: None,
             batch: Batch::new(),
             nodes: BTreeMap::new(),
-            ids: RefCell::default(),
+            kept,
             records: 0,
         };
         let key = room_prefix(room);
@@ -209,8 +209,10 @@ impl<'s> Txn<'s> {
             let value = node.encode().map_err(|source| unwritable(Table::Nodes, &key, source))?;
             batch.put(Table::Nodes, key, value);
         }
+        let mut head_after = None;
         if let Some(head) = self.head.take() {
             let value = encode_row(Table::Head, &key, Kind::Head, &head)?;
+            head_after = Some(value.clone());
             batch.put(Table::Head, key.clone(), value);
             if self.head_before.is_none() {
                 self.head_before = Some(self.announce(&batch, &key, head)?);
@@ -220,6 +222,7 @@ impl<'s> Txn<'s> {
             batch.expect_equals(Table::Head, key, before);
         }
         self.store.write(&batch)?;
+        self.kept.get_mut().head = head_after;
         Ok(Committed { records: self.records, rows: batch.rows() as u64, bytes: batch.bytes() as u64 })
     }
 
@@ -238,30 +241,20 @@ impl<'s> Txn<'s> {
         Ok(value)
     }
 
-    /// Reads the row of an event ID as it is stored, or as it was when it was read before: should another writer have
-    /// changed it since, the head row is another too, and the commit a conflict.
-    fn stored_id(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        if let Some(row) = self.ids.borrow().get(key) {
-            return Ok(row.clone());
-        }
-        let row = self.snapshot.get(Table::EventIds, key)?;
-        let mut ids = self.ids.borrow_mut();
-        if ids.len() >= IDS_MAX {
-            ids.clear();
-        }
-        ids.insert(key.to_vec(), row.clone());
-        Ok(row)
-    }
-
     /// Drops everything that is staged.
     pub fn discard(self) {}
+}
+
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        self.store.kept().put(self.room, self.kept.take());
+    }
 }
 
 impl Rows for Txn<'_> {
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.batch.staged(table, key) {
             Some(value) => Ok(value.map(<[u8]>::to_vec)),
-            None if table == Table::EventIds => self.stored_id(key),
             None => Ok(self.snapshot.get(table, key)?),
         }
     }
@@ -291,6 +284,33 @@ impl RoomRows for Txn<'_> {
         Ok(self.head.clone())
     }
 
+    fn id_row(&self, event_id: &EventId) -> Result<IdRow, StoreError> {
+        if let Some(row) = self.kept.borrow().id(event_id) {
+            return Ok(row);
+        }
+        let key = room_bytes_key(self.room, event_id.as_bytes());
+        let staged = self.batch.staged(Table::EventIds, &key);
+        if let Some(row) = staged {
+            return id_row_of(&key, row);
+        }
+        let row = id_row_of(&key, self.snapshot.get(Table::EventIds, &key)?.as_deref())?;
+        self.kept.borrow_mut().keep_id(event_id, row);
+        Ok(row)
+    }
+
+    fn changed_state(&self, num: EventNum) -> Result<Option<EventState>, StoreError> {
+        if let Some(state) = self.kept.borrow().state(num) {
+            return Ok(state.clone());
+        }
+        let key = room_seq_key(self.room, num.into());
+        if let Some(row) = self.batch.staged(Table::Events, &key) {
+            return event_state_of(&key, row);
+        }
+        let state = event_state_of(&key, self.snapshot.get(Table::Events, &key)?.as_deref())?;
+        self.kept.borrow_mut().keep_state(num, &state);
+        Ok(state)
+    }
+
     fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
         // What is staged may yet be discarded, and its number given to another event: it is not kept.
         match self.batch.staged(Table::Log, &room_seq_key(self.room, num.into())) {
@@ -303,6 +323,7 @@ impl RoomRows for Txn<'_> {
 
 impl RoomRowsMut for Txn<'_> {
     fn write(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.kept.get_mut().forget(table, &key);
         match value {
             Some(value) => self.batch.put(table, key, value),
             None => self.batch.delete(table, key),

@@ -159,7 +159,7 @@ impl Room {
         verified: Vec<Pdu>,
         failed: Vec<Pdu>,
     ) -> Result<(), Error> {
-        self.store_outliers(cx, verified)?;
+        let mut stored = self.store_outliers(cx, verified)?;
         if let Some(pdu) = failed.iter().find(|pdu| pdu.event_id() == prev) {
             let mut txn = cx.store.txn(self.num)?;
             self.stage_unverifiable(&mut txn, pdu)?;
@@ -168,10 +168,10 @@ impl Room {
         let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
         self.loose.unverifiable.extend(unverifiable.iter().cloned());
         let rows = cx.store.snapshot(self.num)?;
-        let mut stored = BTreeSet::new();
         if let Some(fetch) = self.resync.fetch(prev) {
             for event_id in fetch.missing.keys() {
-                if is_stored(&rows, event_id)? || self.loose.without_auth_events.contains_key(event_id) {
+                let came = stored.contains(event_id) || self.loose.without_auth_events.contains_key(event_id);
+                if !came && is_stored(&rows, event_id)? {
                     stored.insert(event_id.clone());
                 }
             }
@@ -184,7 +184,9 @@ impl Room {
             }
         }
         drop(rows);
-        self.resync.handle_events(prev, from, asked, unverifiable, |event_id| stored.contains(event_id));
+        let loose = &self.loose.without_auth_events;
+        let came = |event_id: &EventId| stored.contains(event_id) || loose.contains_key(event_id);
+        self.resync.handle_events(prev, from, asked, unverifiable, came);
         self.resync.lacks_too(prev, lacking);
         self.proceed(cx, prev)?;
         self.advance(cx)

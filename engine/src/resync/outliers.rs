@@ -26,8 +26,8 @@ pub(crate) struct Loose {
 
 impl Room {
     /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept
-    /// until they are, or until the state that they were fetched for has been adopted.
-    pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<(), Error> {
+    /// until they are, or until the state that they were fetched for has been adopted. Returns those that are stored now.
+    pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<BTreeSet<OwnedEventId>, Error> {
         let mut txn = cx.store.txn(self.num)?;
         let mut pending = std::mem::take(&mut self.loose.without_auth_events);
         pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
@@ -40,7 +40,8 @@ impl Room {
         }
         pending.retain(|event_id, _| !stored.contains(event_id));
         self.loose.without_auth_events = pending;
-        self.commit(txn)
+        self.commit(txn)?;
+        Ok(stored)
     }
 
     /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.

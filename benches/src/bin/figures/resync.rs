@@ -61,8 +61,13 @@ pub(super) fn rows_per_event() -> Result<f64, String> {
         let (rows, bytes): (usize, usize) = (batches().map(Batch::rows).sum(), batches().map(Batch::bytes).sum());
         let syncs = of_phase().count() - batches().count();
         eprintln!("{phase:?}: {rows} rows of {bytes} bytes in {} batches, {syncs} syncs", batches().count());
+        let mut written: BTreeMap<Table, u64> = BTreeMap::new();
+        for (table, ..) in batches().flat_map(Batch::writes) {
+            *written.entry(table).or_default() += 1;
+        }
+        eprintln!("  written: {written:?}\n  read: {:?}", story.rows_read.get(&phase));
     }
-    eprintln!("{events} events; rows read: {:?}", story.rows_read);
+    eprintln!("{events} events");
     let rows: usize = story.ops.iter().filter_map(Op::batch).map(Batch::rows).sum();
     Ok(rows as f64 / events)
 }
@@ -116,7 +121,7 @@ pub(super) fn open_mid_resync_rows() -> Result<f64, String> {
     let counting = Arc::new(Counting::new(Arc::new(Told::shared()?.until_mid_resync(MemoryBackend::new())?)));
     let engine = Engine::open(counting.clone(), config()?, 0).map_err(|error| error.to_string())?;
     drop(engine);
-    let rows = counting.rows();
+    let rows = counting.take();
     eprintln!("rows read at opening: {rows:?}");
     Ok(rows.values().sum::<u64>() as f64)
 }
@@ -224,7 +229,7 @@ impl Round {
 struct Told {
     room: &'static Recorded,
     ops: Vec<Op>,
-    rows_read: BTreeMap<Table, u64>,
+    rows_read: BTreeMap<Phase, BTreeMap<Table, u64>>,
     end: MemoryBackend,
 }
 
@@ -235,8 +240,14 @@ impl Told {
             let room = Recorded::shared()?;
             let recorder = Arc::new(Recorder::default());
             let counting = Arc::new(Counting::new(recorder.clone()));
-            play(room, &Storage::Kept(counting.clone()), |phase| recorder.enter(phase))?;
-            Ok(Told { room, ops: recorder.take(), rows_read: counting.rows(), end: recorder.rows.clone() })
+            let mut rows_read: BTreeMap<Phase, BTreeMap<Table, u64>> = BTreeMap::new();
+            play(room, &Storage::Kept(counting.clone()), |phase| {
+                for (table, rows) in counting.take() {
+                    *rows_read.entry(recorder.phase()).or_default().entry(table).or_default() += rows;
+                }
+                recorder.enter(phase);
+            })?;
+            Ok(Told { room, ops: recorder.take(), rows_read, end: recorder.rows.clone() })
         };
         TOLD.get_or_init(tell).as_ref().map_err(Clone::clone)
     }

@@ -78,8 +78,12 @@ pub(super) struct Recorder {
 
 impl Recorder {
     fn keep(&self, batch: Option<Batch>) {
-        let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let phase = self.phase();
         self.ops.lock().unwrap_or_else(PoisonError::into_inner).push(Op { phase, batch });
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What comes belongs to this phase.
@@ -129,9 +133,9 @@ impl Counting {
         Self { backend, rows: Mutex::default() }
     }
 
-    /// Returns how many rows were read of each table.
-    pub(super) fn rows(&self) -> BTreeMap<Table, u64> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns how many rows were read of each table since this was asked last.
+    pub(super) fn take(&self) -> BTreeMap<Table, u64> {
+        std::mem::take(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn count(&self, table: Table, rows: usize) {

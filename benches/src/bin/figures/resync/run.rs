@@ -10,7 +10,7 @@ use gibbous::{
 use super::{super::clock::Clock, room::Recorded};
 
 /// What is being played.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     #[default]
     Join,

@@ -1,0 +1,94 @@
+//! Rows that a room's writer has read, kept in the form in which they are asked for again and again: event IDs, and how
+//! far events have come. Most events of a room cite the same few.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use gibbous_codec::{EventId, EventNum, EventState, IdRow, OwnedEventId, RoomNum};
+
+use crate::{Table, keys::seq_of};
+
+/// How many rows of each kind are kept of a room: half a MiB of each.
+const ROWS_MAX: usize = 4_096;
+
+/// How many rooms' rows are kept between transactions.
+const ROOMS_MAX: usize = 16;
+
+/// What a writer has read of one room. None of it is staged.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// The room's head row when this was so. Every commit to the room changes it, whoever makes it.
+    pub(crate) head: Option<Vec<u8>>,
+    ids: BTreeMap<OwnedEventId, IdRow>,
+    /// `None`: nothing has changed of the event since it was stored.
+    states: BTreeMap<EventNum, Option<EventState>>,
+}
+
+impl Kept {
+    pub(crate) fn id(&self, event_id: &EventId) -> Option<IdRow> {
+        self.ids.get(event_id).copied()
+    }
+
+    pub(crate) fn keep_id(&mut self, event_id: &EventId, row: IdRow) {
+        put(&mut self.ids, event_id.to_owned(), row);
+    }
+
+    pub(crate) fn state(&self, num: EventNum) -> Option<&Option<EventState>> {
+        self.states.get(&num)
+    }
+
+    pub(crate) fn keep_state(&mut self, num: EventNum, state: &Option<EventState>) {
+        // A better copy of an event may be as long as events may be.
+        if state.as_ref().is_none_or(|state| state.replaced_json.is_none()) {
+            put(&mut self.states, num, state.clone());
+        }
+    }
+
+    /// Another row has been staged, which may yet be discarded.
+    pub(crate) fn forget(&mut self, table: Table, key: &[u8]) {
+        match table {
+            Table::EventIds => {
+                let id = key.get(size_of::<u64>()..).and_then(|id| std::str::from_utf8(id).ok());
+                if let Some(event_id) = id.and_then(|id| <&EventId>::try_from(id).ok()) {
+                    self.ids.remove(event_id);
+                }
+            }
+            Table::Events => {
+                if let Ok(seq) = seq_of(table, key) {
+                    self.states.remove(&EventNum(seq.0));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn put<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, value: V) {
+    if rows.len() >= ROWS_MAX {
+        rows.clear();
+    }
+    rows.insert(key, value);
+}
+
+/// What the writers of rooms leave to those that come after them.
+#[derive(Debug, Default)]
+pub(crate) struct KeptRows(Mutex<BTreeMap<RoomNum, Kept>>);
+
+impl KeptRows {
+    /// Takes what was kept of a room whose head row is this.
+    pub(crate) fn take(&self, room: RoomNum, head: Option<&Vec<u8>>) -> Kept {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&room);
+        kept.filter(|kept| kept.head.as_ref() == head)
+            .unwrap_or_else(|| Kept { head: head.cloned(), ..Kept::default() })
+    }
+
+    pub(crate) fn put(&self, room: RoomNum, kept: Kept) {
+        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if rooms.len() >= ROOMS_MAX && !rooms.contains_key(&room) {
+            rooms.pop_first();
+        }
+        rooms.insert(room, kept);
+    }
+}

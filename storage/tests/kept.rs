@@ -1,0 +1,118 @@
+//! What a room's writer keeps of its reads from one transaction to the next is never stale, and what is only a hint is
+//! not worth a sync.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{ROOM, room};
+use gibbous_codec::{
+    EventId, EventNum, EventRecord, EventState, EventStatus, Judgement, LogRecord, OwnedEventId, RoomId, RoomOpened,
+    RoomVersionId, ServerKeysRow, ServerName, Stage,
+};
+use gibbous_storage::{Faulty, MemoryBackend, RoomRows, Store, Txn};
+
+fn id() -> OwnedEventId {
+    EventId::parse("$event").expect("an event ID")
+}
+
+/// Returns a store of a room that has been opened, no more.
+fn store(backend: &MemoryBackend) -> Store {
+    let store = common::open(backend);
+    let room_id = RoomId::parse(ROOM).expect("a room ID");
+    let num = store.number_room(&room_id).expect("the room is numbered");
+    let mut txn = store.txn(num).expect("memory can be read");
+    let opened = RoomOpened { room_id, room_version: RoomVersionId::V11 };
+    txn.stage(&LogRecord::RoomOpened(opened)).expect("it is the first record");
+    txn.commit().expect("memory can be written");
+    store
+}
+
+fn txn(store: &Store) -> Txn<'_> {
+    store.txn(room(store, ROOM)).expect("memory can be read")
+}
+
+fn stage(txn: &mut Txn<'_>) -> EventNum {
+    let record = EventRecord {
+        event_id: id(),
+        state_key: None,
+        depth: 1,
+        prev_events: Vec::new(),
+        auth_events: Vec::new(),
+        state: EventState::new(Stage::Waiting, None),
+        folded: None,
+        json: b"{}".to_vec(),
+    };
+    txn.stage_event(record).expect("nothing contradicts it")
+}
+
+fn stored_as(txn: &Txn<'_>) -> Option<EventNum> {
+    txn.event_num(&id()).expect("memory can be read")
+}
+
+#[test]
+fn an_event_that_was_not_stored_is_found_once_it_is() {
+    let store = store(&MemoryBackend::new());
+    let mut discarded = txn(&store);
+    assert_eq!(stored_as(&discarded), None);
+    let num = stage(&mut discarded);
+    assert_eq!(stored_as(&discarded), Some(num), "what is staged is read");
+    discarded.discard();
+    let mut committed = txn(&store);
+    assert_eq!(stored_as(&committed), None, "what was discarded is not");
+    stage(&mut committed);
+    committed.commit().expect("memory can be written");
+    assert_eq!(stored_as(&txn(&store)), Some(num));
+}
+
+#[test]
+fn what_another_store_writes_to_the_same_database_is_seen() {
+    let backend = MemoryBackend::new();
+    let (store, other) = (store(&backend), common::open(&backend));
+    assert_eq!(stored_as(&txn(&store)), None);
+    let mut theirs = txn(&other);
+    let num = stage(&mut theirs);
+    theirs.commit().expect("memory can be written");
+    assert_eq!(stored_as(&txn(&store)), Some(num));
+}
+
+#[test]
+fn a_changed_verdict_is_seen_once_it_is_committed() {
+    let store = store(&MemoryBackend::new());
+    let mut stores = txn(&store);
+    let num = stage(&mut stores);
+    stores.commit().expect("memory can be written");
+    let stage_of = |txn: &Txn<'_>| txn.stage_of(num).expect("memory can be read");
+    let outlier = Stage::Outlier { status: EventStatus::Accepted, provisional: false, states: None };
+    let judge = |txn: &mut Txn<'_>| {
+        let judgement = Judgement { event: num, was: None, state: EventState::new(outlier.clone(), None) };
+        txn.stage(&LogRecord::Judged(vec![judgement])).expect("nothing contradicts it");
+        assert_eq!(stage_of(txn), outlier, "what is staged is read");
+    };
+    let mut discarded = txn(&store);
+    assert_eq!(stage_of(&discarded), Stage::Waiting);
+    judge(&mut discarded);
+    discarded.discard();
+    let mut committed = txn(&store);
+    assert_eq!(stage_of(&committed), Stage::Waiting, "what was discarded is not");
+    judge(&mut committed);
+    committed.commit().expect("memory can be written");
+    assert_eq!(stage_of(&txn(&store)), outlier);
+}
+
+#[test]
+fn hints_alone_are_not_worth_a_sync_of_the_facts() {
+    let faulty = Faulty::new();
+    let store = Store::open(Arc::new(faulty.clone())).expect("the store opens");
+    let before = faulty.syncs();
+    let server = ServerName::parse("a.example").expect("a server name");
+    store.put_server_keys(&server, &ServerKeysRow::default()).expect("nothing fails");
+    store.sync_facts().expect("nothing fails");
+    assert_eq!(faulty.syncs(), before);
+    store.sync().expect("nothing fails");
+    assert_eq!(faulty.syncs(), before + 1);
+    let room_id = RoomId::parse(ROOM).expect("a room ID");
+    store.number_room(&room_id).expect("the room is numbered");
+    store.sync_facts().expect("nothing fails");
+    assert_eq!(faulty.syncs(), before + 2);
+}
