@@ -202,8 +202,7 @@ impl Room {
         let mut pdus = self.pdus_of_answer(cx, &response)?;
         // The events that were asked with may be told besides.
         pdus.truncate(cx.limits.backfill_limit as usize + PREV_EVENTS_MAX);
-        let batch = Batch::verify(cx, &self.memory.rules, Question::Backfill, from, None, pdus)?;
-        self.use_or_park(cx, batch)
+        self.verify_and_use(cx, Batch::new(Question::Backfill, from, None, pdus))
     }
 
     /// Takes the events of an answer that can be verified.

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeSet, mem};
 
-use gibbous_codec::{OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifyError};
+use gibbous_codec::{
+    OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifyError, verify,
+};
 
 use crate::{
     Error,
     questions::Writes,
     room::{Context, Question},
-    verify_pool::{servers_of, verify_all},
+    verify_pool::{map_in_turn, servers_of},
 };
 
 /// Events of one answer on their way through checks 2 and 3.
@@ -30,44 +32,70 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Takes the events of an answer, of which none has been verified.
+    pub(crate) fn new(question: Question, from: &ServerName, asked: Option<Vec<OwnedEventId>>, pdus: Vec<Pdu>) -> Self {
+        Self {
+            question,
+            from: from.to_owned(),
+            asked,
+            verified: Vec::new(),
+            unverified: pdus,
+            failed: Vec::new(),
+            awaited: BTreeSet::new(),
+        }
+    }
+
     /// Verifies the events of an answer as far as the keys are known.
     pub(crate) fn verify(
         cx: Context<'_>,
         rules: &RoomRules,
         question: Question,
         from: &ServerName,
-        asked: Option<Vec<OwnedEventId>>,
         pdus: Vec<Pdu>,
     ) -> Result<Self, Error> {
-        let mut batch = Self {
-            question,
-            from: from.to_owned(),
-            asked,
-            verified: Vec::with_capacity(pdus.len()),
-            unverified: pdus,
-            failed: Vec::new(),
-            awaited: BTreeSet::new(),
-        };
+        let mut batch = Self::new(question, from, None, pdus);
         batch.verify_rest(cx, rules)?;
         Ok(batch)
     }
 
-    fn verify_rest(&mut self, cx: Context<'_>, rules: &RoomRules) -> Result<(), Error> {
-        let pdus = std::mem::take(&mut self.unverified);
-        self.awaited.clear();
-        let keys = cx.keys.of(&servers_of(rules, &pdus))?;
-        let results = verify_all(rules, &pdus, &keys);
-        for (pdu, result) in pdus.into_iter().zip(results) {
-            match result {
-                Ok(verified) => self.verified.push(verified.into_pdu()),
-                Err(VerifyError::MissingKeys { servers }) if cx.keys.may_ask(&servers, cx.now_ms)? => {
-                    self.awaited.extend(servers);
-                    self.unverified.push(pdu);
-                }
-                Err(_) => self.failed.push(pdu),
-            }
-        }
+    /// Verifies what has not been verified yet, as far as the keys are known.
+    pub(crate) fn verify_rest(&mut self, cx: Context<'_>, rules: &RoomRules) -> Result<(), Error> {
+        let mut verified = mem::take(&mut self.verified);
+        self.verify_in_turn(cx, rules, |passed| {
+            verified.extend(passed);
+            Ok(())
+        })?;
+        self.verified = verified;
         Ok(())
+    }
+
+    /// Verifies what has not been verified yet, as far as the keys are known, and hands on what passes, in its order and
+    /// a piece at a time, while the next is verified.
+    pub(crate) fn verify_in_turn(
+        &mut self,
+        cx: Context<'_>,
+        rules: &RoomRules,
+        mut take: impl FnMut(Vec<Pdu>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Self { unverified, failed, awaited, .. } = self;
+        let pdus = mem::take(unverified);
+        awaited.clear();
+        let keys = cx.keys.of(&servers_of(rules, &pdus))?;
+        let check = |pdu: &Pdu| (pdu.clone(), verify(rules, pdu.clone(), &keys));
+        map_in_turn(pdus, check, |checked| {
+            let mut passed = Vec::with_capacity(checked.len());
+            for (pdu, result) in checked {
+                match result {
+                    Ok(verified) => passed.push(verified.into_pdu()),
+                    Err(VerifyError::MissingKeys { servers }) if cx.keys.may_ask(&servers, cx.now_ms)? => {
+                        awaited.extend(servers);
+                        unverified.push(pdu);
+                    }
+                    Err(_) => failed.push(pdu),
+                }
+            }
+            take(passed)
+        })
     }
 
     /// Returns the servers whose keys are to be asked for.
@@ -114,19 +142,14 @@ impl Parked {
         mem::take(&mut self.writes)
     }
 
-    /// A server's keys have come, or cannot be had: returns the answers that can be used now.
-    pub(crate) fn keys_answered(
-        &mut self,
-        cx: Context<'_>,
-        rules: &RoomRules,
-        server: &ServerName,
-    ) -> Result<Vec<Batch>, Error> {
+    /// A server's keys have come, or cannot be had: returns the answers that wait for no other, to be verified.
+    pub(crate) fn keys_answered(&mut self, server: &ServerName) -> Vec<Batch> {
         self.writes.push((QuestionKey::Keys(server.to_owned()), None));
         for batch in &mut self.batches {
-            batch.keys_answered(cx, rules, server)?;
+            batch.awaited.remove(server);
         }
-        let (done, waiting) = mem::take(&mut self.batches).into_iter().partition(Batch::is_done);
+        let (ready, waiting) = mem::take(&mut self.batches).into_iter().partition(Batch::is_done);
         self.batches = waiting;
-        Ok(done)
+        ready
     }
 }

@@ -376,6 +376,15 @@ impl Resync {
         self.changed.insert(prev.to_owned());
     }
 
+    /// Events of an answer have been stored before all of it can be used.
+    pub(crate) fn came(&mut self, prev: &EventId, stored: &BTreeSet<OwnedEventId>) {
+        if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {
+            for event_id in stored {
+                fetch.missing.remove(event_id);
+            }
+        }
+    }
+
     /// Further events are missing for a state that is being fetched.
     pub(crate) fn lacks_too(&mut self, prev: &EventId, lacking: BTreeSet<OwnedEventId>) {
         if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {

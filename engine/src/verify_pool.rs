@@ -1,15 +1,25 @@
 //! Checks 1 to 3 on all cores: results stand in the order of their input, whatever the number of threads.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
+
+use crossbeam::channel::{Receiver, Sender, bounded};
 
 use gibbous_codec::{KeySource, OwnedServerName, Pdu, RoomRules, VerifiedPdu, VerifyError, required_servers, verify};
 
 /// Below this many events a second thread costs more than it brings: starting one takes about as long as one check.
 const EVENTS_A_THREAD: usize = 8;
+
+/// How many items are handed on at a time while the next are worked on: about as many events as one batch holds.
+const PIECE: usize = 512;
+
+/// How many pieces may be under way: at 4 KiB an event 16 MiB.
+const PIECES_UNDER_WAY: usize = 8;
 
 /// Applies `work` to every item on all cores.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
@@ -50,6 +60,85 @@ pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) 
     chunks.into_iter().flat_map(|(_, chunk)| chunk).collect()
 }
 
+/// Applies `work` to every item on all cores and hands the results on, in the order of the items and a piece at a time,
+/// while the next pieces are worked on.
+///
+/// # Errors
+///
+/// What `take` says first; nothing more is handed on then.
+pub(crate) fn map_in_turn<T: Send + Sync, R: Send, E>(
+    items: Vec<T>,
+    work: impl Fn(&T) -> R + Sync,
+    mut take: impl FnMut(Vec<R>) -> Result<(), E>,
+) -> Result<(), E> {
+    if items.len() <= PIECE {
+        return take(map(&items, work));
+    }
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    // Neither channel is ever full: no more pieces are under way than each of them holds.
+    let (give, given) = bounded(PIECES_UNDER_WAY);
+    let (hand_in, handed_in) = bounded(PIECES_UNDER_WAY);
+    let done = thread::scope(|scope| {
+        for _ in 0..workers {
+            let (given, hand_in) = (given.clone(), hand_in.clone());
+            scope.spawn(|| work_off(given, hand_in, &work));
+        }
+        drop((given, hand_in));
+        // The workers end when `give` is dropped, at the latest with this call.
+        take_in_turn(items, give, &handed_in, take)
+    });
+    done.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// A part of what is worked on, and its place among the others.
+type Piece<T> = (usize, T);
+
+fn work_off<T, R>(
+    given: Receiver<Piece<Vec<T>>>,
+    hand_in: Sender<Piece<thread::Result<Vec<R>>>>,
+    work: &impl Fn(&T) -> R,
+) {
+    for (place, items) in given {
+        // A piece that is never handed in would be waited for forever.
+        let results = catch_unwind(AssertUnwindSafe(|| items.iter().map(work).collect()));
+        if hand_in.send((place, results)).is_err() {
+            return;
+        }
+    }
+}
+
+fn take_in_turn<T, R, E>(
+    items: Vec<T>,
+    give: Sender<Piece<Vec<T>>>,
+    handed_in: &Receiver<Piece<thread::Result<Vec<R>>>>,
+    mut take: impl FnMut(Vec<R>) -> Result<(), E>,
+) -> thread::Result<Result<(), E>> {
+    let mut items = items.into_iter();
+    let mut early = BTreeMap::new();
+    let (mut next_given, mut next_taken) = (0, 0);
+    loop {
+        while next_given - next_taken < PIECES_UNDER_WAY && items.len() > 0 {
+            let piece = items.by_ref().take(PIECE).collect();
+            give.send((next_given, piece)).expect("workers take pieces until no more are given");
+            next_given += 1;
+        }
+        if next_taken == next_given {
+            return Ok(Ok(()));
+        }
+        let results = loop {
+            if let Some(results) = early.remove(&next_taken) {
+                break results;
+            }
+            let (place, results) = handed_in.recv().expect("every piece that is given is handed in");
+            early.insert(place, results);
+        };
+        next_taken += 1;
+        if let Err(error) = take(results?) {
+            return Ok(Err(error));
+        }
+    }
+}
+
 /// Verifies events on all cores.
 pub(crate) fn verify_all(
     rules: &RoomRules,
@@ -82,4 +171,81 @@ pub(crate) fn verify_whole(rules: &RoomRules, pdu: Pdu, keys: &impl KeySource) -
 /// check.
 pub(crate) fn servers_of(rules: &RoomRules, pdus: &[Pdu]) -> BTreeSet<OwnedServerName> {
     pdus.iter().filter_map(|pdu| required_servers(rules, pdu).ok()).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets other threads work until they have come so far, or there are none that will.
+    fn give_way_until(is_so_far: impl Fn() -> bool) {
+        for _ in 0..10_000 {
+            if is_so_far() {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn results_are_handed_on_in_the_order_of_the_items() {
+        for len in [0, 1, PIECE, PIECE + 1, 20 * PIECE + 3] {
+            let mut taken = Vec::new();
+            let items: Vec<usize> = (0..len).collect();
+            // The first piece is done after others.
+            let done = AtomicUsize::new(0);
+            let work = |item: &usize| {
+                if *item == 0 {
+                    give_way_until(|| done.load(Ordering::SeqCst) > 2 * PIECE);
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+                item * 2
+            };
+            let done: Result<(), ()> = map_in_turn(items, work, |results| {
+                taken.extend(results);
+                Ok(())
+            });
+            assert_eq!((done, taken), (Ok(()), (0..len).map(|item| item * 2).collect()));
+        }
+    }
+
+    #[test]
+    fn nothing_more_is_handed_on_after_an_error() {
+        let mut pieces = 0;
+        let done = map_in_turn(
+            (0..10 * PIECE).collect(),
+            |item| *item,
+            |results: Vec<usize>| {
+                pieces += 1;
+                if results.contains(&(3 * PIECE)) { Err("the fourth") } else { Ok(()) }
+            },
+        );
+        assert_eq!((done, pieces), (Err("the fourth"), 4));
+    }
+
+    #[test]
+    #[should_panic(expected = "it cannot be worked on")]
+    fn a_panic_is_passed_on() {
+        let work = |item: &usize| assert_ne!(*item, 7 * PIECE, "it cannot be worked on");
+        let done: Result<(), ()> = map_in_turn((0..20 * PIECE).collect(), work, |_| Ok(()));
+        done.expect("no error, but a panic");
+    }
+
+    #[test]
+    fn no_more_pieces_are_under_way_than_may_be() {
+        let (begun, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let work = |_: &usize| {
+            begun.fetch_add(1, Ordering::SeqCst);
+        };
+        let mut taken = 0;
+        let done: Result<(), ()> = map_in_turn((0..40 * PIECE).collect(), work, |results| {
+            give_way_until(|| begun.load(Ordering::SeqCst) - taken >= PIECES_UNDER_WAY * PIECE);
+            most.fetch_max(begun.load(Ordering::SeqCst) - taken, Ordering::SeqCst);
+            taken += results.len();
+            Ok(())
+        });
+        assert_eq!(done, Ok(()));
+        let most = most.into_inner();
+        assert!((2 * PIECE..=PIECES_UNDER_WAY * PIECE).contains(&most), "{most}");
+    }
 }

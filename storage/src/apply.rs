@@ -24,6 +24,11 @@ pub(crate) trait RoomRowsMut: RoomRows + NodeSink {
 
     /// Puts the head row. Kept apart because it is written once a commit, however many records change it.
     fn set_head(&mut self, head: RoomHead);
+
+    /// Tells whether state events may cite an event that is not stored. It need not be right where it says yes.
+    fn may_be_cited(&self, _event_id: &EventId) -> Result<bool, StoreError> {
+        Ok(true)
+    }
 }
 
 /// How many holes of a partial join are named: at most 255 bytes each, they fit twice into a row.

@@ -2,16 +2,19 @@
 //! far events have come. Most events of a room cite the same few.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
 use gibbous_codec::{EventId, EventNum, EventState, IdRow, OwnedEventId, RoomNum};
 
-use crate::{Table, keys::seq_of};
+use crate::{Table, keys::seq_of, state_index::cited_id};
 
 /// How many rows of each kind are kept of a room: half a MiB of each.
 const ROWS_MAX: usize = 4_096;
+
+/// How many events are kept of those that are cited and not stored: at most a quarter of a MiB.
+pub(crate) const CITED_MAX: usize = 1_024;
 
 /// How many rooms' rows are kept between transactions.
 const ROOMS_MAX: usize = 16;
@@ -24,6 +27,17 @@ pub(crate) struct Kept {
     ids: BTreeMap<OwnedEventId, IdRow>,
     /// `None`: nothing has changed of the event since it was stored.
     states: BTreeMap<EventNum, Option<EventState>>,
+    cited: Cited,
+}
+
+/// The events that state events cite and that are not stored, and perhaps some that are no longer cited or missing.
+#[derive(Debug, Default)]
+enum Cited {
+    /// It has not been found out.
+    #[default]
+    Unknown,
+    These(BTreeSet<OwnedEventId>),
+    TooMany,
 }
 
 impl Kept {
@@ -46,9 +60,32 @@ impl Kept {
         }
     }
 
+    /// Tells whether state events may cite an event that is not stored; `None` where that has not been found out.
+    pub(crate) fn may_be_cited(&self, event_id: &EventId) -> Option<bool> {
+        match &self.cited {
+            Cited::Unknown => None,
+            Cited::These(cited) => Some(cited.contains(event_id)),
+            Cited::TooMany => Some(true),
+        }
+    }
+
+    /// Keeps all events that state events cite and that are not stored, unless there are too many.
+    pub(crate) fn keep_cited(&mut self, cited: impl IntoIterator<Item = OwnedEventId>) {
+        let cited: BTreeSet<OwnedEventId> = cited.into_iter().collect();
+        self.cited = if cited.len() > CITED_MAX { Cited::TooMany } else { Cited::These(cited) };
+    }
+
     /// Another row has been staged, which may yet be discarded.
-    pub(crate) fn forget(&mut self, table: Table, key: &[u8]) {
+    pub(crate) fn note_staged(&mut self, table: Table, key: &[u8]) {
         match table {
+            Table::Citations => {
+                if let (Cited::These(cited), Ok(event_id)) = (&mut self.cited, cited_id(key)) {
+                    cited.insert(event_id);
+                    if cited.len() > CITED_MAX {
+                        self.cited = Cited::TooMany;
+                    }
+                }
+            }
             Table::EventIds => {
                 let id = key.get(size_of::<u64>()..).and_then(|id| std::str::from_utf8(id).ok());
                 if let Some(event_id) = id.and_then(|id| <&EventId>::try_from(id).ok()) {

@@ -41,6 +41,9 @@ pub(crate) fn take_citations<W: RoomRowsMut>(
     num: EventNum,
     event: &EventRecord,
 ) -> Result<(), StoreError> {
+    if copy.is_none() && !rows.may_be_cited(&event.event_id)? {
+        return Ok(());
+    }
     let cited = copy.map_or_else(|| Edge::Unknown(event.event_id.clone()), Edge::Known);
     let (from, to) = (citations_prefix(rows.room(), &cited), citations_prefix(rows.room(), &Edge::Known(num)));
     for (key, value) in rows.rows(Table::Citations, &from, &from, usize::MAX)? {
@@ -61,10 +64,17 @@ pub(crate) fn take_citations<W: RoomRowsMut>(
 ///
 /// If the backend fails or a row is damaged.
 pub fn cited_and_missing<R: RoomRows>(rows: &R) -> Result<Vec<OwnedEventId>, StoreError> {
+    first_cited_and_missing(rows, usize::MAX)
+}
+
+/// Returns the first of these, at most so many.
+pub(crate) fn first_cited_and_missing<R: RoomRows>(rows: &R, max: usize) -> Result<Vec<OwnedEventId>, StoreError> {
     let prefix = [&rows.room().0.to_be_bytes()[..], b"$"].concat();
     let mut from = prefix.clone();
     let mut missing = Vec::new();
-    while let Some((key, _)) = rows.rows(Table::Citations, &prefix, &from, 1)?.first() {
+    while missing.len() < max
+        && let Some((key, _)) = rows.rows(Table::Citations, &prefix, &from, 1)?.first()
+    {
         let event_id = cited_id(key)?;
         // Behind the last row that the event can have.
         from = citations_prefix(rows.room(), &Edge::Unknown(event_id.clone()));
@@ -74,7 +84,8 @@ pub fn cited_and_missing<R: RoomRows>(rows: &R) -> Result<Vec<OwnedEventId>, Sto
     Ok(missing)
 }
 
-fn cited_id(key: &[u8]) -> Result<OwnedEventId, StoreError> {
+/// Returns the event that is not stored and that a row's key says is cited; an error where it is one that is stored.
+pub(crate) fn cited_id(key: &[u8]) -> Result<OwnedEventId, StoreError> {
     let mut reader = KeyReader::new(key);
     let event_id = reader.u64().and_then(|_room| reader.bytes_terminated()).ok();
     let event_id = event_id.and_then(|bytes| EventId::parse(std::str::from_utf8(&bytes).ok()?).ok());

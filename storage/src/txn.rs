@@ -11,10 +11,11 @@ use gibbous_codec::{
 use crate::{
     Batch, Row, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, change_of},
-    kept::Kept,
+    kept::{CITED_MAX, Kept},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
     rows::{RoomRows, Rows, event_record_of, event_state_of, id_row_of, missing_event},
     state_group::{self, Change, Node, NodeSink, NodeSource},
+    state_index::first_cited_and_missing,
     store::Store,
 };
 
@@ -323,7 +324,7 @@ impl RoomRows for Txn<'_> {
 
 impl RoomRowsMut for Txn<'_> {
     fn write(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
-        self.kept.get_mut().forget(table, &key);
+        self.kept.get_mut().note_staged(table, &key);
         match value {
             Some(value) => self.batch.put(table, key, value),
             None => self.batch.delete(table, key),
@@ -332,6 +333,16 @@ impl RoomRowsMut for Txn<'_> {
 
     fn set_head(&mut self, head: RoomHead) {
         self.head = Some(head);
+    }
+
+    fn may_be_cited(&self, event_id: &EventId) -> Result<bool, StoreError> {
+        if let Some(may_be) = self.kept.borrow().may_be_cited(event_id) {
+            return Ok(may_be);
+        }
+        let cited = first_cited_and_missing(self, CITED_MAX + 1)?;
+        let mut kept = self.kept.borrow_mut();
+        kept.keep_cited(cited);
+        Ok(kept.may_be_cited(event_id).unwrap_or(true))
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use common::{ROOM, room};
 use gibbous_codec::{
-    EventId, EventNum, EventRecord, EventState, EventStatus, Judgement, LogRecord, OwnedEventId, RoomId, RoomOpened,
-    RoomVersionId, ServerKeysRow, ServerName, Stage,
+    Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Judgement, LogRecord, OwnedEventId, RoomId,
+    RoomOpened, RoomVersionId, ServerKeysRow, ServerName, Stage, StateKey,
 };
-use gibbous_storage::{Faulty, MemoryBackend, RoomRows, Store, Txn};
+use gibbous_storage::{Faulty, MemoryBackend, RoomRows, StateEvents, Store, Txn, check};
 
 fn id() -> OwnedEventId {
     EventId::parse("$event").expect("an event ID")
@@ -98,6 +98,55 @@ fn a_changed_verdict_is_seen_once_it_is_committed() {
     judge(&mut committed);
     committed.commit().expect("memory can be written");
     assert_eq!(stage_of(&txn(&store)), outlier);
+}
+
+/// Stores a state event that cites others, stored or not.
+fn store_citing(store: &Store, name: &str, cites: &[OwnedEventId], commits: bool) -> EventNum {
+    let mut txn = txn(store);
+    let edges = cites.iter().map(|cited| txn.edge_to(cited).expect("memory can be read")).collect();
+    let stage = Stage::Outlier { status: EventStatus::Accepted, provisional: false, states: None };
+    let record = EventRecord {
+        event_id: named(name),
+        state_key: Some(StateKey::new("m.room.topic", name)),
+        depth: 1,
+        prev_events: Vec::new(),
+        auth_events: edges,
+        state: EventState::new(stage, None),
+        folded: None,
+        json: b"{}".to_vec(),
+    };
+    let num = txn.stage_event(record).expect("nothing contradicts it");
+    match commits {
+        true => drop(txn.commit().expect("memory can be written")),
+        false => txn.discard(),
+    }
+    num
+}
+
+fn named(name: &str) -> OwnedEventId {
+    EventId::parse(format!("${name}")).expect("an event ID")
+}
+
+fn citing(store: &Store, num: EventNum) -> Vec<EventNum> {
+    let rows = store.snapshot(room(store, ROOM)).expect("memory can be read");
+    let mut citing = StateEvents::citing(room(store, ROOM), &Edge::Known(num));
+    citing.next_page(&rows).expect("memory can be read").unwrap_or_default()
+}
+
+#[test]
+fn who_cited_an_event_before_it_came_is_found_by_its_number() {
+    let store = store(&MemoryBackend::new());
+    store_citing(&store, "first", &[], true);
+    store_citing(&store, "discarded", &[named("late"), named("later")], false);
+    let second = store_citing(&store, "second", &[named("late")], true);
+    let late = store_citing(&store, "late", &[], true);
+    assert_eq!(citing(&store, late), [second]);
+    // The same where more are missing than are kept in mind.
+    let many: Vec<_> = (0..1_500).map(|number| named(&format!("many{number}"))).collect();
+    let third = store_citing(&store, "third", &many, true);
+    let last = store_citing(&store, "many1499", &[], true);
+    assert_eq!(citing(&store, last), [third]);
+    assert_eq!(check(&store).expect("memory can be read").findings, []);
 }
 
 #[test]

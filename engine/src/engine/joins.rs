@@ -115,7 +115,7 @@ impl Engine {
         pdus.push(parsed.join.clone());
         // The question is for the keys alone; the batch never goes to the room.
         let question = Question::Keys { server: self.inner.config.our_server.clone() };
-        let batch = Batch::verify(cx, &parsed.rules, question, send_join.via, None, pdus)?;
+        let batch = Batch::verify(cx, &parsed.rules, question, send_join.via, pdus)?;
         if let Some(room) = &mut slot.room {
             for server in batch.awaited() {
                 room.ask_keys(server.clone());
@@ -151,7 +151,7 @@ impl Engine {
         let is_known = |pdu: &Pdu| joining.batch.verified.iter().any(|known| known.event_id() == pdu.event_id());
         pdus.retain(|pdu| !is_known(pdu));
         let rules = &joining.parsed.rules;
-        let mut batch = Batch::verify(cx, rules, Question::JoinAuthChain, from, None, pdus)?;
+        let mut batch = Batch::verify(cx, rules, Question::JoinAuthChain, from, pdus)?;
         batch.verified.append(&mut joining.batch.verified);
         joining.batch = batch;
         for server in joining.batch.awaited() {

@@ -71,9 +71,9 @@ impl Room {
 
     /// Returns those events that an open one cites of which it is to be found out first how they stand.
     fn unknown_cited(&self, txn: &Txn<'_>, num: EventNum, walk: &Walk) -> Result<Vec<EventNum>, Error> {
-        let (pdu, stage) = self.memory.events(txn).with_stage(num)?;
         let mut unknown = Vec::new();
-        if let Stage::Waiting | Stage::Outlier { provisional: true, .. } = stage {
+        if let Stage::Waiting | Stage::Outlier { provisional: true, .. } = txn.stage_of(num)? {
+            let (pdu, _) = self.memory.events(txn).with_stage(num)?;
             for event_id in rests_on(&self.memory.rules, &pdu) {
                 unknown.extend(txn.event_num(&event_id)?.filter(|cited| !walk.known.contains_key(cited)));
             }
@@ -83,8 +83,7 @@ impl Room {
 
     /// Returns how an event stands, where it is known of those that it cites itself.
     fn standing_by(&self, txn: &Txn<'_>, num: EventNum, walk: &mut Walk) -> Result<Standing, Error> {
-        let events = self.memory.events(txn);
-        let (pdu, stage) = events.with_stage(num)?;
+        let stage = txn.stage_of(num)?;
         match &stage {
             Stage::Unverified => {
                 let is_stuck = self.open.get(num).is_some_and(|event| event.is_stuck);
@@ -110,6 +109,8 @@ impl Room {
             }
             Stage::Waiting | Stage::Outlier { .. } | Stage::Dropped | Stage::History { .. } => {}
         }
+        let events = self.memory.events(txn);
+        let (pdu, _) = events.with_stage(num)?;
         let mut standing = Standing::Accepted;
         for event_id in rests_on(&self.memory.rules, &pdu) {
             let cited = match txn.event_num(&event_id)? {

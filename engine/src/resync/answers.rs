@@ -1,6 +1,9 @@
 //! Answers of the resync: what of them is wanted, checks 1 to 3, and what is lacking still.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use gibbous_codec::{EventId, EventNum, OwnedEventId, Pdu, RefusalReason, ServerName};
 use serde::Deserialize;
@@ -17,9 +20,11 @@ use crate::{
 
 /// The body of a `state` answer.
 #[derive(Deserialize)]
-struct StateBody {
-    pdus: Vec<Box<RawValue>>,
-    auth_chain: Vec<Box<RawValue>>,
+struct StateBody<'a> {
+    #[serde(borrow)]
+    pdus: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    auth_chain: Vec<&'a RawValue>,
 }
 
 impl Room {
@@ -90,7 +95,7 @@ impl Room {
         from: &ServerName,
         body: &[u8],
     ) -> Result<Result<(), RefusalReason>, Error> {
-        let state: StateBody = match serde_json::from_slice(body) {
+        let state: StateBody<'_> = match serde_json::from_slice(body) {
             Ok(state) => state,
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
@@ -111,8 +116,10 @@ impl Room {
         let Some(fetch) = self.resync.fetch(prev) else { return Ok(Vec::new()) };
         let own = self.parse_own(cx, &raw.collect::<Vec<_>>())?;
         let wanted = own.into_iter().filter(|pdu| fetch.lacks(pdu.event_id()));
-        let by_id: BTreeMap<OwnedEventId, Pdu> = wanted.map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
-        Ok(by_id.into_values().collect())
+        let mut wanted: Vec<Pdu> = by_id(wanted).into_values().collect();
+        // Mostly each comes after its auth events.
+        wanted.sort_by_key(Pdu::depth);
+        Ok(wanted)
     }
 
     fn verify_answer(
@@ -124,12 +131,35 @@ impl Room {
         pdus: Vec<Pdu>,
     ) -> Result<(), Error> {
         let question = Question::Resync { prev: prev.clone() };
-        let batch = Batch::verify(cx, &self.memory.rules, question, from, asked, pdus)?;
+        self.verify_and_use(cx, Batch::new(question, from, asked, pdus))
+    }
+
+    /// Verifies the events of an answer as far as the keys are known, and uses the answer once all of them are through
+    /// checks 2 and 3; else it waits for keys.
+    pub(crate) fn verify_and_use(&mut self, cx: Context<'_>, mut batch: Batch) -> Result<(), Error> {
+        let rules = self.memory.rules.clone();
+        match batch.question.clone() {
+            // Outliers mean nothing until a state is adopted: they are stored while the next are verified.
+            Question::Resync { prev } => {
+                let mut pending: BTreeMap<OwnedEventId, Pdu> = by_id(mem::take(&mut batch.verified));
+                batch.verify_in_turn(cx, &rules, |passed| {
+                    pending.extend(by_id(passed));
+                    let stored = self.store_outliers_of(cx, &mut pending)?;
+                    self.resync.came(&prev, &stored);
+                    Ok(())
+                })?;
+                batch.verified = pending.into_values().collect();
+            }
+            Question::AuthChain { .. }
+            | Question::Gap { .. }
+            | Question::Backfill
+            | Question::Keys { .. }
+            | Question::JoinAuthChain => batch.verify_rest(cx, &rules)?,
+        }
         self.use_or_park(cx, batch)
     }
 
-    /// Uses the events of an answer if all of them are through checks 2 and 3; else it waits for keys.
-    pub(crate) fn use_or_park(&mut self, cx: Context<'_>, batch: Batch) -> Result<(), Error> {
+    fn use_or_park(&mut self, cx: Context<'_>, batch: Batch) -> Result<(), Error> {
         if !batch.is_done() {
             for server in batch.awaited().clone() {
                 self.ask_keys(server);
@@ -207,4 +237,8 @@ impl Room {
         self.tell_rest(cx)?;
         self.save_questions(cx)
     }
+}
+
+fn by_id(pdus: impl IntoIterator<Item = Pdu>) -> BTreeMap<OwnedEventId, Pdu> {
+    pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect()
 }

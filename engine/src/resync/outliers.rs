@@ -28,19 +28,30 @@ impl Room {
     /// Stores events as outliers, each after its auth events. Those whose auth events are not stored are kept
     /// until they are, or until the state that they were fetched for has been adopted. Returns those that are stored now.
     pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<BTreeSet<OwnedEventId>, Error> {
-        let mut txn = cx.store.txn(self.num)?;
         let mut pending = std::mem::take(&mut self.loose.without_auth_events);
         pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        let stored = self.store_outliers_of(cx, &mut pending);
+        self.loose.without_auth_events = pending;
+        stored
+    }
+
+    /// Stores those of some events as outliers whose auth events are stored, or are among them; takes out and returns
+    /// these.
+    pub(crate) fn store_outliers_of(
+        &mut self,
+        cx: Context<'_>,
+        pending: &mut BTreeMap<OwnedEventId, Pdu>,
+    ) -> Result<BTreeSet<OwnedEventId>, Error> {
+        let mut txn = cx.store.txn(self.num)?;
         let mut stored = BTreeSet::new();
-        for pdu in in_auth_order(&self.memory.rules, &pending) {
+        for pdu in in_auth_order(&self.memory.rules, pending) {
             if self.store_outlier(&mut txn, pdu)? {
                 stored.insert(pdu.event_id().to_owned());
                 txn = self.commit_if_large(cx, txn)?;
             }
         }
-        pending.retain(|event_id, _| !stored.contains(event_id));
-        self.loose.without_auth_events = pending;
         self.commit(txn)?;
+        pending.retain(|event_id, _| !stored.contains(event_id));
         Ok(stored)
     }
 

@@ -36,8 +36,7 @@ impl Room {
                     Question::AuthChain { event } => pdus = self.auth_chain_among(cx, event, pdus)?,
                     _ => keep_deepest(&mut pdus, cx.limits.missing_events_limit as usize),
                 }
-                let batch = Batch::verify(cx, &self.memory.rules, question, from, None, pdus)?;
-                self.use_or_park(cx, batch)
+                self.verify_and_use(cx, Batch::new(question, from, None, pdus))
             }
             Question::Backfill => self.handle_backfill_answer(cx, from, response),
             Question::Keys { server } => self.keys_answered(cx, &server),
@@ -116,8 +115,8 @@ impl Room {
 
     /// A server's keys have come, or cannot be had.
     pub(crate) fn keys_answered(&mut self, cx: Context<'_>, server: &ServerName) -> Result<(), Error> {
-        for batch in self.parked.keys_answered(cx, &self.memory.rules, server)? {
-            self.use_or_park(cx, batch)?;
+        for batch in self.parked.keys_answered(server) {
+            self.verify_and_use(cx, batch)?;
         }
         self.reverify(cx)?;
         self.advance(cx)
