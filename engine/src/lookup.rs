@@ -9,7 +9,7 @@ use std::{
 use gibbous_codec::{Edge, EventId, EventNum, EventRecord, EventStatus, OwnedEventId, Pdu, RoomRules, Stage};
 use gibbous_storage::{RoomRows, StoredEvent};
 
-use crate::Error;
+use crate::{Error, resync::outliers::may_change};
 
 /// An event as the rules of authorisation and state resolution see it.
 #[derive(Clone, Debug)]
@@ -111,6 +111,8 @@ pub(crate) struct Events<'a, R: RoomRows> {
     pub(crate) cache: &'a PduCache,
     /// Those among the events that wait that nothing may rest on.
     pub(crate) condemned: &'a RefCell<BTreeSet<EventNum>>,
+    /// Where those are noted that are read and whose verdicts may still change.
+    pub(crate) unsettled: Option<&'a RefCell<BTreeSet<EventNum>>>,
 }
 
 impl<R: RoomRows> Events<'_, R> {
@@ -141,6 +143,9 @@ impl<R: RoomRows> EventSource for Events<'_, R> {
 
     fn by_num(&self, num: EventNum) -> Result<Arc<AuthEvent>, Error> {
         let (pdu, stage) = self.with_stage(num)?;
+        if let Some(unsettled) = self.unsettled.filter(|_| may_change(&stage)) {
+            unsettled.borrow_mut().insert(num);
+        }
         let is_rejected = is_rejected(&stage) || self.condemned.borrow().contains(&num);
         Ok(Arc::new(AuthEvent::new(pdu, is_rejected)))
     }

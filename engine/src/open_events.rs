@@ -202,6 +202,11 @@ impl OpenEvents {
         self.followed.add(num, prev_events);
     }
 
+    /// Returns which events an open event follows.
+    pub(crate) fn followed(&self, num: EventNum) -> impl Iterator<Item = &OwnedEventId> {
+        self.followed.to(num)
+    }
+
     /// Returns the open events that follow another.
     pub(crate) fn followers(&self, of_event: &EventId) -> impl Iterator<Item = (EventNum, &OpenEvent)> {
         self.followed.from(of_event).filter_map(|num| Some((num, self.events.get(&num)?)))

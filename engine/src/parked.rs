@@ -1,9 +1,10 @@
 //! Answers that cannot be used yet, because the keys of some servers are being asked for.
 
-use std::{collections::BTreeSet, mem};
+use std::{collections::BTreeSet, mem, slice};
 
 use gibbous_codec::{
-    OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifyError, verify,
+    OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifiedPdu, VerifyError,
+    verify,
 };
 
 use crate::{
@@ -29,6 +30,21 @@ pub(crate) struct Batch {
     /// Those that failed, or whose keys cannot be had.
     pub(crate) failed: Vec<Pdu>,
     awaited: BTreeSet<OwnedServerName>,
+}
+
+/// An event, and what checks 2 and 3 say of it.
+pub(crate) struct Checked {
+    pub(crate) pdu: Pdu,
+    result: Result<VerifiedPdu, VerifyError>,
+}
+
+impl Checked {
+    /// Verifies an event by the keys that are known.
+    pub(crate) fn new(cx: Context<'_>, rules: &RoomRules, pdu: Pdu) -> Result<Self, Error> {
+        let keys = cx.keys.of(&servers_of(rules, slice::from_ref(&pdu)))?;
+        let result = verify(rules, pdu.clone(), &keys);
+        Ok(Self { pdu, result })
+    }
 }
 
 impl Batch {
@@ -77,25 +93,36 @@ impl Batch {
         rules: &RoomRules,
         mut take: impl FnMut(Vec<Pdu>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Self { unverified, failed, awaited, .. } = self;
-        let pdus = mem::take(unverified);
-        awaited.clear();
-        let keys = cx.keys.of(&servers_of(rules, &pdus))?;
-        let check = |pdu: &Pdu| (pdu.clone(), verify(rules, pdu.clone(), &keys));
-        map_in_turn(pdus, check, |checked| {
-            let mut passed = Vec::with_capacity(checked.len());
-            for (pdu, result) in checked {
-                match result {
-                    Ok(verified) => passed.push(verified.into_pdu()),
-                    Err(VerifyError::MissingKeys { servers }) if cx.keys.may_ask(&servers, cx.now_ms)? => {
-                        awaited.extend(servers);
-                        unverified.push(pdu);
-                    }
-                    Err(_) => failed.push(pdu),
+        let pdus = mem::take(&mut self.unverified);
+        self.awaited.clear();
+        map_in_turn(
+            pdus,
+            |pdu| Checked::new(cx, rules, pdu.clone()),
+            |checked| {
+                let checked = checked.into_iter().collect::<Result<Vec<_>, _>>()?;
+                take(self.take_checked(cx, checked)?)
+            },
+        )
+    }
+
+    /// Takes events that have been checked, and returns those that have passed.
+    pub(crate) fn take_checked(
+        &mut self,
+        cx: Context<'_>,
+        checked: impl IntoIterator<Item = Checked>,
+    ) -> Result<Vec<Pdu>, Error> {
+        let mut passed = Vec::new();
+        for Checked { pdu, result } in checked {
+            match result {
+                Ok(verified) => passed.push(verified.into_pdu()),
+                Err(VerifyError::MissingKeys { servers }) if cx.keys.may_ask(&servers, cx.now_ms)? => {
+                    self.awaited.extend(servers);
+                    self.unverified.push(pdu);
                 }
+                Err(_) => self.failed.push(pdu),
             }
-            take(passed)
-        })
+        }
+        Ok(passed)
     }
 
     /// Returns the servers whose keys are to be asked for.

@@ -37,7 +37,7 @@ use crate::{
     view::LastIds,
 };
 
-pub(crate) use self::memory::RoomMemory;
+pub(crate) use self::memory::{Resolved, RoomMemory};
 use self::provisional::Provisional;
 
 /// What a room's writer is given with every call.

@@ -4,7 +4,10 @@
 use gibbous_codec::{EventNum, Stage, StateGroup, States};
 use gibbous_storage::{RoomRows, Txn};
 
-use crate::{Error, room::RoomMemory};
+use crate::{
+    Error,
+    room::{Resolved, RoomMemory},
+};
 
 /// The state after a prev event, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +46,28 @@ pub(crate) fn resolve_groups(
     txn: &mut Txn<'_>,
     groups: &[StateGroup],
 ) -> Result<StateGroup, Error> {
+    Ok(resolve_noting(memory, txn, groups)?.state)
+}
+
+/// The same, and says which events have been read for it whose verdicts may still change.
+pub(crate) fn resolve_noting(memory: &RoomMemory, txn: &mut Txn<'_>, groups: &[StateGroup]) -> Result<Resolved, Error> {
     let mut distinct = groups.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
     if let [] | [_] = distinct.as_slice() {
-        return Ok(distinct.first().copied().unwrap_or(StateGroup::EMPTY));
+        let state = distinct.first().copied().unwrap_or(StateGroup::EMPTY);
+        return Ok(Resolved { state, unsettled: Vec::new() });
     }
-    if let Some(result) = memory.resolved(&distinct) {
-        return Ok(result);
+    if let Some(resolved) = memory.resolved(&distinct) {
+        return Ok(resolved);
     }
+    memory.take_unsettled();
     let resolution = memory.resolver(txn).resolve(&distinct)?;
-    let result = txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?;
-    memory.remember_resolved(distinct, result);
-    Ok(result)
+    let unsettled = memory.take_unsettled();
+    let state = txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?;
+    let resolved = Resolved { state, unsettled };
+    memory.remember_resolved(distinct, resolved.clone());
+    Ok(resolved)
 }
 
 /// Returns the state after an event whose state before is known: with itself at its key, if it is an accepted state

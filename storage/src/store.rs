@@ -72,8 +72,8 @@ impl Default for Shared {
             is_read_only: false,
             // Some 90,000 nodes: two rooms of 100,000 members, or the inner nodes of twenty and some versions of each.
             nodes: Cache::new(32 << 20),
-            // Some 40,000 events with their PDUs.
-            events: Cache::new(64 << 20),
+            // Some 10,000 events with their PDUs.
+            events: Cache::new(16 << 20),
             kept: KeptRows::default(),
             is_written: AtomicBool::new(false),
             is_fact_written: AtomicBool::new(false),

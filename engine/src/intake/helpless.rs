@@ -239,15 +239,32 @@ impl Room {
     }
 
     fn waits_for_itself(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
+        self.leads_to(txn, num, num, |num| self.open.awaited(num).collect())
+    }
+
+    /// Tells whether an open event waits, or will, directly or over others, for another one: because it follows it, or
+    /// because it has looked.
+    pub(crate) fn waits_for(&self, txn: &Txn<'_>, num: EventNum, event_id: &EventId) -> Result<bool, Error> {
+        let Some(awaited) = txn.event_num(event_id)? else { return Ok(false) };
+        self.leads_to(txn, num, awaited, |num| self.open.followed(num).chain(self.open.awaited(num)).collect())
+    }
+
+    fn leads_to<'s>(
+        &'s self,
+        txn: &Txn<'_>,
+        from: EventNum,
+        to: EventNum,
+        step: impl Fn(EventNum) -> Vec<&'s OwnedEventId>,
+    ) -> Result<bool, Error> {
         let mut seen = BTreeSet::new();
-        let mut next = vec![num];
-        while let Some(waiting) = next.pop() {
-            for event_id in self.open.awaited(waiting) {
-                let awaited = txn.event_num(event_id)?;
-                if awaited == Some(num) {
+        let mut next = vec![from];
+        while let Some(num) = next.pop() {
+            for event_id in step(num) {
+                let num = txn.event_num(event_id)?;
+                if num == Some(to) {
                     return Ok(true);
                 }
-                next.extend(awaited.filter(|awaited| seen.insert(*awaited)));
+                next.extend(num.filter(|num| seen.insert(*num)));
             }
         }
         Ok(false)

@@ -15,7 +15,7 @@ use crate::{
     lookup::{AuthEvent, EventSource, Events, is_rejected, status_of},
     resync::finish::Tips,
     room::{Context, Room, RoomMemory},
-    state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
+    state::{StateAfter, resolve_groups, resolve_noting, stage_of, state_after, with_event},
 };
 
 /// How many passed events the record of an event names beside the event itself: at 255 bytes each, 4 KiB.
@@ -282,10 +282,26 @@ impl Room {
             Some(before) => blocked.known.push(before),
             None => self.states_after_prevs(txn, pdu, demand, &mut partial, &mut blocked)?,
         }
+        if blocked.is_empty() && demand == Demand::Full {
+            blocked.on_their_way = self.unsettled(txn, pdu, &blocked.known)?;
+        }
         if !blocked.is_empty() {
             return Ok(Assessment::Blocked(blocked));
         }
         self.verdict(txn, pdu, &blocked.known, blocked.rejected, partial).map(Assessment::Verdict)
+    }
+
+    /// Returns the events that the resolution of states reads before an event and whose verdicts may still change: what
+    /// has been told of states can be full while events that they rest on are partial. Those that wait for the event
+    /// itself are none of its past, whoever has told so.
+    fn unsettled(&self, txn: &mut Txn<'_>, pdu: &Pdu, states: &[StateGroup]) -> Result<Vec<OwnedEventId>, Error> {
+        let mut unsettled = Vec::new();
+        for num in resolve_noting(&self.memory, txn, states)?.unsettled {
+            if self.standing(txn, num)? == Standing::NotFinal && !self.waits_for(txn, num, pdu.event_id())? {
+                unsettled.push(txn.event_record(num)?.event_id.clone());
+            }
+        }
+        Ok(unsettled)
     }
 
     /// Judges an event by checks 4 and 5 against the states after its prev events. `rejected` are its auth events that

@@ -12,10 +12,12 @@ use serde_json::value::RawValue;
 use crate::{
     Error, RequestKind, Response,
     auth::rests_on,
-    parked::Batch,
+    parked::{Batch, Checked},
+    partial_join::is_create,
     resync::StateIds,
     room::{Context, Question, Room},
     state::is_stored,
+    verify_pool::map_in_turn,
 };
 
 /// The body of a `state` answer.
@@ -41,14 +43,11 @@ impl Room {
             (RequestKind::StateIds { .. }, Response::Body(body)) => self.handle_state_ids(cx, prev, from, &body)?,
             (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, &body)?,
             (RequestKind::Events { event_ids }, Response::Events(answers)) => {
-                let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok());
-                let pdus = self.wanted_pdus(cx, prev, raw)?;
-                self.verify_answer(cx, prev, from, Some(event_ids), pdus)?;
-                Ok(())
+                let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok()).collect();
+                Ok(self.take_state_events(cx, prev, from, Some(event_ids), raw)?)
             }
             (RequestKind::Events { event_ids }, _) => {
-                self.verify_answer(cx, prev, from, Some(event_ids), Vec::new())?;
-                Ok(())
+                Ok(self.take_state_events(cx, prev, from, Some(event_ids), Vec::new())?)
             }
             (_, Response::Failed(error)) => Err(error.into()),
             (_, Response::Events(_) | Response::Body(_)) => {
@@ -99,39 +98,64 @@ impl Room {
             Ok(state) => state,
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
-        let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes());
-        let pdus = self.wanted_pdus(cx, prev, raw)?;
-        self.verify_answer(cx, prev, from, None, pdus)?;
+        let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes()).collect();
+        self.take_state_events(cx, prev, from, None, raw)?;
         Ok(Ok(()))
     }
 
-    /// Parses those PDUs of an answer that the state lacks. What was not asked for, belongs to another room or is no
-    /// event is passed over.
-    fn wanted_pdus<'r>(
-        &self,
-        cx: Context<'_>,
-        prev: &EventId,
-        raw: impl Iterator<Item = &'r [u8]>,
-    ) -> Result<Vec<Pdu>, Error> {
-        let Some(fetch) = self.resync.fetch(prev) else { return Ok(Vec::new()) };
-        let own = self.parse_own(cx, &raw.collect::<Vec<_>>())?;
-        let wanted = own.into_iter().filter(|pdu| fetch.lacks(pdu.event_id()));
-        let mut wanted: Vec<Pdu> = by_id(wanted).into_values().collect();
-        // Mostly each comes after its auth events.
-        wanted.sort_by_key(Pdu::depth);
-        Ok(wanted)
-    }
-
-    fn verify_answer(
+    /// Takes the events of an answer through checks 1 to 3 as far as the keys are known, and uses the answer once all of
+    /// them are through; else it waits for keys. What was not asked for, belongs to another room or is no event is
+    /// passed over.
+    fn take_state_events(
         &mut self,
         cx: Context<'_>,
         prev: &OwnedEventId,
         from: &ServerName,
         asked: Option<Vec<OwnedEventId>>,
-        pdus: Vec<Pdu>,
+        mut raw: Vec<&[u8]>,
     ) -> Result<(), Error> {
-        let question = Question::Resync { prev: prev.clone() };
-        self.verify_and_use(cx, Batch::new(question, from, asked, pdus))
+        let mut batch = Batch::new(Question::Resync { prev: prev.clone() }, from, asked, Vec::new());
+        if let Some(fetch) = self.resync.fetch(prev) {
+            let wanted: BTreeSet<OwnedEventId> = fetch.missing().cloned().collect();
+            let (rules, room_id) = (self.memory.rules.clone(), self.id.clone());
+            let check = |json: &&[u8]| {
+                let pdu = Pdu::parse(&rules, json).ok();
+                let pdu = pdu.filter(|pdu| pdu.room_id() == room_id && wanted.contains(pdu.event_id()));
+                pdu.map(|pdu| Checked::new(cx, &rules, pdu)).transpose()
+            };
+            // Mostly each comes after its auth events then.
+            raw.sort_by_cached_key(|json| depth_of(json));
+            let mut pending = BTreeMap::new();
+            map_in_turn(raw, check, |checked| {
+                let mut own = Vec::with_capacity(checked.len());
+                for checked in checked {
+                    let Some(checked) = checked? else { continue };
+                    let pdu = &checked.pdu;
+                    if !is_create(pdu) || !self.is_other_create(&cx.store.snapshot(self.num)?, pdu)? {
+                        own.push(checked);
+                    }
+                }
+                let passed = batch.take_checked(cx, own)?;
+                self.store_in_turn(cx, prev, &mut pending, passed)
+            })?;
+            batch.verified = pending.into_values().collect();
+        }
+        self.use_or_park(cx, batch)
+    }
+
+    /// Stores events of a state as outliers while the next are verified: they mean nothing until a state is adopted. Those
+    /// that rest on others that are not stored are pending.
+    fn store_in_turn(
+        &mut self,
+        cx: Context<'_>,
+        prev: &EventId,
+        pending: &mut BTreeMap<OwnedEventId, Pdu>,
+        passed: Vec<Pdu>,
+    ) -> Result<(), Error> {
+        pending.extend(passed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        let stored = self.store_outliers_of(cx, pending)?;
+        self.resync.came(prev, &stored);
+        Ok(())
     }
 
     /// Verifies the events of an answer as far as the keys are known, and uses the answer once all of them are through
@@ -139,15 +163,11 @@ impl Room {
     pub(crate) fn verify_and_use(&mut self, cx: Context<'_>, mut batch: Batch) -> Result<(), Error> {
         let rules = self.memory.rules.clone();
         match batch.question.clone() {
-            // Outliers mean nothing until a state is adopted: they are stored while the next are verified.
             Question::Resync { prev } => {
-                let mut pending: BTreeMap<OwnedEventId, Pdu> = by_id(mem::take(&mut batch.verified));
-                batch.verify_in_turn(cx, &rules, |passed| {
-                    pending.extend(by_id(passed));
-                    let stored = self.store_outliers_of(cx, &mut pending)?;
-                    self.resync.came(&prev, &stored);
-                    Ok(())
-                })?;
+                let verified = mem::take(&mut batch.verified);
+                let mut pending = BTreeMap::new();
+                self.store_in_turn(cx, &prev, &mut pending, verified)?;
+                batch.verify_in_turn(cx, &rules, |passed| self.store_in_turn(cx, &prev, &mut pending, passed))?;
                 batch.verified = pending.into_values().collect();
             }
             Question::AuthChain { .. }
@@ -195,9 +215,15 @@ impl Room {
             self.stage_unverifiable(&mut txn, pdu)?;
             self.commit(txn)?;
         }
-        let unverifiable: Vec<_> = failed.iter().map(|pdu| pdu.event_id().to_owned()).collect();
-        self.loose.unverifiable.extend(unverifiable.iter().cloned());
         let rows = cx.store.snapshot(self.num)?;
+        let mut unverifiable = Vec::new();
+        for event_id in failed.iter().map(Pdu::event_id) {
+            // Another copy of it may have passed.
+            if !is_stored(&rows, event_id)? {
+                unverifiable.push(event_id.to_owned());
+            }
+        }
+        self.loose.unverifiable.extend(unverifiable.iter().cloned());
         if let Some(fetch) = self.resync.fetch(prev) {
             for event_id in fetch.missing.keys() {
                 let came = stored.contains(event_id) || self.loose.without_auth_events.contains_key(event_id);
@@ -239,6 +265,11 @@ impl Room {
     }
 }
 
-fn by_id(pdus: impl IntoIterator<Item = Pdu>) -> BTreeMap<OwnedEventId, Pdu> {
-    pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect()
+/// Reads the depth of an event; what has none is no event, and comes last.
+fn depth_of(json: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Depth {
+        depth: u64,
+    }
+    serde_json::from_slice(json).map_or(u64::MAX, |Depth { depth }| depth)
 }

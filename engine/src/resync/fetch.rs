@@ -152,9 +152,9 @@ impl Fetch {
         self.is_state_in_flight || !self.in_flight.is_empty()
     }
 
-    /// Tells whether an event belongs to the state and is missing.
-    pub(crate) fn lacks(&self, event_id: &EventId) -> bool {
-        self.missing.contains_key(event_id)
+    /// Returns the events of the state that are missing.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.missing.keys()
     }
 
     pub(super) fn poll(&mut self, prev: &EventId, servers: &[OwnedServerName], limits: &Limits, asks: &mut Vec<Ask>) {

@@ -22,12 +22,22 @@ pub(crate) struct RoomMemory {
     pub(crate) pdus: PduCache,
     pub(crate) edges: AuthEdges,
     /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
-    resolved: RefCell<BTreeMap<Vec<StateGroup>, StateGroup>>,
+    resolved: RefCell<BTreeMap<Vec<StateGroup>, Resolved>>,
+    /// The events that resolution has read since it was last looked here, and whose verdicts may still change.
+    unsettled: RefCell<BTreeSet<EventNum>>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on
     /// them.
     condemned: RefCell<BTreeSet<EventNum>>,
     /// What the verdicts under partial state rest on, as far as they were found since the room was opened.
     grounds: RefCell<BTreeMap<OwnedEventId, Grounds>>,
+}
+
+/// What states were resolved to.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) state: StateGroup,
+    /// The events that were read and whose verdicts may still change.
+    pub(crate) unsettled: Vec<EventNum>,
 }
 
 impl RoomMemory {
@@ -37,17 +47,24 @@ impl RoomMemory {
             pdus: PduCache::new(limits.cached_pdus_max),
             edges: AuthEdges::default(),
             resolved: RefCell::default(),
+            unsettled: RefCell::default(),
             condemned: RefCell::default(),
             grounds: RefCell::default(),
         }
     }
 
     pub(crate) fn resolver<'a, R: RoomRows>(&'a self, rows: &'a R) -> Resolver<'a, R> {
-        Resolver { events: self.events(rows), edges: &self.edges }
+        let events = Events { unsettled: Some(&self.unsettled), ..self.events(rows) };
+        Resolver { events, edges: &self.edges }
+    }
+
+    /// Returns the events that resolution has read since this was asked last, and whose verdicts may still change.
+    pub(crate) fn take_unsettled(&self) -> Vec<EventNum> {
+        self.unsettled.take().into_iter().collect()
     }
 
     pub(crate) fn events<'a, R: RoomRows>(&'a self, rows: &'a R) -> Events<'a, R> {
-        Events { rows, rules: &self.rules, cache: &self.pdus, condemned: &self.condemned }
+        Events { rows, rules: &self.rules, cache: &self.pdus, condemned: &self.condemned, unsettled: None }
     }
 
     /// An event that waits in vain fails check 4.
@@ -95,19 +112,19 @@ impl RoomMemory {
     }
 
     /// Returns what states were resolved to, if they were since a verdict last changed.
-    pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<StateGroup> {
-        self.resolved.borrow().get(groups).copied()
+    pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<Resolved> {
+        self.resolved.borrow().get(groups).cloned()
     }
 
     /// Remembers what states were resolved to.
-    pub(crate) fn remember_resolved(&self, groups: Vec<StateGroup>, result: StateGroup) {
+    pub(crate) fn remember_resolved(&self, groups: Vec<StateGroup>, resolved: Resolved) {
         /// At 40 bytes a group and some groups a resolution, 200 KB.
         const RESOLUTIONS_MAX: usize = 1_000;
-        let mut resolved = self.resolved.borrow_mut();
-        if resolved.len() >= RESOLUTIONS_MAX {
-            resolved.pop_first();
+        let mut remembered = self.resolved.borrow_mut();
+        if remembered.len() >= RESOLUTIONS_MAX {
+            remembered.pop_first();
         }
-        resolved.insert(groups, result);
+        remembered.insert(groups, resolved);
     }
 
     /// A verdict has changed, or groups that were staged were not committed.

@@ -5,7 +5,7 @@ use gibbous::{
     RoomVersionId, StateKey,
     gibbous_codec::{Kind, LogRecord, decode},
     gibbous_storage::Table,
-    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, Reply, S, S2, Storage, Story},
+    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
 
@@ -264,6 +264,42 @@ fn a_server_that_leaves_out_auth_events_does_not_make_holes() {
     assert_eq!(story.holes(), Some(vec![]));
     let join = story.join.clone();
     assert_eq!(story.state_before(&join).len(), story.room.state_before(&join).len());
+}
+
+/// Puts a copy of each event whose signatures do not hold beside it.
+fn with_forged_copies(body: &mut Value, forged_first: bool) {
+    for list in ["pdus", "auth_chain"] {
+        let Some(events) = body[list].as_array_mut() else { continue };
+        *events = std::mem::take(events)
+            .into_iter()
+            .flat_map(|event| {
+                let mut forged = event.clone();
+                let servers = forged["signatures"].as_object_mut().into_iter().flat_map(|servers| servers.values_mut());
+                for signature in servers.filter_map(|keys| keys.as_object_mut()).flat_map(|keys| keys.values_mut()) {
+                    *signature = json!("A".repeat(86));
+                }
+                if forged_first { [forged, event] } else { [event, forged] }
+            })
+            .collect();
+    }
+}
+
+#[test]
+fn of_two_copies_of_an_event_in_one_answer_the_true_one_counts() {
+    for version in &NEWEST_VERSIONS {
+        for edit in [|body: &mut _| with_forged_copies(body, true), |body: &mut _| with_forged_copies(body, false)] {
+            let mut story = Story::joined_with(version, &[], |room| {
+                room.join(ELSIE).send();
+            });
+            story.servers.be_honest();
+            story.servers.set_all(Asked::State, Reply::Edited(edit));
+            story.restart();
+            story.run();
+            assert!(!story.view().is_partial(), "{:?}", story.view().resync());
+            assert_eq!(story.holes(), Some(vec![]));
+            assert_eq!(&story.state_before(&story.join), story.room.state_before(&story.join));
+        }
+    }
 }
 
 #[test]
