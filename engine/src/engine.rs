@@ -14,7 +14,7 @@ mod slot;
 mod updates;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,11 +22,11 @@ use std::{
     task::Waker,
 };
 
-use gibbous_codec::{EventId, OwnedRoomId, OwnedServerName, RoomId, RoomRules};
+use gibbous_codec::{EventId, OwnedRoomId, OwnedServerName, RoomHead, RoomId, RoomNum, RoomRules};
 use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
 
 use crate::{
-    Error, Explanation, Limits, RoomView,
+    Error, Explanation, Limits, RoomView, UpdatePosition,
     keys::KeyRing,
     requests::Requests,
     room::{Context, Room},
@@ -101,6 +101,8 @@ struct Inner {
     keys: KeyRing,
     rooms: Mutex<BTreeMap<OwnedRoomId, Arc<Mutex<Slot>>>>,
     damaged: Mutex<BTreeMap<String, Arc<Error>>>,
+    /// The partial rooms that have not been read since the engine was opened.
+    unread: Mutex<BTreeSet<OwnedRoomId>>,
     requests: Mutex<Requests>,
     updates: Mutex<UpdateQueue>,
     wakers: Mutex<Vec<Waker>>,
@@ -129,6 +131,7 @@ impl Engine {
             config,
             rooms: Mutex::default(),
             damaged: Mutex::default(),
+            unread: Mutex::default(),
             requests: Mutex::default(),
             updates: Mutex::default(),
             wakers: Mutex::default(),
@@ -143,21 +146,33 @@ impl Engine {
             engine.set_damaged(damage.room.clone(), StoreError::from(damage).into());
         }
         for (room_id, num) in engine.inner.store.rooms()? {
-            match Room::open(engine.context(now_ms), num) {
-                Ok(Some(room)) => {
-                    engine.inner.store.sync()?;
-                    let slot = engine.slot(&room_id);
-                    let mut slot = engine.enter(&slot);
-                    engine.tell_again(&room)?;
-                    slot.room = Some(room);
-                    engine.publish(&room_id, &mut slot);
-                }
-                Ok(None) => {}
+            match engine.take_up(&room_id, num, now_ms) {
+                Err(Error::DamagedRoom { .. }) => {}
                 Err(error) if error.is_of_one_room() => engine.set_damaged(room_id.to_string(), error),
-                Err(error) => return Err(error),
+                taken_up => taken_up?,
             }
         }
         Ok(engine)
+    }
+
+    /// Takes up a stored room. One that is partial is read when something is first asked of it: there may be much of it
+    /// that is open.
+    fn take_up(&self, room_id: &RoomId, num: RoomNum, now_ms: u64) -> Result<(), Error> {
+        let rows = self.inner.store.snapshot(num)?;
+        let Some(head) = rows.head()? else { return Ok(()) };
+        if RoomRules::of(&head.room_version).is_none() {
+            return Err(Error::UnknownRoomVersion(head.room_version));
+        }
+        self.tell_again(room_id, &rows, &head)?;
+        let slot = self.slot(room_id);
+        let mut slot = self.enter(&slot);
+        slot.unread = Some((num, now_ms));
+        if head.partial.is_some() {
+            lock(&self.inner.unread).insert(room_id.to_owned());
+            return Ok(());
+        }
+        self.read(room_id, &mut slot)?;
+        self.settle(self.context(now_ms), room_id, &mut slot, Ok(()))
     }
 
     /// Forgets a room and everything that is stored of it. Answers that are still on their way find nothing.
@@ -174,7 +189,8 @@ impl Engine {
             self.set_join_status(joining.ticket, JoinStatus::Unknown);
         }
         slot.room = None;
-        slot.lost = None;
+        slot.unread = None;
+        lock(&self.inner.damaged).remove(room_id.as_str());
         lock(&self.inner.requests).forget(room_id);
         lock(&self.inner.updates).forget(room_id);
         self.wake_for_requests();
@@ -196,7 +212,7 @@ impl Engine {
         self.refuse_damaged(room_id)?;
         let Some(slot) = self.known_slot(room_id) else { return Ok(Collected::default()) };
         let mut slot = self.enter(&slot);
-        self.read_lost(&mut slot)?;
+        self.read(room_id, &mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(Collected::default()) };
         room.collect_garbage(&self.inner.store)
     }
@@ -210,7 +226,7 @@ impl Engine {
         self.refuse_damaged(room_id)?;
         let Some(slot) = self.known_slot(room_id) else { return Ok(None) };
         let mut slot = self.enter(&slot);
-        self.read_lost(&mut slot)?;
+        self.read(room_id, &mut slot)?;
         let view = match &mut slot.room {
             Some(room) => room.view(self.context(0))?,
             None => None,
@@ -303,7 +319,7 @@ impl Engine {
         let unknown = || Error::UnknownRoom(room_id.to_owned());
         let slot = self.known_slot(room_id).ok_or_else(unknown)?;
         let mut slot = self.enter(&slot);
-        self.read_lost(&mut slot)?;
+        self.read(room_id, &mut slot)?;
         let room = slot.room.as_mut().ok_or_else(unknown)?;
         if self.inner.store.snapshot(room.num)?.head()?.is_none() {
             // Nothing is stored of it yet: its first join is in progress.
@@ -330,8 +346,8 @@ impl Engine {
             news = std::mem::take(&mut failed.news);
             // Views share it with the writer that failed, and what that one had staged was not committed.
             failed.forget_members();
-            slot.lost = Some((failed.num, cx.now_ms));
-            self.read_lost(slot)?;
+            slot.unread = Some((failed.num, cx.now_ms));
+            self.read(room_id, slot)?;
         }
         self.inner.store.sync_facts()?;
         // What was committed before it failed is told all the same.
@@ -343,12 +359,11 @@ impl Engine {
     }
 
     /// Tells again what the host was told of a room, or was not, and has not dealt with.
-    fn tell_again(&self, room: &Room) -> Result<(), Error> {
-        let Some(position) = room.acknowledged else { return Ok(()) };
-        let Some(head) = self.inner.store.snapshot(room.num)?.head()? else { return Ok(()) };
+    fn tell_again<R: RoomRows>(&self, room_id: &RoomId, rows: &R, head: &RoomHead) -> Result<(), Error> {
+        let Some(position) = rows.acknowledged()?.map(UpdatePosition::from) else { return Ok(()) };
         let mut updates = lock(&self.inner.updates);
         let records = head.next_seq.saturating_sub(position.seq.0);
-        updates.resume(&room.id, position, records, self.inner.config.limits.updates_max);
+        updates.resume(room_id, position, records, self.inner.config.limits.updates_max);
         Ok(())
     }
 

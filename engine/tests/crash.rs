@@ -4,10 +4,10 @@
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use gibbous::{
-    Config, Engine, Error, EventId, EventStage, JoinStatus, OwnedEventId, Request, Response, RoomVersionId, SendJoin,
-    StateMap,
+    Config, Engine, Error, EventId, EventStage, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId,
+    OwnedServerName, Request, Response, RoomVersionId, SendJoin, ServerName, StateMap,
     gibbous_storage::{
-        BackendError, Fault, Faulty, RoomRows, Step, Store, StoreError, Survives, Table, check, rebuild,
+        BackendError, Batch, Fault, Faulty, RoomRows, Step, Store, StoreError, Survives, Table, check, rebuild,
     },
     testing::{CHARLIE, DEREK, ELSIE, Host, NEWEST_VERSIONS, RoomBuilder, S, S2, Storage, Story, US},
 };
@@ -276,7 +276,7 @@ fn a_damaged_room_is_named_and_the_others_go_on() {
     // The head row at opening, or a row that the room's writer reads.
     for table in [Table::Head, Table::Servers] {
         let damaged = faulty.restart(Survives::Live);
-        let mut batch = gibbous::gibbous_storage::Batch::new();
+        let mut batch = Batch::new();
         let mut key = 1_u64.to_be_bytes().to_vec();
         if table == Table::Servers {
             key.extend(0_u64.to_be_bytes());
@@ -300,6 +300,54 @@ fn a_damaged_room_is_named_and_the_others_go_on() {
 }
 
 #[test]
+fn a_partial_room_is_read_when_something_is_asked_of_it_and_named_then_where_it_is_damaged() {
+    let backend = MemoryBackend::new();
+    let version = RoomVersionId::V11;
+    let storage = Storage::Memory(backend.clone());
+    let story = Story::with(&version, &[], |_| {}, storage, Limits::default()).join_held();
+    let room_id = story.room.id().to_owned();
+    let hello = story.room.json(&story.create).as_bytes().to_vec();
+    assert!(story.view().is_partial());
+    drop(story);
+    let open = |backend: &MemoryBackend| {
+        let config = Config::new(OwnedServerName::try_from(US).expect("a server name"));
+        Engine::open(Arc::new(backend.clone()), config, 0).expect("the engine opens")
+    };
+    // It goes on by itself.
+    let engine = open(&backend);
+    assert_eq!(engine.poll_timeout(), Some(0));
+    assert!(engine.poll_request(0).expect("the store works").is_some());
+    assert_ne!(engine.poll_timeout(), Some(0));
+    drop(engine);
+    let mut batch = Batch::new();
+    let key = [1_u64.to_be_bytes(), 0_u64.to_be_bytes()].concat();
+    batch.put(Table::Servers, key, b"nonsense".to_vec());
+    gibbous::Backend::commit(&backend, &batch).expect("it can be written");
+    for by_itself in [true, false] {
+        let engine = open(&backend);
+        assert!(engine.damaged_rooms().is_empty());
+        if by_itself {
+            engine.handle_timeout(0).expect("one room's damage is not the engine's trouble");
+            assert_ne!(engine.poll_timeout(), Some(0));
+        }
+        let origin = <&ServerName>::try_from(S).expect("a server name");
+        let receipts = engine.receive(origin, &[&hello], 0).expect("the store works");
+        assert!(
+            matches!(&receipts[0].outcome, Outcome::Refused(failure) if failure.code == FailureCode::DamagedRoom),
+            "{receipts:?}"
+        );
+        let named = engine.damaged_rooms();
+        assert_eq!((named.len(), named[0].room.as_str()), (1, room_id.as_str()));
+        assert!(named[0].why.to_string().contains("servers"), "{}", named[0].why);
+    }
+    let engine = open(&backend);
+    assert!(matches!(engine.room(&room_id), Err(Error::DamagedRoom { .. })));
+    engine.purge(&room_id).expect("it can be purged");
+    assert!(engine.damaged_rooms().is_empty());
+    assert!(engine.room(&room_id).expect("it is gone").is_none());
+}
+
+#[test]
 fn a_room_rebuilt_from_any_part_of_its_log_can_be_opened_and_goes_on() {
     let script = script(&RoomVersionId::V11);
     let whole = Faulty::new();
@@ -310,7 +358,7 @@ fn a_room_rebuilt_from_any_part_of_its_log_can_be_opened_and_goes_on() {
     };
     for (seq, (key, _)) in log(&whole).into_iter().enumerate().skip(1) {
         let damaged = whole.restart(Survives::Live);
-        let mut batch = gibbous::gibbous_storage::Batch::new();
+        let mut batch = Batch::new();
         batch.put(Table::Log, key, b"nonsense".to_vec());
         gibbous::Backend::commit(&damaged, &batch).expect("it can be written");
         let from = Store::open_read_only(Arc::new(damaged)).expect("it can be looked at");

@@ -16,6 +16,7 @@ impl Engine {
     ///
     /// If the store fails.
     pub fn poll_request(&self, now_ms: u64) -> Result<Option<Request>, Error> {
+        self.read_unread()?;
         Ok(lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms))
     }
 
@@ -45,6 +46,9 @@ impl Engine {
     /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
     /// before.
     pub fn poll_timeout(&self) -> Option<u64> {
+        if !lock(&self.inner.unread).is_empty() {
+            return Some(0);
+        }
         let mut next = lock(&self.inner.requests).next_deadline();
         let mut is_unverified = false;
         for (_, slot) in self.slots() {
@@ -79,9 +83,9 @@ impl Engine {
     pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
         let cx = self.context(now_ms);
         cx.keys.handle_timeout(now_ms);
-        let overdue = lock(&self.inner.requests).overdue(now_ms);
         // A room in trouble does not keep the others from what is due.
-        let mut done = Ok(());
+        let mut done = self.read_unread();
+        let overdue = lock(&self.inner.requests).overdue(now_ms);
         for in_flight in overdue {
             done = done.and(self.answer(in_flight, Response::Failed(RequestError::Timeout), now_ms));
         }
@@ -104,7 +108,7 @@ impl Engine {
         }
         let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
         let mut slot = self.enter(&slot);
-        self.read_lost(&mut slot)?;
+        self.read(&room_id, &mut slot)?;
         if question == Question::JoinAuthChain {
             let answered = self.join_auth_chain_answered(cx, &room_id, &mut slot, &destination, response);
             return self.settle(cx, &room_id, &mut slot, answered);

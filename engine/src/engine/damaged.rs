@@ -1,5 +1,4 @@
-//! Rooms that cannot be used: those that could not be opened, and those whose writer failed and has yet to be read
-//! anew.
+//! Rooms that cannot be used, or not yet: those that are damaged, and those that have yet to be read.
 
 use std::sync::Arc;
 
@@ -18,7 +17,8 @@ pub struct DamagedRoom {
 }
 
 impl Engine {
-    /// Returns the rooms that could not be opened: their rows are damaged, or they are of a version that is not known.
+    /// Returns the rooms that could not be opened: their rows are damaged, or they are of a version that is not known. Of
+    /// a partial room more than its head row is read when something is first asked of it, or the engine is polled.
     ///
     /// What arrives for them is refused ([`FailureCode::DamagedRoom`](crate::FailureCode::DamagedRoom)). They can be purged, and `gibbous rebuild` makes a store
     /// anew from what their logs still hold.
@@ -48,12 +48,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads a room anew whose writer was dropped. Until that succeeds nobody is told that the room is not known.
-    pub(super) fn read_lost(&self, slot: &mut Slot) -> Result<(), Error> {
-        if let Some((num, now_ms)) = slot.lost {
-            slot.room = Room::open(self.context(now_ms), num)?;
-            slot.lost = None;
+    /// Reads a room whose writer has yet to be read. Until that succeeds nobody is told that the room is not known.
+    pub(super) fn read(&self, room_id: &RoomId, slot: &mut Slot) -> Result<(), Error> {
+        let Some((num, now_ms)) = slot.unread else { return Ok(()) };
+        match Room::open(self.context(now_ms), num) {
+            Ok(room) => slot.room = room,
+            Err(error) if error.is_of_one_room() => {
+                self.set_damaged(room_id.to_string(), error);
+                return self.refuse_damaged(room_id);
+            }
+            Err(error) => return Err(error),
         }
+        slot.unread = None;
         Ok(())
+    }
+
+    /// Reads the partial rooms that have not been read since the engine was opened: their resync goes on. One that is
+    /// damaged does not keep the others from it.
+    pub(super) fn read_unread(&self) -> Result<(), Error> {
+        let unread = std::mem::take(&mut *lock(&self.inner.unread));
+        let mut done = Ok(());
+        for room_id in unread {
+            let Some(slot) = self.known_slot(&room_id) else { continue };
+            let mut slot = self.enter(&slot);
+            let Some((_, now_ms)) = slot.unread else { continue };
+            match self.read(&room_id, &mut slot) {
+                Err(Error::DamagedRoom { .. }) => {}
+                read => done = done.and(self.settle(self.context(now_ms), &room_id, &mut slot, read)),
+            }
+        }
+        done
     }
 }

@@ -93,7 +93,7 @@ impl Engine {
         let ticket = JoinTicket(self.inner.next_join.fetch_add(1, Ordering::Relaxed));
         let slot = self.slot(send_join.room_id);
         let mut slot = self.enter(&slot);
-        self.read_lost(&mut slot)?;
+        self.read(send_join.room_id, &mut slot)?;
         if slot.joining.is_some() {
             self.set_join_status(ticket, JoinStatus::Failed(JoinError::JoinInProgress));
             return Ok(ticket);

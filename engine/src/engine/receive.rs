@@ -58,7 +58,10 @@ impl Engine {
         if let Some(joining) = &mut slot.joining {
             return Ok(joining.queue(origin, pdus, &self.inner.config.limits));
         }
-        self.read_lost(&mut slot)?;
+        match self.read(room_id, &mut slot) {
+            Err(Error::DamagedRoom { .. }) => return refuse(FailureCode::DamagedRoom),
+            read => read?,
+        }
         let Some(room) = &mut slot.room else { return refuse(FailureCode::UnknownRoom) };
         let cx = self.context(now_ms);
         let rules = &room.memory.rules;

@@ -251,7 +251,7 @@ impl Engine {
         self.refuse_damaged(room_id)?;
         let slot = self.slot(room_id);
         let mut slot = self.enter(&slot);
-        self.read_lost(&mut slot)?;
+        self.read(room_id, &mut slot)?;
         if slot.room.is_some() || slot.joining.is_some() {
             return Ok(Err(exists()));
         }

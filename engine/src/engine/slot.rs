@@ -14,8 +14,9 @@ use crate::room::Room;
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) room: Option<Room>,
-    /// The room's number, where its writer was dropped after a failure and could not be read anew.
-    pub(super) lost: Option<(RoomNum, u64)>,
+    /// The room's number, where its writer has yet to be read: since the engine was opened, or anew after a failure; and
+    /// the time then.
+    pub(super) unread: Option<(RoomNum, u64)>,
     pub(super) joining: Option<Joining>,
     /// Whether there is something to poll that was not there before.
     pub(super) has_news: bool,

@@ -31,6 +31,7 @@ impl Engine {
     ///
     /// If the store fails, or a room is damaged. What could not be read is tried again; the other rooms have their turns.
     pub fn poll_update(&self) -> Result<Option<Update>, Error> {
+        self.read_unread()?;
         let mut updates = lock(&self.inner.updates);
         loop {
             if let Some(update) = updates.pop() {
