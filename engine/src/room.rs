@@ -132,6 +132,11 @@ pub(crate) struct Room {
     pub(crate) rounds_before_set_aside: u32,
 }
 
+/// Tells whether what is staged has reached the size of a batch that suits every backend.
+pub(crate) fn is_large(txn: &Txn<'_>) -> bool {
+    txn.bytes() >= BATCH_ADVISED_MAX / 2
+}
+
 /// What a room has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -282,7 +287,7 @@ impl Room {
 
     /// Commits what is staged and begins anew when a batch has reached the size that suits every backend.
     pub(crate) fn commit_if_large<'s>(&mut self, cx: Context<'s>, txn: Txn<'s>) -> Result<Txn<'s>, Error> {
-        if txn.bytes() < BATCH_ADVISED_MAX / 2 {
+        if !is_large(&txn) {
             return Ok(txn);
         }
         self.commit(txn)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gibbous_codec::{EventNum, EventState, EventStatus, OwnedEventId, Pdu, RoomRules, Stage, States};
+use gibbous_codec::{EventNum, EventState, EventStatus, LogSeq, OwnedEventId, Pdu, RoomRules, Stage, States};
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     intake::{helpless::Standing, place::decide},
     lookup::AuthEvent,
     resync::adopt::unverifiable,
-    room::{Context, Room},
+    room::{Context, Room, is_large},
     state::{stage_of, with_event},
 };
 
@@ -44,15 +44,32 @@ impl Room {
     ) -> Result<BTreeSet<OwnedEventId>, Error> {
         let mut txn = cx.store.txn(self.num)?;
         let mut stored = BTreeSet::new();
+        let mut outliers = 0;
         for pdu in in_auth_order(&self.memory.rules, pending) {
+            let next = txn.next_seq();
             if self.store_outlier(&mut txn, pdu)? {
                 stored.insert(pdu.event_id().to_owned());
-                txn = self.commit_if_large(cx, txn)?;
+                outliers += u64::from(txn.next_seq() == LogSeq(next.0 + 1));
+            }
+            if is_large(&txn) {
+                self.commit_outliers(txn, std::mem::take(&mut outliers))?;
+                txn = cx.store.txn(self.num)?;
             }
         }
-        self.commit(txn)?;
+        self.commit_outliers(txn, outliers)?;
         pending.retain(|event_id, _| !stored.contains(event_id));
         Ok(stored)
+    }
+
+    /// Commits so many outliers, and what else may have come of them. Of outliers the host is told nothing.
+    fn commit_outliers(&mut self, mut txn: Txn<'_>, outliers: u64) -> Result<(), Error> {
+        self.settle_redactions(&mut txn)?;
+        let from = txn.first_seq();
+        let records = txn.commit()?.records;
+        if records > outliers {
+            self.news.push((from, records));
+        }
+        Ok(())
     }
 
     /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
