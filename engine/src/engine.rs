@@ -14,7 +14,7 @@ mod slot;
 mod updates;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,22 +22,25 @@ use std::{
     task::Waker,
 };
 
-use gibbous_codec::{EventId, OwnedRoomId, OwnedServerName, RoomHead, RoomId, RoomNum, RoomRules};
+use gibbous_codec::{EventId, OwnedRoomId, OwnedServerName, RoomId, RoomNum, RoomRules};
 use gibbous_storage::{Backend, Collected, RoomRows, Store, StoreError};
 
 use crate::{
-    Error, Explanation, Limits, RoomView, UpdatePosition,
+    Error, Explanation, Limits, RoomView,
     keys::KeyRing,
     requests::Requests,
     room::{Context, Room},
     update_queue::UpdateQueue,
 };
 
-use self::slot::{Slot, SlotGuard};
 pub use self::{
     damaged::DamagedRoom,
     joins::{JoinStatus, JoinTicket},
     updates::FullState,
+};
+use self::{
+    damaged::UnreadRooms,
+    slot::{Slot, SlotGuard, Unread},
 };
 
 /// What an engine is given when it is opened.
@@ -101,8 +104,7 @@ struct Inner {
     keys: KeyRing,
     rooms: Mutex<BTreeMap<OwnedRoomId, Arc<Mutex<Slot>>>>,
     damaged: Mutex<BTreeMap<String, Arc<Error>>>,
-    /// The partial rooms that have not been read since the engine was opened.
-    unread: Mutex<BTreeSet<OwnedRoomId>>,
+    unread: Mutex<UnreadRooms>,
     requests: Mutex<Requests>,
     updates: Mutex<UpdateQueue>,
     wakers: Mutex<Vec<Waker>>,
@@ -158,21 +160,20 @@ impl Engine {
     /// Takes up a stored room. One that is partial is read when something is first asked of it: there may be much of it
     /// that is open.
     fn take_up(&self, room_id: &RoomId, num: RoomNum, now_ms: u64) -> Result<(), Error> {
-        let rows = self.inner.store.snapshot(num)?;
-        let Some(head) = rows.head()? else { return Ok(()) };
+        let Some(head) = self.inner.store.snapshot(num)?.head()? else { return Ok(()) };
         if RoomRules::of(&head.room_version).is_none() {
             return Err(Error::UnknownRoomVersion(head.room_version));
         }
-        self.tell_again(room_id, &rows, &head)?;
         let slot = self.slot(room_id);
         let mut slot = self.enter(&slot);
-        slot.unread = Some((num, now_ms));
-        if head.partial.is_some() {
-            lock(&self.inner.unread).insert(room_id.to_owned());
-            return Ok(());
+        slot.unread = Some(Unread { num, since_ms: now_ms, is_new: true });
+        if head.partial.is_none() {
+            return self.read(room_id, &mut slot);
         }
-        self.read(room_id, &mut slot)?;
-        self.settle(self.context(now_ms), room_id, &mut slot, Ok(()))
+        let mut unread = lock(&self.inner.unread);
+        unread.rooms.insert(room_id.to_owned());
+        unread.is_due = true;
+        Ok(())
     }
 
     /// Forgets a room and everything that is stored of it. Answers that are still on their way find nothing.
@@ -190,11 +191,12 @@ impl Engine {
         }
         slot.room = None;
         slot.unread = None;
-        lock(&self.inner.damaged).remove(room_id.as_str());
+        lock(&self.inner.unread).rooms.remove(room_id);
         lock(&self.inner.requests).forget(room_id);
         lock(&self.inner.updates).forget(room_id);
         self.wake_for_requests();
         self.inner.store.purge(room_id)?;
+        lock(&self.inner.damaged).remove(room_id.as_str());
         Ok(())
     }
 
@@ -346,7 +348,7 @@ impl Engine {
             news = std::mem::take(&mut failed.news);
             // Views share it with the writer that failed, and what that one had staged was not committed.
             failed.forget_members();
-            slot.unread = Some((failed.num, cx.now_ms));
+            slot.unread = Some(Unread { num: failed.num, since_ms: cx.now_ms, is_new: false });
             self.read(room_id, slot)?;
         }
         self.inner.store.sync_facts()?;
@@ -359,11 +361,12 @@ impl Engine {
     }
 
     /// Tells again what the host was told of a room, or was not, and has not dealt with.
-    fn tell_again<R: RoomRows>(&self, room_id: &RoomId, rows: &R, head: &RoomHead) -> Result<(), Error> {
-        let Some(position) = rows.acknowledged()?.map(UpdatePosition::from) else { return Ok(()) };
+    fn tell_again(&self, room: &Room) -> Result<(), Error> {
+        let Some(position) = room.acknowledged else { return Ok(()) };
+        let Some(head) = self.inner.store.snapshot(room.num)?.head()? else { return Ok(()) };
         let mut updates = lock(&self.inner.updates);
         let records = head.next_seq.saturating_sub(position.seq.0);
-        updates.resume(room_id, position, records, self.inner.config.limits.updates_max);
+        updates.resume(&room.id, position, records, self.inner.config.limits.updates_max);
         Ok(())
     }
 
@@ -397,7 +400,10 @@ impl Engine {
     }
 
     fn slots(&self) -> Vec<(OwnedRoomId, Arc<Mutex<Slot>>)> {
-        lock(&self.inner.rooms).iter().map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect()
+        let damaged = lock(&self.inner.damaged).clone();
+        let rooms = lock(&self.inner.rooms);
+        let sound = rooms.iter().filter(|(room_id, _)| !damaged.contains_key(room_id.as_str()));
+        sound.map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect()
     }
 }
 

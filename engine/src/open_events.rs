@@ -49,6 +49,8 @@ pub(crate) struct OpenEvents {
     order: BTreeMap<OrderKey, EventNum>,
     /// What each event waits for.
     awaited: Links,
+    /// Which events' verdicts it waits for that it neither follows nor cites, but the states before it rest on.
+    settling: Links,
     /// How many events wait without a verdict.
     waiting: usize,
     /// Events that something they waited for has happened to.
@@ -141,6 +143,7 @@ impl OpenEvents {
             }
         }
         self.awaited.remove(num);
+        self.settling.remove(num);
     }
 
     pub(crate) fn get(&self, num: EventNum) -> Option<&OpenEvent> {
@@ -222,6 +225,21 @@ impl OpenEvents {
         self.awaited.add(num, [for_event]);
     }
 
+    /// Notes that an event waits for the verdict on another one that the states before it rest on.
+    pub(crate) fn wait_to_settle(&mut self, num: EventNum, for_event: OwnedEventId) {
+        self.settling.add(num, [for_event]);
+    }
+
+    /// Returns whose verdicts an event waits for though it neither follows nor cites them.
+    pub(crate) fn settling(&self, num: EventNum) -> impl Iterator<Item = &OwnedEventId> {
+        self.settling.to(num)
+    }
+
+    /// Lets those look again that wait for the verdict on an event though they neither follow nor cite it.
+    pub(crate) fn look_whether_settled(&mut self, event_id: &EventId) {
+        self.ready.extend(self.settling.cut(event_id));
+    }
+
     /// Returns the events that wait for another.
     pub(crate) fn waiters(&self, for_event: &EventId) -> impl Iterator<Item = EventNum> {
         self.awaited.from(for_event)
@@ -243,6 +261,7 @@ impl OpenEvents {
     /// Lets those that wait for an event look again.
     pub(crate) fn wake(&mut self, event_id: &EventId) {
         self.ready.extend(self.awaited.cut(event_id));
+        self.look_whether_settled(event_id);
     }
 
     /// Lets an event look whether it can go on.

@@ -33,7 +33,10 @@ use crate::{
     parked::Parked,
     quotas::Quotas,
     redactions::Redactions,
-    resync::{Resync, outliers::Loose},
+    resync::{
+        Resync,
+        outliers::{Loose, may_change},
+    },
     view::LastIds,
 };
 
@@ -336,7 +339,12 @@ impl Room {
         state: EventState,
     ) -> Result<(), Error> {
         let record = txn.event_record(num)?;
-        let was_placed = matches!(txn.event(num)?.state.stage, Stage::Placed { .. });
+        let old = txn.stage_of(num)?;
+        let was_placed = matches!(old, Stage::Placed { .. });
+        if !may_change(&old) && may_change(&state.stage) {
+            // What was resolved by it was settled.
+            self.memory.forget_resolved();
+        }
         if was.as_ref().is_some_and(EventStatus::is_rejected) != is_rejected(&state.stage) {
             self.memory.forget_resolved();
             self.provisional = None;

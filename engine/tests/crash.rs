@@ -5,7 +5,8 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use gibbous::{
     Config, Engine, Error, EventId, EventStage, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId,
-    OwnedServerName, Request, Response, RoomVersionId, SendJoin, ServerName, StateMap,
+    OwnedServerName, Request, Response, RoomVersionId, SendJoin, ServerName, StateMap, UpdatePosition,
+    gibbous_codec::LogSeq,
     gibbous_storage::{
         BackendError, Batch, Fault, Faulty, RoomRows, Step, Store, StoreError, Survives, Table, check, rebuild,
     },
@@ -319,6 +320,16 @@ fn a_partial_room_is_read_when_something_is_asked_of_it_and_named_then_where_it_
     assert!(engine.poll_request(0).expect("the store works").is_some());
     assert_ne!(engine.poll_timeout(), Some(0));
     drop(engine);
+    // Also where another call has read it before.
+    let engine = open(&backend);
+    engine.collect_garbage(&room_id).expect("the store works");
+    assert!(engine.poll_request(0).expect("the store works").is_some());
+    let first = UpdatePosition { seq: LogSeq(0), index: 0 };
+    engine.acknowledge(&room_id, first, 0).expect("the store works");
+    drop(engine);
+    let engine = open(&backend);
+    assert!(engine.poll_update().expect("the store works").is_some(), "what was not acknowledged is told again");
+    drop(engine);
     let mut batch = Batch::new();
     let key = [1_u64.to_be_bytes(), 0_u64.to_be_bytes()].concat();
     batch.put(Table::Servers, key, b"nonsense".to_vec());
@@ -329,6 +340,7 @@ fn a_partial_room_is_read_when_something_is_asked_of_it_and_named_then_where_it_
         if by_itself {
             engine.handle_timeout(0).expect("one room's damage is not the engine's trouble");
             assert_ne!(engine.poll_timeout(), Some(0));
+            assert_eq!(engine.poll_update().expect("nor is it that of who polls"), None);
         }
         let origin = <&ServerName>::try_from(S).expect("a server name");
         let receipts = engine.receive(origin, &[&hello], 0).expect("the store works");

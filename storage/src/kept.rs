@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use gibbous_codec::{EventId, EventNum, EventState, IdRow, OwnedEventId, RoomNum};
@@ -109,23 +109,34 @@ fn put<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, value: V) {
     rows.insert(key, value);
 }
 
-/// What the writers of rooms leave to those that come after them.
+/// What the writers of rooms leave to those that come after them; the room that was written to last is the last.
 #[derive(Debug, Default)]
-pub(crate) struct KeptRows(Mutex<BTreeMap<RoomNum, Kept>>);
+pub(crate) struct KeptRows(Mutex<Vec<(RoomNum, Kept)>>);
 
 impl KeptRows {
-    /// Takes what was kept of a room whose head row is this.
+    /// Takes what was kept of a room, if its head row is this one still.
     pub(crate) fn take(&self, room: RoomNum, head: Option<&Vec<u8>>) -> Kept {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&room);
-        kept.filter(|kept| kept.head.as_ref() == head)
-            .unwrap_or_else(|| Kept { head: head.cloned(), ..Kept::default() })
+        let kept = self.remove(room).filter(|kept| kept.head.as_ref() == head);
+        kept.unwrap_or_else(|| Kept { head: head.cloned(), ..Kept::default() })
     }
 
     pub(crate) fn put(&self, room: RoomNum, kept: Kept) {
-        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if rooms.len() >= ROOMS_MAX && !rooms.contains_key(&room) {
-            rooms.pop_first();
+        self.remove(room);
+        let mut rooms = self.rooms();
+        if rooms.len() >= ROOMS_MAX {
+            rooms.remove(0);
         }
-        rooms.insert(room, kept);
+        rooms.push((room, kept));
+    }
+
+    /// Drops what was kept of a room, and returns it.
+    pub(crate) fn remove(&self, room: RoomNum) -> Option<Kept> {
+        let mut rooms = self.rooms();
+        let at = rooms.iter().position(|(num, _)| *num == room)?;
+        Some(rooms.remove(at).1)
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Vec<(RoomNum, Kept)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

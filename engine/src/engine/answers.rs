@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl Engine {
-    /// Returns the next question to another server, to be asked by the host before its deadline.
+    /// Returns the next question to another server, to be asked by the host before its deadline. The first call after an
+    /// opening reads the rooms whose resync goes on, as those for updates and timeouts do: it takes its time.
     ///
     /// # Errors
     ///
@@ -46,7 +47,7 @@ impl Engine {
     /// Returns when [`Engine::handle_timeout`] is to be called, in milliseconds on the host's clock, if nothing happens
     /// before.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if !lock(&self.inner.unread).is_empty() {
+        if lock(&self.inner.unread).is_due {
             return Some(0);
         }
         let mut next = lock(&self.inner.requests).next_deadline();
@@ -105,6 +106,9 @@ impl Engine {
         let InFlight { room_id, destination, kind, question, .. } = in_flight;
         if let Question::Keys { server } = &question {
             return self.answer_keys(cx, server, response);
+        }
+        if self.refuse_damaged(&room_id).is_err() {
+            return Ok(());
         }
         let Some(slot) = self.known_slot(&room_id) else { return Ok(()) };
         let mut slot = self.enter(&slot);

@@ -1,10 +1,10 @@
 //! Rooms that cannot be used, or not yet: those that are damaged, and those that have yet to be read.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use gibbous_codec::RoomId;
+use gibbous_codec::{OwnedRoomId, RoomId};
 
-use super::{Engine, Slot, lock};
+use super::{Engine, Slot, lock, slot::Unread};
 use crate::{Error, room::Room};
 
 /// A room that an engine could not open. The others can be used.
@@ -48,35 +48,60 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads a room whose writer has yet to be read. Until that succeeds nobody is told that the room is not known.
+    /// Reads a room whose writer has yet to be read, and hands on what it wants to have asked and told; all of it is
+    /// durable by then. Until that succeeds nobody is told that the room is not known.
     pub(super) fn read(&self, room_id: &RoomId, slot: &mut Slot) -> Result<(), Error> {
-        let Some((num, now_ms)) = slot.unread else { return Ok(()) };
-        match Room::open(self.context(now_ms), num) {
-            Ok(room) => slot.room = room,
+        let Some(Unread { num, since_ms, is_new }) = slot.unread else { return Ok(()) };
+        match Room::open(self.context(since_ms), num) {
+            Ok(room) => {
+                self.inner.store.sync_facts()?;
+                if let Some(room) = room.as_ref().filter(|_| is_new) {
+                    self.tell_again(room)?;
+                }
+                slot.room = room;
+            }
             Err(error) if error.is_of_one_room() => {
+                lock(&self.inner.requests).forget(room_id);
+                lock(&self.inner.updates).forget(room_id);
+                lock(&self.inner.unread).rooms.remove(room_id);
                 self.set_damaged(room_id.to_string(), error);
                 return self.refuse_damaged(room_id);
             }
             Err(error) => return Err(error),
         }
         slot.unread = None;
+        lock(&self.inner.unread).rooms.remove(room_id);
+        // Whoever has asked how long to wait did not know of this room's questions and pauses.
+        slot.has_news = true;
+        self.publish(room_id, slot);
         Ok(())
     }
 
-    /// Reads the partial rooms that have not been read since the engine was opened: their resync goes on. One that is
-    /// damaged does not keep the others from it.
+    /// Reads the partial rooms that have not been read since the engine was opened: their resync goes on. One that cannot
+    /// be read does not keep the others from it, and is tried again with the next poll.
     pub(super) fn read_unread(&self) -> Result<(), Error> {
-        let unread = std::mem::take(&mut *lock(&self.inner.unread));
+        let rooms = {
+            let mut unread = lock(&self.inner.unread);
+            unread.is_due = false;
+            unread.rooms.clone()
+        };
         let mut done = Ok(());
-        for room_id in unread {
+        for room_id in rooms {
             let Some(slot) = self.known_slot(&room_id) else { continue };
             let mut slot = self.enter(&slot);
-            let Some((_, now_ms)) = slot.unread else { continue };
             match self.read(&room_id, &mut slot) {
                 Err(Error::DamagedRoom { .. }) => {}
-                read => done = done.and(self.settle(self.context(now_ms), &room_id, &mut slot, read)),
+                read => done = done.and(read),
             }
         }
         done
     }
+}
+
+/// The partial rooms that have not been read since the engine was opened.
+#[derive(Debug, Default)]
+pub(super) struct UnreadRooms {
+    pub(super) rooms: BTreeSet<OwnedRoomId>,
+    /// Whether they have not been tried yet.
+    pub(super) is_due: bool,
 }

@@ -14,12 +14,21 @@ use crate::room::Room;
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) room: Option<Room>,
-    /// The room's number, where its writer has yet to be read: since the engine was opened, or anew after a failure; and
-    /// the time then.
-    pub(super) unread: Option<(RoomNum, u64)>,
+    /// Where the room's writer has yet to be read.
+    pub(super) unread: Option<Unread>,
     pub(super) joining: Option<Joining>,
     /// Whether there is something to poll that was not there before.
     pub(super) has_news: bool,
+}
+
+/// A room whose writer has yet to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unread {
+    pub(super) num: RoomNum,
+    /// Since when, in milliseconds.
+    pub(super) since_ms: u64,
+    /// Whether it is for the first time since the engine was opened, not anew after a failure.
+    pub(super) is_new: bool,
 }
 
 /// A locked slot. When it is let go, whoever waits for something to poll is woken: outside of the lock, since a waker may

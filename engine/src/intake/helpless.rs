@@ -223,6 +223,7 @@ impl Room {
                 self.set_aside(txn, num)?;
             }
             self.open.look_again(num);
+            self.open.look_whether_settled(&txn.event_record(num)?.event_id);
         }
         Ok(())
     }
@@ -239,32 +240,38 @@ impl Room {
     }
 
     fn waits_for_itself(&self, txn: &Txn<'_>, num: EventNum) -> Result<bool, Error> {
-        self.leads_to(txn, num, num, |num| self.open.awaited(num).collect())
-    }
-
-    /// Tells whether an open event waits, or will, directly or over others, for another one: because it follows it, or
-    /// because it has looked.
-    pub(crate) fn waits_for(&self, txn: &Txn<'_>, num: EventNum, event_id: &EventId) -> Result<bool, Error> {
-        let Some(awaited) = txn.event_num(event_id)? else { return Ok(false) };
-        self.leads_to(txn, num, awaited, |num| self.open.followed(num).chain(self.open.awaited(num)).collect())
-    }
-
-    fn leads_to<'s>(
-        &'s self,
-        txn: &Txn<'_>,
-        from: EventNum,
-        to: EventNum,
-        step: impl Fn(EventNum) -> Vec<&'s OwnedEventId>,
-    ) -> Result<bool, Error> {
         let mut seen = BTreeSet::new();
-        let mut next = vec![from];
-        while let Some(num) = next.pop() {
-            for event_id in step(num) {
-                let num = txn.event_num(event_id)?;
-                if num == Some(to) {
+        let mut next = vec![num];
+        while let Some(waiting) = next.pop() {
+            for event_id in self.open.awaited(waiting) {
+                let awaited = txn.event_num(event_id)?;
+                if awaited == Some(num) {
                     return Ok(true);
                 }
-                next.extend(num.filter(|num| seen.insert(*num)));
+                next.extend(awaited.filter(|awaited| seen.insert(*awaited)));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells whether an open event waits, or will, directly or over others, for another one: because it follows or cites
+    /// it, or because the states before it rest on it.
+    pub(crate) fn waits_for(&self, txn: &Txn<'_>, num: EventNum, event_id: &EventId) -> Result<bool, Error> {
+        let Some(awaited) = txn.event_num(event_id)? else { return Ok(false) };
+        let mut seen = BTreeSet::new();
+        let mut next = vec![num];
+        while let Some(num) = next.pop() {
+            if self.open.get(num).is_none() || !seen.insert(num) {
+                continue;
+            }
+            for edge in &txn.event_record(num)?.auth_events {
+                next.extend(txn.edge_num(edge)?);
+            }
+            for event_id in self.open.followed(num).chain(self.open.awaited(num)).chain(self.open.settling(num)) {
+                next.extend(txn.event_num(event_id)?);
+            }
+            if next.contains(&awaited) {
+                return Ok(true);
             }
         }
         Ok(false)

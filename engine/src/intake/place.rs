@@ -63,6 +63,8 @@ pub(crate) struct Blocked {
     pub(crate) known: Vec<StateGroup>,
     /// Auth events that were rejected.
     pub(crate) rejected: Vec<OwnedEventId>,
+    /// Where nothing else is missing: an event that resolving the known states reads and whose verdict may still change.
+    pub(crate) unsettled: Option<OwnedEventId>,
 }
 
 impl Blocked {
@@ -282,26 +284,33 @@ impl Room {
             Some(before) => blocked.known.push(before),
             None => self.states_after_prevs(txn, pdu, demand, &mut partial, &mut blocked)?,
         }
-        if blocked.is_empty() && demand == Demand::Full {
-            blocked.on_their_way = self.unsettled(txn, pdu, &blocked.known)?;
-        }
         if !blocked.is_empty() {
+            return Ok(Assessment::Blocked(blocked));
+        }
+        if !partial {
+            blocked.unsettled = self.unsettled(txn, pdu, &blocked.known)?;
+            partial = blocked.unsettled.is_some();
+        }
+        if demand == Demand::Full && blocked.unsettled.is_some() {
             return Ok(Assessment::Blocked(blocked));
         }
         self.verdict(txn, pdu, &blocked.known, blocked.rejected, partial).map(Assessment::Verdict)
     }
 
-    /// Returns the events that the resolution of states reads before an event and whose verdicts may still change: what
-    /// has been told of states can be full while events that they rest on are partial. Those that wait for the event
-    /// itself are none of its past, whoever has told so.
-    fn unsettled(&self, txn: &mut Txn<'_>, pdu: &Pdu, states: &[StateGroup]) -> Result<Vec<OwnedEventId>, Error> {
-        let mut unsettled = Vec::new();
+    /// Returns an event that the resolution of the states before another one reads and whose verdict may still change: what
+    /// has been told of states can be full while events that they rest on are partial. Those that wait for that event
+    /// itself are none of its past, whoever has told so; and a join of ours may be the last to have its state.
+    fn unsettled(&self, txn: &mut Txn<'_>, pdu: &Pdu, states: &[StateGroup]) -> Result<Option<OwnedEventId>, Error> {
         for num in resolve_noting(&self.memory, txn, states)?.unsettled {
+            let is_accepted = matches!(txn.stage_of(num)?, Stage::Placed { status: EventStatus::Accepted, .. });
+            if is_accepted && self.is_join_of_ours(txn, num)? {
+                continue;
+            }
             if self.standing(txn, num)? == Standing::NotFinal && !self.waits_for(txn, num, pdu.event_id())? {
-                unsettled.push(txn.event_record(num)?.event_id.clone());
+                return Ok(Some(txn.event_record(num)?.event_id.clone()));
             }
         }
-        Ok(unsettled)
+        Ok(None)
     }
 
     /// Judges an event by checks 4 and 5 against the states after its prev events. `rejected` are its auth events that

@@ -361,6 +361,8 @@ impl Room {
                     self.auth_questions.done(num);
                     self.place(txn, num, &pdu, event.state, verdict)?;
                 }
+                // Nor what can be made of it as soon as it looks.
+                Assessment::Blocked(blocked) if blocked.unsettled.is_some() => self.open.look_again(num),
                 Assessment::Blocked(_) => self.place_with_state(txn, num, before, None)?,
             },
             Stage::Placed { .. } | Stage::Unverified | Stage::Dropped | Stage::History { .. } => {}

@@ -20,6 +20,9 @@ use crate::{
     verify_pool::map_in_turn,
 };
 
+/// How many events of an answer are looked at for each that it is to have.
+const COPIES_MAX: usize = 2;
+
 /// The body of a `state` answer.
 #[derive(Deserialize)]
 struct StateBody<'a> {
@@ -123,6 +126,8 @@ impl Room {
                 let pdu = pdu.filter(|pdu| pdu.room_id() == room_id && wanted.contains(pdu.event_id()));
                 pdu.map(|pdu| Checked::new(cx, &rules, pdu)).transpose()
             };
+            // Each event of a state stands in one of two lists. More are copies, of which some may be forged.
+            raw.truncate(COPIES_MAX.saturating_mul(fetch.named().max(wanted.len())));
             // Mostly each comes after its auth events then.
             raw.sort_by_cached_key(|json| depth_of(json));
             let mut pending = BTreeMap::new();
@@ -152,9 +157,11 @@ impl Room {
         pending: &mut BTreeMap<OwnedEventId, Pdu>,
         passed: Vec<Pdu>,
     ) -> Result<(), Error> {
-        pending.extend(passed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
-        let stored = self.store_outliers_of(cx, pending)?;
+        // What is pending looks again when the answer is used: with each piece, hostile answers would make it costly.
+        let mut piece = passed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let stored = self.store_outliers_of(cx, &mut piece)?;
         self.resync.came(prev, &stored);
+        pending.extend(piece);
         Ok(())
     }
 
@@ -164,9 +171,8 @@ impl Room {
         let rules = self.memory.rules.clone();
         match batch.question.clone() {
             Question::Resync { prev } => {
-                let verified = mem::take(&mut batch.verified);
-                let mut pending = BTreeMap::new();
-                self.store_in_turn(cx, &prev, &mut pending, verified)?;
+                let verified = mem::take(&mut batch.verified).into_iter();
+                let mut pending = verified.map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
                 batch.verify_in_turn(cx, &rules, |passed| self.store_in_turn(cx, &prev, &mut pending, passed))?;
                 batch.verified = pending.into_values().collect();
             }

@@ -152,6 +152,11 @@ impl Fetch {
         self.is_state_in_flight || !self.in_flight.is_empty()
     }
 
+    /// Returns how many events the state consists of, and rests on.
+    pub(crate) fn named(&self) -> usize {
+        self.ids.pdu_ids.len() + self.ids.auth_chain_ids.len()
+    }
+
     /// Returns the events of the state that are missing.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &OwnedEventId> {
         self.missing.keys()
@@ -161,8 +166,7 @@ impl Fetch {
         if self.is_state_in_flight || self.missing.is_empty() {
             return;
         }
-        let named = self.ids.pdu_ids.len() + self.ids.auth_chain_ids.len();
-        let is_much = self.missing.len() * 10 >= named || self.missing.len() > limits.single_events_max;
+        let is_much = self.missing.len() * 10 >= self.named() || self.missing.len() > limits.single_events_max;
         if is_much && !self.is_state_asked {
             self.is_state_asked = true;
             self.is_state_in_flight = true;

@@ -20,6 +20,9 @@ impl Room {
             Assessment::Verdict(verdict) => verdict,
             Assessment::Blocked(blocked) => {
                 self.need_states_after_aside(txn, &pdu, &blocked.on_their_way, None)?;
+                if let Some(event_id) = blocked.unsettled {
+                    self.open.wait_to_settle(num, event_id);
+                }
                 for event_id in blocked.on_their_way.into_iter().chain(blocked.auth_events) {
                     self.open.wait(num, event_id);
                 }

@@ -47,6 +47,7 @@ impl Store {
         }
         self.forget_nodes(|of, _| of == room);
         self.shared.events.forget(|(of, _)| *of == room);
+        self.shared.kept.remove(room);
         self.change_format(|format, _| {
             format.purging.retain(|purging| *purging != room);
             Ok(())
