@@ -133,6 +133,8 @@ pub(crate) struct Room {
     is_unfinished: bool,
     /// After how many rounds in which every server was asked in vain there seems to be no help.
     pub(crate) rounds_before_set_aside: u32,
+    /// Where the room's log ends, as far as the room knows.
+    log_end: Option<LogSeq>,
 }
 
 /// Tells whether what is staged has reached the size of a batch that suits every backend.
@@ -181,6 +183,7 @@ impl Room {
             present: None,
             is_unfinished: false,
             rounds_before_set_aside: limits.rounds_before_set_aside,
+            log_end: None,
         }
     }
 
@@ -191,6 +194,7 @@ impl Room {
         let rules =
             RoomRules::of(&head.room_version).ok_or_else(|| Error::UnknownRoomVersion(head.room_version.clone()))?;
         let mut room = Self::new(num, head.room_id.clone(), rules, cx.limits);
+        room.log_end = Some(LogSeq(head.next_seq));
         for event in rows.unfolded()? {
             let event = rows.event(event)?;
             room.open.set(event.num, &event.record.event_id, event.record.depth, &event.state);
@@ -300,11 +304,26 @@ impl Room {
     pub(crate) fn commit(&mut self, mut txn: Txn<'_>) -> Result<(), Error> {
         self.settle_redactions(&mut txn)?;
         let from = txn.first_seq();
-        let committed = txn.commit()?;
-        if committed.records > 0 {
-            self.news.push((from, committed.records));
+        let records = self.append(txn)?;
+        if records > 0 {
+            self.news.push((from, records));
         }
         Ok(())
+    }
+
+    /// Commits to the log as it was when the room last looked: what is in memory says nothing of what another engine has
+    /// written since. Returns how many records there are more.
+    pub(crate) fn append(&mut self, txn: Txn<'_>) -> Result<u64, Error> {
+        if txn.is_empty() {
+            return Ok(0);
+        }
+        if let Some(seen) = self.log_end {
+            txn.expect_end(seen)?;
+        }
+        let end = txn.next_seq();
+        let records = txn.commit()?.records;
+        self.log_end = Some(end);
+        Ok(records)
     }
 
     /// Commits what was staged for something that is granted. What is refused leaves nothing behind: states that were

@@ -4,8 +4,8 @@
 use std::{cell::RefCell, collections::BTreeMap, mem, sync::Arc};
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventState, GroupRecord, IdRow, Kind, LogRecord, LogSeq, NodeHash, RoomHead,
-    RoomNum, StateGroup, StateKey, entry_hash, path,
+    Edge, EventId, EventNum, EventRecord, EventState, GroupRecord, Hex, IdRow, Kind, LogRecord, LogSeq, NodeHash,
+    RoomHead, RoomNum, StateGroup, StateKey, entry_hash, path,
 };
 
 use crate::{
@@ -77,6 +77,18 @@ impl<'s> Txn<'s> {
     /// Returns the place in the log that the first record of the transaction took, or will take.
     pub fn first_seq(&self) -> LogSeq {
         LogSeq(self.next_seq().0 - self.records)
+    }
+
+    /// Demands that the log ended, when the transaction began, where the caller has seen it end.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Conflict`] where another writer has appended to it since.
+    pub fn expect_end(&self, seen: LogSeq) -> Result<(), StoreError> {
+        if self.first_seq() == seen {
+            return Ok(());
+        }
+        Err(StoreError::Conflict { table: Table::Head, key: Hex(&room_prefix(self.room)).to_string() })
     }
 
     /// Appends a record and applies it.

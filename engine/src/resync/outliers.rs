@@ -65,7 +65,7 @@ impl Room {
     fn commit_outliers(&mut self, mut txn: Txn<'_>, outliers: u64) -> Result<(), Error> {
         self.settle_redactions(&mut txn)?;
         let from = txn.first_seq();
-        let records = txn.commit()?.records;
+        let records = self.append(txn)?;
         if records > outliers {
             self.news.push((from, records));
         }
