@@ -400,10 +400,11 @@ impl Engine {
     }
 
     fn slots(&self) -> Vec<(OwnedRoomId, Arc<Mutex<Slot>>)> {
-        let damaged = lock(&self.inner.damaged).clone();
-        let rooms = lock(&self.inner.rooms);
-        let sound = rooms.iter().filter(|(room_id, _)| !damaged.contains_key(room_id.as_str()));
-        sound.map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect()
+        let mut slots: Vec<_> =
+            lock(&self.inner.rooms).iter().map(|(room_id, slot)| (room_id.clone(), slot.clone())).collect();
+        let damaged = lock(&self.inner.damaged);
+        slots.retain(|(room_id, _)| !damaged.contains_key(room_id.as_str()));
+        slots
     }
 }
 

@@ -18,7 +18,7 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error, RequestKind, Response,
     intake::place::{Assessment, Demand},
-    lookup::prev_events_of,
+    lookup::{by_id, prev_events_of},
     parked::Batch,
     partial_join::is_create,
     resync::outliers::in_auth_order,
@@ -85,8 +85,7 @@ impl History {
 
     /// Takes of an answer what hangs together with the edge, the nearest first, as much as is wanted.
     fn take(&mut self, from: &ServerName, pdus: Vec<Pdu>) {
-        let mut came: BTreeMap<OwnedEventId, Pdu> =
-            pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let mut came = by_id(pdus);
         let mut next: VecDeque<OwnedEventId> = self.edge.keys().cloned().collect();
         while let Some(event_id) = next.pop_front() {
             if self.batch.len() >= self.left {

@@ -14,9 +14,8 @@ use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    lookup::status_of,
+    lookup::{may_change, status_of},
     open_events::OpenKind,
-    resync::outliers::may_change,
     room::{Ask, Context, Room},
     state::stage_of,
     verify_pool::{servers_of, verify_all},

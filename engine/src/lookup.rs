@@ -9,7 +9,7 @@ use std::{
 use gibbous_codec::{Edge, EventId, EventNum, EventRecord, EventStatus, OwnedEventId, Pdu, RoomRules, Stage};
 use gibbous_storage::{RoomRows, StoredEvent};
 
-use crate::{Error, resync::outliers::may_change};
+use crate::Error;
 
 /// An event as the rules of authorisation and state resolution see it.
 #[derive(Clone, Debug)]
@@ -162,12 +162,27 @@ pub(crate) fn is_rejected(stage: &Stage) -> bool {
     }
 }
 
+/// Tells whether an event's verdict, as another event's auth event, may still change.
+pub(crate) fn may_change(stage: &Stage) -> bool {
+    match stage {
+        Stage::Placed { partial, .. } => *partial,
+        Stage::Outlier { provisional, .. } => *provisional,
+        Stage::Unverified | Stage::Waiting => true,
+        Stage::Dropped | Stage::History { .. } => false,
+    }
+}
+
 /// Returns the verdict that is held of an event, if there is one.
 pub(crate) fn status_of(stage: &Stage) -> Option<&EventStatus> {
     match stage {
         Stage::Outlier { status, .. } | Stage::Placed { status, .. } | Stage::History { status, .. } => Some(status),
         Stage::Unverified | Stage::Waiting | Stage::Dropped => None,
     }
+}
+
+/// Sorts events by their IDs.
+pub(crate) fn by_id(pdus: impl IntoIterator<Item = Pdu>) -> BTreeMap<OwnedEventId, Pdu> {
+    pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect()
 }
 
 /// Parses a stored event.

@@ -14,7 +14,7 @@ use crate::{
     Error, Limits,
     auth::rests_on,
     intake::{helpless::Standing, place::decide},
-    lookup::AuthEvent,
+    lookup::{AuthEvent, by_id},
     resync::outliers::in_auth_order,
     room::{Context, Room},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
@@ -244,7 +244,7 @@ impl Room {
                 return Ok(Err(JoinError::SecondCreateEvent(pdu.event_id().to_owned())));
             }
         }
-        let outliers = verified.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let outliers = by_id(verified);
         for pdu in in_auth_order(&self.memory.rules, &outliers) {
             // One whose auth events are missing is dropped.
             self.store_outlier(&mut txn, pdu)?;

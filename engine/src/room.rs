@@ -27,16 +27,13 @@ use crate::{
         gap::{AuthQuestions, Gaps},
     },
     keys::KeyRing,
-    lookup::{is_rejected, prev_events_of},
+    lookup::{is_rejected, may_change, prev_events_of},
     members::SharedMembers,
     open_events::{OpenEvents, OpenKind},
     parked::Parked,
     quotas::Quotas,
     redactions::Redactions,
-    resync::{
-        Resync,
-        outliers::{Loose, may_change},
-    },
+    resync::{Resync, outliers::Loose},
     view::LastIds,
 };
 
@@ -301,11 +298,16 @@ impl Room {
         Ok(cx.store.txn(self.num)?)
     }
 
-    pub(crate) fn commit(&mut self, mut txn: Txn<'_>) -> Result<(), Error> {
+    pub(crate) fn commit(&mut self, txn: Txn<'_>) -> Result<(), Error> {
+        self.commit_beside(txn, 0)
+    }
+
+    /// Commits what is staged, among which are so many records of outliers, of which the host is told nothing.
+    pub(crate) fn commit_beside(&mut self, mut txn: Txn<'_>, outliers: u64) -> Result<(), Error> {
         self.settle_redactions(&mut txn)?;
         let from = txn.first_seq();
         let records = self.append(txn)?;
-        if records > 0 {
+        if records > outliers {
             self.news.push((from, records));
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! The state before an event: from the states after its prev events (one group, a fork, or what another server told of
 //! a gap).
 
+use std::cell::RefCell;
+
 use gibbous_codec::{EventNum, Stage, StateGroup, States};
 use gibbous_storage::{RoomRows, Txn};
 
@@ -61,11 +63,12 @@ pub(crate) fn resolve_noting(memory: &RoomMemory, txn: &mut Txn<'_>, groups: &[S
     if let Some(resolved) = memory.resolved(&distinct) {
         return Ok(resolved);
     }
-    memory.take_unsettled();
-    let resolution = memory.resolver(txn).resolve(&distinct)?;
-    let unsettled = memory.take_unsettled();
+    let unsettled = RefCell::default();
+    let mut resolver = memory.resolver(txn);
+    resolver.events.unsettled = Some(&unsettled);
+    let resolution = resolver.resolve(&distinct)?;
     let state = txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?;
-    let resolved = Resolved { state, unsettled };
+    let resolved = Resolved { state, unsettled: unsettled.into_inner().into_iter().collect() };
     memory.remember_resolved(distinct, resolved.clone());
     Ok(resolved)
 }

@@ -2,9 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -24,41 +24,17 @@ const PIECES_UNDER_WAY: usize = 32;
 
 /// Applies `work` to every item on all cores.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = cores.min(items.len().div_ceil(EVENTS_A_THREAD)).max(1);
-    if threads == 1 {
-        return items.iter().map(work).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let results = crossbeam::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|_| {
-                    let mut done = Vec::new();
-                    loop {
-                        let from = next.fetch_add(EVENTS_A_THREAD, Ordering::Relaxed);
-                        let to = (from + EVENTS_A_THREAD).min(items.len());
-                        let Some(chunk) = items.get(from..to).filter(|chunk| !chunk.is_empty()) else { return done };
-                        done.push((from, chunk.iter().map(&work).collect::<Vec<_>>()));
-                    }
-                })
-            })
-            .collect();
-        let mut chunks = Vec::new();
-        for worker in workers {
-            match worker.join() {
-                Ok(done) => chunks.extend(done),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        chunks
-    });
-    let mut chunks = match results {
-        Ok(chunks) => chunks,
-        Err(panic) => std::panic::resume_unwind(panic),
-    };
-    chunks.sort_by_key(|(from, _)| *from);
-    chunks.into_iter().flat_map(|(_, chunk)| chunk).collect()
+    let mut results = Vec::with_capacity(items.len());
+    let Ok(()) = in_pieces(
+        items.iter().collect(),
+        EVENTS_A_THREAD,
+        |item| work(item),
+        |piece| {
+            results.extend(piece);
+            Ok::<_, Infallible>(())
+        },
+    );
+    results
 }
 
 /// Applies `work` to every item on all cores and hands the results on, in the order of the items and a piece at a time,
@@ -72,11 +48,23 @@ pub(crate) fn map_in_turn<T: Send + Sync, R: Send, E>(
     work: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(Vec<R>) -> Result<(), E>,
 ) -> Result<(), E> {
-    if items.len() <= PIECE {
-        return take(map(&items, work));
+    match items.len() <= PIECE {
+        true => take(map(&items, work)),
+        false => in_pieces(items, PIECE, work, take),
+    }
+}
+
+fn in_pieces<T: Send + Sync, R: Send, E>(
+    items: Vec<T>,
+    piece: usize,
+    work: impl Fn(&T) -> R + Sync,
+    mut take: impl FnMut(Vec<R>) -> Result<(), E>,
+) -> Result<(), E> {
+    if items.len() <= piece {
+        return take(items.iter().map(work).collect());
     }
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let workers = cores.min(items.len().div_ceil(PIECE)).min(PIECES_UNDER_WAY);
+    let workers = cores.min(items.len().div_ceil(piece)).min(PIECES_UNDER_WAY);
     // Neither channel is ever full: no more pieces are under way than each of them holds.
     let (give, given) = bounded(PIECES_UNDER_WAY);
     let (hand_in, handed_in) = bounded(PIECES_UNDER_WAY);
@@ -87,7 +75,7 @@ pub(crate) fn map_in_turn<T: Send + Sync, R: Send, E>(
         }
         drop((given, hand_in));
         // The workers end when `give` is dropped, at the latest with this call.
-        take_in_turn(items, give, &handed_in, take)
+        take_in_turn(items, piece, give, &handed_in, take)
     });
     done.unwrap_or_else(|panic| resume_unwind(panic))
 }
@@ -111,6 +99,7 @@ fn work_off<T, R>(
 
 fn take_in_turn<T, R, E>(
     items: Vec<T>,
+    piece: usize,
     give: Sender<Piece<Vec<T>>>,
     handed_in: &Receiver<Piece<thread::Result<Vec<R>>>>,
     mut take: impl FnMut(Vec<R>) -> Result<(), E>,
@@ -120,8 +109,8 @@ fn take_in_turn<T, R, E>(
     let (mut next_given, mut next_taken) = (0, 0);
     loop {
         while next_given - next_taken < PIECES_UNDER_WAY && items.len() > 0 {
-            let piece = items.by_ref().take(PIECE).collect();
-            give.send((next_given, piece)).expect("workers take pieces until no more are given");
+            let given = items.by_ref().take(piece).collect();
+            give.send((next_given, given)).expect("workers take pieces until no more are given");
             next_given += 1;
         }
         if next_taken == next_given {
@@ -177,6 +166,8 @@ pub(crate) fn servers_of(rules: &RoomRules, pdus: &[Pdu]) -> BTreeSet<OwnedServe
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Lets other threads work until they have come so far, or there are none that will.

@@ -277,10 +277,9 @@ impl Store {
         if !is_written.load(Ordering::Acquire) && !*is_ahead {
             return Ok(());
         }
-        for flag in [&self.shared.is_written, &self.shared.is_fact_written] {
-            // What was committed before is seen by the sync that begins now.
-            let _ = flag.swap(false, Ordering::AcqRel);
-        }
+        // What was committed before is seen by the sync that begins now.
+        self.shared.is_written.swap(false, Ordering::AcqRel);
+        self.shared.is_fact_written.swap(false, Ordering::AcqRel);
         *is_ahead = true;
         self.backend.sync().map_err(|error| {
             self.poison();

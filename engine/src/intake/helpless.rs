@@ -11,9 +11,8 @@ use gibbous_storage::{RoomRows, Txn};
 use crate::{
     Error,
     auth::{check_auth_events, rests_on},
-    lookup::{AuthEvent, is_rejected, status_of},
+    lookup::{AuthEvent, is_rejected, may_change, status_of},
     open_events::OpenKind,
-    resync::outliers::may_change,
     room::Room,
     state::stage_of,
 };

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     Error, RequestKind, Response,
     auth::rests_on,
+    lookup::by_id,
     parked::{Batch, Checked},
     partial_join::is_create,
     resync::StateIds,
@@ -158,7 +159,7 @@ impl Room {
         passed: Vec<Pdu>,
     ) -> Result<(), Error> {
         // What is pending looks again when the answer is used: with each piece, hostile answers would make it costly.
-        let mut piece = passed.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let mut piece = by_id(passed);
         let stored = self.store_outliers_of(cx, &mut piece)?;
         self.resync.came(prev, &stored);
         pending.extend(piece);
@@ -171,8 +172,7 @@ impl Room {
         let rules = self.memory.rules.clone();
         match batch.question.clone() {
             Question::Resync { prev } => {
-                let verified = mem::take(&mut batch.verified).into_iter();
-                let mut pending = verified.map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+                let mut pending = by_id(mem::take(&mut batch.verified));
                 batch.verify_in_turn(cx, &rules, |passed| self.store_in_turn(cx, &prev, &mut pending, passed))?;
                 batch.verified = pending.into_values().collect();
             }

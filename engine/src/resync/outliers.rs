@@ -9,7 +9,7 @@ use crate::{
     Error,
     auth::{check_auth_events, rests_on},
     intake::{helpless::Standing, place::decide},
-    lookup::AuthEvent,
+    lookup::{AuthEvent, by_id, may_change},
     resync::adopt::unverifiable,
     room::{Context, Room, is_large},
     state::{stage_of, with_event},
@@ -29,7 +29,7 @@ impl Room {
     /// until they are, or until the state that they were fetched for has been adopted. Returns those that are stored now.
     pub(crate) fn store_outliers(&mut self, cx: Context<'_>, pdus: Vec<Pdu>) -> Result<BTreeSet<OwnedEventId>, Error> {
         let mut pending = std::mem::take(&mut self.loose.without_auth_events);
-        pending.extend(pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)));
+        pending.extend(by_id(pdus));
         let stored = self.store_outliers_of(cx, &mut pending);
         self.loose.without_auth_events = pending;
         stored
@@ -52,24 +52,13 @@ impl Room {
                 outliers += u64::from(txn.next_seq() == LogSeq(next.0 + 1));
             }
             if is_large(&txn) {
-                self.commit_outliers(txn, std::mem::take(&mut outliers))?;
+                self.commit_beside(txn, std::mem::take(&mut outliers))?;
                 txn = cx.store.txn(self.num)?;
             }
         }
-        self.commit_outliers(txn, outliers)?;
+        self.commit_beside(txn, outliers)?;
         pending.retain(|event_id, _| !stored.contains(event_id));
         Ok(stored)
-    }
-
-    /// Commits so many outliers, and what else may have come of them. Of outliers the host is told nothing.
-    fn commit_outliers(&mut self, mut txn: Txn<'_>, outliers: u64) -> Result<(), Error> {
-        self.settle_redactions(&mut txn)?;
-        let from = txn.first_seq();
-        let records = self.append(txn)?;
-        if records > outliers {
-            self.news.push((from, records));
-        }
-        Ok(())
     }
 
     /// Stores an event as an outlier if its auth events are stored; returns whether it is stored now.
@@ -178,14 +167,4 @@ pub(crate) fn in_auth_order<'p>(rules: &RoomRules, pdus: &'p BTreeMap<OwnedEvent
         }
     }
     order
-}
-
-/// Tells whether an event's verdict, as another event's auth event, may still change.
-pub(crate) fn may_change(stage: &Stage) -> bool {
-    match stage {
-        Stage::Placed { partial, .. } => *partial,
-        Stage::Outlier { provisional, .. } => *provisional,
-        Stage::Unverified | Stage::Waiting => true,
-        Stage::Dropped | Stage::History { .. } => false,
-    }
 }

@@ -1,8 +1,8 @@
 //! Answers of other servers, to the part of the room that asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use gibbous_codec::{EventNum, OwnedEventId, Pdu, ServerName, Stage, StateKey, path};
+use gibbous_codec::{EventNum, Pdu, ServerName, Stage, StateKey, path};
 use gibbous_storage::{RoomRows, StateEvents};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::{
     Error, RequestKind, Response,
     auth::rests_on,
+    lookup::by_id,
     parked::Batch,
     partial_join::is_create,
     room::{Context, Question, Room},
@@ -94,8 +95,7 @@ impl Room {
         let rows = cx.store.snapshot(self.num)?;
         let events = self.memory.events(&rows);
         let rules = &self.memory.rules;
-        let mut given: BTreeMap<OwnedEventId, Pdu> =
-            pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+        let mut given = by_id(pdus);
         let mut chain = Vec::new();
         let mut next = rests_on(rules, &events.with_stage(num)?.0);
         let mut seen = BTreeSet::new();

@@ -23,8 +23,6 @@ pub(crate) struct RoomMemory {
     pub(crate) edges: AuthEdges,
     /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
     resolved: RefCell<BTreeMap<Vec<StateGroup>, Resolved>>,
-    /// The events that resolution has read since it was last looked here, and whose verdicts may still change.
-    unsettled: RefCell<BTreeSet<EventNum>>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on
     /// them.
     condemned: RefCell<BTreeSet<EventNum>>,
@@ -47,20 +45,13 @@ impl RoomMemory {
             pdus: PduCache::new(limits.cached_pdus_max),
             edges: AuthEdges::default(),
             resolved: RefCell::default(),
-            unsettled: RefCell::default(),
             condemned: RefCell::default(),
             grounds: RefCell::default(),
         }
     }
 
     pub(crate) fn resolver<'a, R: RoomRows>(&'a self, rows: &'a R) -> Resolver<'a, R> {
-        let events = Events { unsettled: Some(&self.unsettled), ..self.events(rows) };
-        Resolver { events, edges: &self.edges }
-    }
-
-    /// Returns the events that resolution has read since this was asked last, and whose verdicts may still change.
-    pub(crate) fn take_unsettled(&self) -> Vec<EventNum> {
-        self.unsettled.take().into_iter().collect()
+        Resolver { events: self.events(rows), edges: &self.edges }
     }
 
     pub(crate) fn events<'a, R: RoomRows>(&'a self, rows: &'a R) -> Events<'a, R> {
