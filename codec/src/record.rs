@@ -49,6 +49,9 @@ pub enum LogRecord {
     Imported(ImportRecord),
     /// The whole copy of an event has come that is stored redacted, because its content hash did not hold.
     WholeCopy(WholeCopyRecord),
+    /// Nodes of state groups are about to be removed that no state rests on: what another writer remembers of the room's
+    /// states no longer holds.
+    Collected,
 }
 
 /// The content of [`LogRecord::RoomOpened`].

@@ -357,6 +357,7 @@ fn changes_of<R: RoomRows>(rows: &R, record: &LogRecord) -> Result<Vec<Change>, 
         | LogRecord::Group(_)
         | LogRecord::Servers(_)
         | LogRecord::Sent(_)
+        | LogRecord::Collected
         | LogRecord::Redaction(_) => {}
     }
     Ok(changes)

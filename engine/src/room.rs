@@ -419,7 +419,10 @@ impl Room {
         self.last_adopted = StateGroup::EMPTY;
         *self.last_ids.lock().unwrap_or_else(PoisonError::into_inner) = (StateGroup::EMPTY, BTreeSet::new());
         self.forget_members();
-        Ok(store.collect_garbage(self.num)?)
+        let collected = store.collect_garbage(self.num)?;
+        // That something is removed is a record.
+        self.log_end = self.log_end.map(|end| LogSeq(end.0 + u64::from(collected.nodes > 0)));
+        Ok(collected)
     }
 
     /// Returns when the room has something to do though nothing arrives.

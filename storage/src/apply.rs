@@ -126,6 +126,8 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         }
         // The host is told; the schedule itself stands with the questions.
         LogRecord::Backoff(_) => {}
+        // What is removed is nothing that the log says.
+        LogRecord::Collected => {}
         LogRecord::Imported(imported) => {
             let known: BTreeSet<_> = head.our_users.iter().cloned().collect();
             head.our_users.extend(imported.users.iter().filter(|user| !known.contains(*user)).cloned());

@@ -30,7 +30,8 @@ impl Store {
     /// the room's log and every node that stays; remembers 16 bytes for each of these.
     ///
     /// It is for the room's writer: a group that is remembered elsewhere, a view among them, may have lost its nodes
-    /// afterwards. What a crash leaves undone is left for the next time.
+    /// afterwards. Where there is something to remove, a record ([`LogRecord::Collected`]) is appended first, by which
+    /// other writers know. What a crash leaves undone is left for the next time.
     ///
     /// # Errors
     ///
@@ -38,9 +39,10 @@ impl Store {
     pub fn collect_garbage(&self, room: RoomNum) -> Result<Collected, StoreError> {
         let rows = self.snapshot(room)?;
         let prefix = room_prefix(room);
-        let Some(head) = rows.row(Table::Head, &prefix)? else { return Ok(Collected::default()) };
+        let Some(head) = rows.head()? else { return Ok(Collected::default()) };
         let live = live_nodes(&rows)?;
         let mut collected = Collected::default();
+        let mut head_after = None;
         for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Nodes, &prefix, from, size)) {
             let mut batch = Batch::new();
             for (key, value) in page? {
@@ -52,13 +54,30 @@ impl Store {
                 }
             }
             debug_assert!(batch.bytes() < BATCH_ADVISED_MAX, "a page of keys is no large batch");
-            if batch.rows() > 0 {
-                batch.expect_equals(Table::Head, prefix.clone(), head.clone());
-                self.write(&batch)?;
+            if batch.rows() == 0 {
+                continue;
             }
+            let head_after = match &head_after {
+                Some(head) => head,
+                None => head_after.insert(self.announce_collection(room, LogSeq(head.next_seq))?),
+            };
+            batch.expect_equals(Table::Head, prefix.clone(), head_after.clone());
+            self.write(&batch)?;
         }
         self.forget_nodes(|of, hash| of == room && !live.contains(&hash.0[..]));
         Ok(collected)
+    }
+
+    /// Appends the record that nodes are about to be removed, to a log that ends where it ended when these were looked
+    /// for. Returns the head row.
+    fn announce_collection(&self, room: RoomNum, end: LogSeq) -> Result<Vec<u8>, StoreError> {
+        let mut txn = self.txn(room)?;
+        txn.expect_end(end)?;
+        txn.stage(&LogRecord::Collected)?;
+        let head = txn.commit_with_head()?.1;
+        // Of the nodes that were stored some are no longer.
+        self.kept().remove(room);
+        Ok(head.unwrap_or_default())
     }
 }
 

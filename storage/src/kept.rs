@@ -1,17 +1,20 @@
-//! Rows that a room's writer has read, kept in the form in which they are asked for again and again: event IDs, and how
-//! far events have come. Most events of a room cite the same few.
+//! What a room's writer need not read or write again: event IDs and how far events have come, since most events of a
+//! room cite the same few; and which nodes of state groups it has stored, since states come to the same again and again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use gibbous_codec::{EventId, EventNum, EventState, IdRow, OwnedEventId, RoomNum};
+use gibbous_codec::{EventId, EventNum, EventState, IdRow, NodeHash, OwnedEventId, RoomNum};
 
 use crate::{Table, keys::seq_of, state_index::cited_id};
 
 /// How many rows of each kind are kept of a room: half a MiB of each.
 const ROWS_MAX: usize = 4_096;
+
+/// How many hashes of nodes are kept of a room: at most a quarter of a MiB.
+const NODES_MAX: usize = 8_192;
 
 /// How many events are kept of those that are cited and not stored: at most a quarter of a MiB.
 pub(crate) const CITED_MAX: usize = 1_024;
@@ -28,6 +31,8 @@ pub(crate) struct Kept {
     /// `None`: nothing has changed of the event since it was stored.
     states: BTreeMap<EventNum, Option<EventState>>,
     cited: Cited,
+    /// Nodes that were committed and not removed since: garbage is collected with a record, too.
+    nodes: BTreeSet<NodeHash>,
 }
 
 /// The events that state events cite and that are not stored, and perhaps some that are no longer cited or missing.
@@ -73,6 +78,17 @@ impl Kept {
     pub(crate) fn keep_cited(&mut self, cited: impl IntoIterator<Item = OwnedEventId>) {
         let cited: BTreeSet<OwnedEventId> = cited.into_iter().collect();
         self.cited = if cited.len() > CITED_MAX { Cited::TooMany } else { Cited::These(cited) };
+    }
+
+    pub(crate) fn has_node(&self, hash: &NodeHash) -> bool {
+        self.nodes.contains(hash)
+    }
+
+    pub(crate) fn keep_nodes(&mut self, hashes: Vec<NodeHash>) {
+        if self.nodes.len() + hashes.len() > NODES_MAX {
+            self.nodes.clear();
+        }
+        self.nodes.extend(hashes.into_iter().take(NODES_MAX));
     }
 
     /// Another row has been staged, which may yet be discarded.

@@ -211,13 +211,20 @@ impl<'s> Txn<'s> {
     ///
     /// [`StoreError::Conflict`] if another writer has changed the room since the transaction began; otherwise if the
     /// backend fails. Nothing is written then.
-    pub fn commit(mut self) -> Result<Committed, StoreError> {
+    pub fn commit(self) -> Result<Committed, StoreError> {
+        Ok(self.commit_with_head()?.0)
+    }
+
+    /// The same, and returns the head row.
+    pub(crate) fn commit_with_head(mut self) -> Result<(Committed, Option<Vec<u8>>), StoreError> {
         if self.is_empty() {
-            return Ok(Committed::default());
+            return Ok((Committed::default(), self.head_before.take()));
         }
         let key = room_prefix(self.room);
         let mut batch = mem::take(&mut self.batch);
-        for (hash, node) in mem::take(&mut self.nodes) {
+        let mut nodes = mem::take(&mut self.nodes);
+        nodes.retain(|hash, _| !self.kept.get_mut().has_node(hash));
+        for (hash, node) in &nodes {
             let key = room_bytes_key(self.room, &hash.0);
             let value = node.encode().map_err(|source| unwritable(Table::Nodes, &key, source))?;
             batch.put(Table::Nodes, key, value);
@@ -235,8 +242,11 @@ impl<'s> Txn<'s> {
             batch.expect_equals(Table::Head, key, before);
         }
         self.store.write(&batch)?;
-        self.kept.get_mut().head = head_after;
-        Ok(Committed { records: self.records, rows: batch.rows() as u64, bytes: batch.bytes() as u64 })
+        let kept = self.kept.get_mut();
+        kept.head = head_after.clone();
+        kept.keep_nodes(nodes.into_keys().collect());
+        let (records, rows, bytes) = (self.records, batch.rows() as u64, batch.bytes() as u64);
+        Ok((Committed { records, rows, bytes }, head_after))
     }
 
     /// Writes a head row that counts no records, ahead of a room's first batch, and returns it.

@@ -168,6 +168,7 @@ fn records(golden: &mut Golden) {
     put("holes", LogRecord::Holes(vec![id("hole")]));
     put("current", LogRecord::Current(group(2)));
     put("sent", LogRecord::Sent(EventNum(7)));
+    put("collected", LogRecord::Collected);
     put(
         "completing",
         LogRecord::Completing(Completing { join: EventNum(7), via: server(), sent: Some(EventNum(8)), server_rows: 1 }),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use common::{ROOM, room};
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Judgement, LogRecord, OwnedEventId, RoomId,
-    RoomOpened, RoomVersionId, ServerKeysRow, ServerName, Stage, StateKey,
+    RoomOpened, RoomVersionId, ServerKeysRow, ServerName, Stage, StateGroup, StateKey,
 };
-use gibbous_storage::{Faulty, MemoryBackend, RoomRows, StateEvents, Store, Txn, check};
+use gibbous_storage::{Faulty, MemoryBackend, RoomRows, StateEvents, Store, StoreError, Txn, check};
 
 fn id() -> OwnedEventId {
     EventId::parse("$event").expect("an event ID")
@@ -164,4 +164,29 @@ fn hints_alone_are_not_worth_a_sync_of_the_facts() {
     store.number_room(&room_id).expect("the room is numbered");
     store.sync_facts().expect("nothing fails");
     assert_eq!(faulty.syncs(), before + 2);
+}
+
+#[test]
+fn a_node_is_written_again_only_when_it_was_removed() {
+    let backend = MemoryBackend::new();
+    let (store, other) = (store(&backend), common::open(&backend));
+    let event = store_citing(&store, "event", &[], true);
+    let rows_written = |store: &Store| {
+        let mut txn = txn(store);
+        txn.stage_group(StateGroup::EMPTY, &[event], &[]).expect("memory can be read");
+        txn.commit().expect("memory can be written").rows
+    };
+    // The log record, the head row, and a node.
+    assert_eq!([rows_written(&store), rows_written(&store)], [3, 2]);
+    let collect = || store.collect_garbage(room(&store, ROOM)).expect("memory can be written").nodes;
+    assert_eq!([collect(), collect()], [1, 0], "no event has that state");
+    assert_eq!([rows_written(&store), rows_written(&store)], [3, 2]);
+    // The same where another store over the database removes it.
+    assert_eq!([rows_written(&other), rows_written(&other)], [3, 2]);
+    let mut begun = txn(&other);
+    assert_eq!(collect(), 1);
+    begun.stage_group(StateGroup::EMPTY, &[event], &[]).expect("memory can be read");
+    assert!(matches!(begun.commit(), Err(StoreError::Conflict { .. })));
+    assert_eq!([rows_written(&other), rows_written(&other)], [3, 2]);
+    assert_eq!(check(&store).expect("memory can be read").findings, []);
 }
