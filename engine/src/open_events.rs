@@ -240,6 +240,11 @@ impl OpenEvents {
         self.ready.extend(self.settling.cut(event_id));
     }
 
+    /// Lets all look again that wait for the verdict on an event though they neither follow nor cite it.
+    pub(crate) fn look_whether_all_settled(&mut self) {
+        self.ready.extend(self.settling.to.keys());
+    }
+
     /// Returns the events that wait for another.
     pub(crate) fn waiters(&self, for_event: &EventId) -> impl Iterator<Item = EventNum> {
         self.awaited.from(for_event)

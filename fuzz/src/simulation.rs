@@ -96,7 +96,8 @@ pub(crate) fn rest(world: &mut World) -> Result<(), String> {
         ResyncStatus::Idle | ResyncStatus::Running { .. } => timeout.is_some() || !world.asked.is_empty(),
     };
     if view.is_partial() && !is_told {
-        return Err(format!("it is partial and silent: {:?}", view.resync()));
+        let words = world.host.engine().room_in_words(world.host.room.id()).expect("it can be read");
+        return Err(format!("it is partial and silent: {:?}\n{}", view.resync(), words.join("\n")));
     }
     let store = Store::open(Arc::new(world.backend.clone())).expect("the store opens");
     let findings = check(&store).expect("the store can be read").findings;

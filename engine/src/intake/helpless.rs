@@ -253,13 +253,16 @@ impl Room {
         Ok(false)
     }
 
-    /// Tells whether an open event waits, or will, directly or over others, for another one: because it follows or cites
-    /// it, or because the states before it rest on it.
+    /// Tells whether an open event is another one, or waits for it, or will, directly or over others: because it follows or
+    /// cites it, because the states before it rest on it, or because a state that is held does.
     pub(crate) fn waits_for(&self, txn: &Txn<'_>, num: EventNum, event_id: &EventId) -> Result<bool, Error> {
         let Some(awaited) = txn.event_num(event_id)? else { return Ok(false) };
         let mut seen = BTreeSet::new();
         let mut next = vec![num];
         while let Some(num) = next.pop() {
+            if num == awaited {
+                return Ok(true);
+            }
             if self.open.get(num).is_none() || !seen.insert(num) {
                 continue;
             }
@@ -268,9 +271,7 @@ impl Room {
             }
             for event_id in self.open.followed(num).chain(self.open.awaited(num)).chain(self.open.settling(num)) {
                 next.extend(txn.event_num(event_id)?);
-            }
-            if next.contains(&awaited) {
-                return Ok(true);
+                next.extend(self.resync.fetch(event_id).into_iter().flat_map(|fetch| &fetch.until_final));
             }
         }
         Ok(false)

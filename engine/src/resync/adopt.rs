@@ -60,6 +60,8 @@ impl Room {
                 }
                 Adoption::Held(until_final) => {
                     self.resync.hold(prev, until_final);
+                    // What waits for this state now may be what one of these waits for.
+                    self.open.look_whether_all_settled();
                     Ok(())
                 }
                 Adoption::Refused(reason) => self.refuse(cx, prev, &named_by, reason),

@@ -28,7 +28,7 @@ pub(crate) struct Fetch {
     /// Events that were not named, but that named ones rest on.
     beside: BTreeSet<OwnedEventId>,
     /// Events of the state whose verdicts are awaited before it is adopted.
-    pub(super) until_final: BTreeSet<EventNum>,
+    pub(crate) until_final: BTreeSet<EventNum>,
 }
 
 impl Fetch {
