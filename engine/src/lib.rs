@@ -68,6 +68,8 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`embedding`] is the guide for hosts: the loop, threads, joins, partial state, what to do on each update, errors.
+//!
 //! What goes wrong is told as a [`Failure`] with a number that never changes its meaning: `codec/FAILURES.md` lists
 //! them, and `codec/RULES.md` the rules that a rejected event can break.
 //!
@@ -78,6 +80,8 @@
 
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
+#[doc = include_str!("../EMBEDDING.md")]
+pub mod embedding {}
 
 mod acl;
 mod auth;
