@@ -75,8 +75,9 @@
 //!
 //! # Features
 //!
-//! `replay` plays recordings through an engine, `cli` is the command line, `testing` tells rooms as stories and makes
-//! them of seeds. None is on by default, and none changes a result or a byte on disk.
+//! `replay` plays recordings through an engine, `cli` is the command line (and needs `replay` and `testing`), `fjall` is a
+//! second database (Rust 1.90), `testing` tells rooms as stories and makes them of seeds. None is on by default, and none
+//! changes a result or a byte on disk.
 
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
