@@ -12,6 +12,20 @@
 use std::fmt;
 
 /// A key being composed.
+///
+/// ```
+/// use gibbous_codec::{KeyBuf, KeyReader};
+///
+/// let key = |number, name: &str| KeyBuf::new().bytes_terminated(name.as_bytes()).u64(number).into_vec();
+/// assert!(key(9, "a") < key(10, "a"));
+/// assert!(key(10, "a") < key(9, "ab"));
+///
+/// let bytes = key(9, "a");
+/// let mut reader = KeyReader::new(&bytes);
+/// assert_eq!((reader.bytes_terminated()?, reader.u64()?), (b"a".to_vec(), 9));
+/// reader.end()?;
+/// # Ok::<_, gibbous_codec::MalformedKey>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyBuf(Vec<u8>);
 

@@ -8,6 +8,17 @@ use serde::{Deserialize, Serialize};
 pub type StateMap<T> = BTreeMap<StateKey, T>;
 
 /// The key of a piece of state: event type, then state key.
+///
+/// ```
+/// use gibbous_codec::{StateKey, StateMap};
+///
+/// let state: StateMap<&str> = [("m.room.name", "", "$moons"), ("m.room.member", "@ada:a.example", "$join")]
+///     .into_iter()
+///     .map(|(event_type, state_key, event_id)| (StateKey::new(event_type, state_key), event_id))
+///     .collect();
+/// assert_eq!(state.get(&StateKey::new("m.room.name", "")), Some(&"$moons"));
+/// assert_eq!(state.keys().next().expect("there are two").to_string(), r#"("m.room.member", "@ada:a.example")"#);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StateKey {
     /// The type of the state event, such as `m.room.member`.

@@ -38,6 +38,18 @@ impl Check {
 }
 
 /// Why an event was rejected: the check that it failed, and the rule that it broke.
+///
+/// ```
+/// use gibbous_codec::{Check, EventStatus, Failure, Rejection, Rule};
+///
+/// let levels = "$levels".try_into()?;
+/// let rejection = Rejection { check: Check::StateBefore, rule: Rule::RequiredLevel, source: Some(levels) };
+/// let status = EventStatus::Rejected(rejection.clone());
+/// let failure = Failure::of("$event".try_into()?, &status).expect("it is no accepted one");
+/// assert_eq!((failure.code.number(), failure.rule), (501, Some(Rule::RequiredLevel)));
+/// assert_eq!(failure.source, rejection.source);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// The check that failed: [`Check::AuthEvents`] or [`Check::StateBefore`].

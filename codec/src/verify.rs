@@ -141,6 +141,41 @@ pub fn required_servers(rules: &RoomRules, pdu: &Pdu) -> Result<BTreeSet<OwnedSe
 /// `origin_server_ts` (from room version 5 on). Signatures by unknown keys and algorithms count for nothing. An event
 /// of which the content hash does not hold is redacted.
 ///
+/// ```
+/// use gibbous_codec::{
+///     KeySource, Pdu, RoomRules, RoomVersionId, ServerName, SigningKey, VerifyError, VerifyKey, sign, verify,
+/// };
+///
+/// /// The keys of a.example, as far as they are known.
+/// struct Keys(Option<VerifyKey>);
+///
+/// impl KeySource for Keys {
+///     fn key(&self, server: &ServerName, key_id: &str) -> Option<VerifyKey> {
+///         self.0.clone().filter(|_| server == "a.example" && key_id == "ed25519:1")
+///     }
+/// }
+///
+/// let rules = RoomRules::of(&RoomVersionId::V11).expect("the version is known");
+/// let key = SigningKey::from_bytes(&[7; 32]);
+/// let json = br#"{
+///     "type": "m.room.message", "room_id": "!r:a.example", "sender": "@u:a.example", "content": {"body": "hello"},
+///     "auth_events": ["$c"], "prev_events": ["$c"], "depth": 3, "origin_server_ts": 5
+/// }"#;
+/// let pdu = sign(&rules, json, "a.example".try_into()?, "ed25519:1", &key)?;
+///
+/// let keys = Keys(Some(VerifyKey::from_bytes(&key.verifying_key().to_bytes(), 1_000)?));
+/// assert!(!verify(&rules, pdu.clone(), &keys)?.was_redacted());
+///
+/// // Who changes the content leaves what the signature covers: the event as it is redacted.
+/// let changed = pdu.canonical_json().replace("hello", "bye");
+/// let changed = verify(&rules, Pdu::parse(&rules, changed.as_bytes())?, &keys)?;
+/// assert!(changed.was_redacted());
+/// assert_eq!((changed.pdu().event_id(), changed.pdu().content().get()), (pdu.event_id(), "{}"));
+///
+/// assert!(matches!(verify(&rules, pdu, &Keys(None)), Err(VerifyError::MissingKeys { .. })));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// [`VerifyError::MissingKeys`] if a key is still to be had, and no server is known not to have signed;

@@ -77,6 +77,19 @@ pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8
 
 /// Decodes the bincode payload of a frame.
 ///
+/// ```
+/// use gibbous_codec::{Kind, RoomNum, RoomRow, WireError, decode, encode};
+///
+/// let row = RoomRow { num: RoomNum(7) };
+/// let mut frame = encode(Kind::RoomRow, 0, &row)?;
+/// assert_eq!(decode::<RoomRow>(Kind::RoomRow, 0, &frame)?, row);
+///
+/// // A bit that has turned is told, and never read as another number.
+/// *frame.last_mut().expect("it is not empty") ^= 1;
+/// assert!(decode::<RoomRow>(Kind::RoomRow, 0, &frame).is_err());
+/// # Ok::<_, WireError>(())
+/// ```
+///
 /// # Errors
 ///
 /// A [`WireError`] that names the first thing that is not as [`encode`] writes it.

@@ -44,6 +44,16 @@ use self::{
 };
 
 /// What an engine is given when it is opened.
+///
+/// ```
+/// use gibbous::{Completion, Config};
+///
+/// let mut config = Config::new("us.example".try_into()?);
+/// config.limits.requests_a_server_max = 2;
+/// // The host acknowledges updates, and puts device lists right before anybody reads that a room is full.
+/// config.completion = Completion::WhenAcknowledged;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The name of the homeserver that the engine is part of.
@@ -92,6 +102,22 @@ pub struct Stats {
 }
 
 /// A room-state engine. Cheap to clone; every clone is the same engine, and may be used from any thread.
+///
+/// ```
+/// use std::{sync::Arc, thread};
+///
+/// use gibbous::{Config, Engine, MemoryBackend};
+///
+/// let engine = Engine::open(Arc::new(MemoryBackend::new()), Config::new("us.example".try_into()?), 0)?;
+/// let asked = thread::spawn({
+///     let engine = engine.clone();
+///     move || engine.poll_request(0)
+/// });
+/// assert_eq!(asked.join().expect("it does not panic")?, None); // There is no room that lacks anything.
+/// assert_eq!(engine.poll_timeout(), None); // Nor is anything due.
+/// assert!(engine.room("!room:us.example".try_into()?)?.is_none());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Engine {
     inner: Arc<Inner>,

@@ -68,16 +68,21 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`embedding`] is the guide for hosts: the loop, threads, joins, partial state, what to do on each update, errors.
+//!
 //! What goes wrong is told as a [`Failure`] with a number that never changes its meaning: `codec/FAILURES.md` lists
 //! them, and `codec/RULES.md` the rules that a rejected event can break.
 //!
 //! # Features
 //!
-//! `replay` plays recordings through an engine, `cli` is the command line, `testing` tells rooms as stories and makes
-//! them of seeds. None is on by default, and none changes a result or a byte on disk.
+//! `replay` plays recordings through an engine, `cli` is the command line (and needs `replay` and `testing`), `fjall` is a
+//! second database (Rust 1.90), `testing` tells rooms as stories and makes them of seeds. None is on by default, and none
+//! changes a result or a byte on disk.
 
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
+#[doc = include_str!("../EMBEDDING.md")]
+pub mod embedding {}
 
 mod acl;
 mod auth;

@@ -1,6 +1,15 @@
 //! Every bound of the engine, with the arithmetic that gave it.
 
 /// Bounds. Beyond one stands a named outcome, never a hang; see each field.
+///
+/// ```
+/// use gibbous::Limits;
+///
+/// // A small server: half the memory for events that wait, and no room has all that it asks for at once.
+/// let mut limits = Limits::default();
+/// limits.waiting_events_max /= 2;
+/// limits.requests_max = 16;
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {

@@ -41,6 +41,30 @@ pub struct Update {
 }
 
 /// What has changed.
+///
+/// What a host does on each stands in [`embedding`](crate::embedding).
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use gibbous::{Change, EventStatus, FailureCode, testing::{S, Story}};
+///
+/// // Elsie is kicked by derek, who has left: partial state does not know that.
+/// let (mut story, kick) = Story::wrongly_kicked(&"11".try_into()?);
+/// story.receive(S, &[&kick]);
+/// let accepted = EventStatus::Accepted;
+/// let persisted = Change::EventPersisted { event_id: kick, status: accepted, partial: true, soft_failure: None };
+/// assert!(story.changes.contains(&persisted));
+///
+/// story.release();
+/// let failures: Vec<_> = story.changes.iter().filter_map(Change::failure).map(|failure| failure.code).collect();
+/// assert_eq!(failures, [FailureCode::Retracted]);
+/// assert_eq!(story.changes.last(), Some(&Change::RoomUnPartialStated { holes: Vec::new() }));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {

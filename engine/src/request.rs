@@ -26,6 +26,36 @@ pub struct Request {
 }
 
 /// The question itself; each is one call of the server-server API but `Events`, which is one `/event` call an event.
+///
+/// ```
+/// use gibbous::RequestKind;
+///
+/// /// The path of a `GET`, where the question is one. IDs are to be percent-encoded (here `encoded`).
+/// fn path(room_id: &str, kind: &RequestKind, encoded: impl Fn(&str) -> String) -> Option<String> {
+///     let room_id = encoded(room_id);
+///     let of_event = |what, id: &str| format!("/_matrix/federation/v1/{what}/{room_id}?event_id={}", encoded(id));
+///     Some(match kind {
+///         RequestKind::StateIds { event_id } => of_event("state_ids", event_id.as_str()),
+///         RequestKind::State { event_id } => of_event("state", event_id.as_str()),
+///         RequestKind::EventAuth { event_id } => {
+///             format!("/_matrix/federation/v1/event_auth/{room_id}/{}", encoded(event_id.as_str()))
+///         }
+///         RequestKind::Backfill { from, limit } => {
+///             let from: String = from.iter().map(|event_id| format!("&v={}", encoded(event_id.as_str()))).collect();
+///             format!("/_matrix/federation/v1/backfill/{room_id}?limit={limit}{from}")
+///         }
+///         RequestKind::ServerKeys { .. } => "/_matrix/key/v2/server".to_owned(),
+///         // `Events` is one `/event/{eventId}` an ID, `MissingEvents` a `POST`; what a host does not know it answers by
+///         // `Response::Failed`.
+///         _ => return None,
+///     })
+/// }
+///
+/// let kind = RequestKind::StateIds { event_id: "$event".try_into()? };
+/// let asked = path("!room:us.example", &kind, |id| id.replace('!', "%21").replace('$', "%24").replace(':', "%3A"));
+/// assert_eq!(asked.as_deref(), Some("/_matrix/federation/v1/state_ids/%21room%3Aus.example?event_id=%24event"));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestKind {
@@ -75,6 +105,26 @@ pub enum RequestKind {
 }
 
 /// An answer to a [`Request`].
+///
+/// ```
+/// use gibbous::{RequestError, Response};
+///
+/// /// What the engine is told of an answer over HTTP; `None` where none has come.
+/// fn response(answer: Option<(u16, Vec<u8>)>) -> Response {
+///     match answer {
+///         Some((200, body)) => Response::Body(body),
+///         Some((status, body)) => {
+///             let error: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+///             let errcode = error["errcode"].as_str().unwrap_or_default().to_owned();
+///             Response::Failed(RequestError::Status { status, errcode })
+///         }
+///         None => Response::Failed(RequestError::Timeout),
+///     }
+/// }
+///
+/// let refused = RequestError::Status { status: 404, errcode: "M_NOT_FOUND".to_owned() };
+/// assert_eq!(response(Some((404, br#"{"errcode": "M_NOT_FOUND"}"#.to_vec()))), Response::Failed(refused));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
     /// The JSON body of a 200 answer.

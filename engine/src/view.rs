@@ -42,6 +42,33 @@ pub use self::{
 ///
 /// Extremities and current state are pinned. What is read of single events is what is held of them at the time of the
 /// reading.
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use gibbous::{EventStage, EventStatus, StateKey, testing::{DEREK, S, Story}};
+///
+/// // One of ours has joined without the members.
+/// let mut story = Story::joined(&"11".try_into()?);
+/// let hello = story.room.message(DEREK, "hello").send();
+/// story.receive(S, &[&hello]);
+///
+/// let view = story.engine().room(story.room.id())?.expect("it is there");
+/// assert_eq!((view.is_partial(), view.forward_extremities()), (true, vec![hello.clone()]));
+/// let stage = view.event(&hello)?.expect("it is stored").stage;
+/// assert_eq!(stage, EventStage::Placed { status: EventStatus::Accepted, partial: true });
+/// let key = StateKey::new("m.room.join_rules", "");
+/// assert_eq!(view.state_before(&hello)?.expect("it has its place").get(&key), Some(&story.join_rules));
+///
+/// // A view stays as the room was.
+/// story.release();
+/// assert!(view.is_partial());
+/// assert!(!story.engine().room(story.room.id())?.expect("it is there").is_partial());
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug)]
 pub struct RoomView {
     pub(crate) store: Store,

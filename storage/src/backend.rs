@@ -37,6 +37,29 @@ pub type Row = (Vec<u8>, Vec<u8>);
 /// nothing. [`Store`] keeps to this by itself as well, whatever its backend does.
 ///
 /// [`Store`]: crate::Store
+///
+/// ```
+/// use gibbous_storage::{Backend, Batch, CommitError, MemoryBackend, Table};
+///
+/// let backend = MemoryBackend::new();
+/// let mut batch = Batch::new();
+/// batch.expect_absent(Table::Rooms, b"!a".to_vec());
+/// batch.put(Table::Rooms, b"!a".to_vec(), b"one".to_vec());
+/// batch.put(Table::Rooms, b"!b".to_vec(), b"two".to_vec());
+/// backend.commit(&batch)?;
+/// backend.sync()?;
+///
+/// // The same again finds what it did not expect, and writes nothing.
+/// assert!(matches!(backend.commit(&batch), Err(CommitError::Conflict { .. })));
+///
+/// let rows = backend.snapshot()?;
+/// assert_eq!(rows.get(Table::Rooms, b"!a")?, Some(b"one".to_vec()));
+/// let page = rows.scan(Table::Rooms, b"", b"!", 1)?;
+/// assert_eq!(page, [(b"!a".to_vec(), b"one".to_vec())]);
+/// let next = rows.scan(Table::Rooms, b"!a\0", b"!", 1)?;
+/// assert_eq!(next, [(b"!b".to_vec(), b"two".to_vec())]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 pub trait Backend: Send + Sync + fmt::Debug {
     /// Opens a short-lived view for reading.
     ///

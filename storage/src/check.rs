@@ -61,6 +61,25 @@ pub struct CheckReport {
 /// A store that was opened by [`Store::open_read_only`] is seen as a crash has left it: what opening would cut, a torn
 /// batch, is found. Facts beside the logs are only read: nothing tells that a server's keys are missing.
 ///
+/// ```
+/// use std::sync::Arc;
+///
+/// use gibbous_storage::{Backend, Batch, MemoryBackend, Store, Table, check};
+///
+/// let backend = MemoryBackend::new();
+/// let store = Store::open(Arc::new(backend.clone()))?;
+/// store.number_room("!room:us.example".try_into()?)?;
+/// assert_eq!(check(&store)?.findings, []);
+///
+/// // The disk fails.
+/// let mut batch = Batch::new();
+/// batch.put(Table::Rooms, b"!room:us.example".to_vec(), b"?".to_vec());
+/// backend.commit(&batch)?;
+/// let findings = check(&store)?.findings;
+/// assert_eq!(findings.iter().map(|finding| finding.table).collect::<Vec<_>>(), [Table::Rooms]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// If the backend fails. Whatever is wrong with a row is a finding, not an error.

@@ -15,6 +15,9 @@
 //! This crate knows no authorisation rule and spawns no thread, though sled and fjall do: what a verdict is, the engine
 //! decides.
 //!
+//! Features, none of them on by default: `fjall` is `FjallBackend` (Rust 1.90), `testing` is `Faulty`, a backend that fails,
+//! crashes and tears batches when told. Neither changes a byte on disk.
+//!
 //! ```
 //! use std::sync::Arc;
 //!

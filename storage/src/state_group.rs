@@ -8,6 +8,33 @@
 //! where they differ.
 //!
 //! Nothing here recurses deeper than the digits of a path, whatever other servers choose as state keys.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use gibbous_codec::{EventId, EventNum, StateKey, entry_hash, path};
+//! use gibbous_storage::state_group::{StateGroup, diff, lookup, update};
+//!
+//! /// The change by which an event comes to be at a key.
+//! fn put(key: &StateKey, event_id: &str, num: u64) -> gibbous_storage::state_group::Change {
+//!     let event_id = EventId::parse(event_id).expect("an event ID");
+//!     (path(key), Some((entry_hash(key, &event_id), EventNum(num))))
+//! }
+//!
+//! let mut nodes = BTreeMap::new(); // A transaction is such a place, too.
+//! let (create, name) = (StateKey::new("m.room.create", ""), StateKey::new("m.room.name", ""));
+//! let first = update(&mut nodes, &StateGroup::EMPTY, &[put(&create, "$create", 1)])?;
+//! let named = update(&mut nodes, &first, &[put(&name, "$moons", 2)])?;
+//! assert_eq!(lookup(&nodes, &named, &path(&create))?, Some(EventNum(1)));
+//! let differences = diff(&nodes, &first, &named)?;
+//! assert_eq!(differences.iter().map(|at| (at.a, at.b)).collect::<Vec<_>>(), [(None, Some(EventNum(2)))]);
+//!
+//! // The same content is the same state, in whatever order it came to be, and the old ones are still there.
+//! let same = [put(&name, "$moons", 2), put(&create, "$create", 1)];
+//! assert_eq!(update(&mut nodes, &StateGroup::EMPTY, &same)?, named);
+//! assert_eq!(update(&mut nodes, &named, &[(path(&name), None)])?, first);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod diff;
 mod entries;

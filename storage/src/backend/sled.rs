@@ -33,6 +33,25 @@ use super::{
 use crate::{BackendError, Batch, CommitError, Table};
 
 /// A store in a directory, which belongs to this process while it is open.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use gibbous_storage::{BackendError, SledBackend, SledOptions, Store};
+///
+/// let dir = tempfile::tempdir()?;
+/// let options = SledOptions { cache_bytes: 16 << 20 };
+/// let store = Store::open(Arc::new(SledBackend::open(dir.path(), options)?))?;
+/// let room = store.number_room("!room:us.example".try_into()?)?;
+/// store.sync()?;
+///
+/// // It is this store's until it is closed.
+/// assert!(matches!(SledBackend::open(dir.path(), options), Err(BackendError::InUse { .. })));
+/// drop(store);
+/// let store = Store::open(Arc::new(SledBackend::open(dir.path(), options)?))?;
+/// assert_eq!(store.room_num("!room:us.example".try_into()?)?, Some(room));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 pub struct SledBackend {
     db: sled::Db,
     dir: PathBuf,
