@@ -11,14 +11,12 @@ mod receive;
 mod rooms;
 mod serve;
 mod slot;
+mod stats;
 mod updates;
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     task::Waker,
 };
 
@@ -36,11 +34,13 @@ use crate::{
 pub use self::{
     damaged::DamagedRoom,
     joins::{JoinStatus, JoinTicket},
+    stats::{Metric, MetricKind, Stats},
     updates::FullState,
 };
 use self::{
     damaged::UnreadRooms,
     slot::{Slot, SlotGuard, Unread},
+    stats::Counted,
 };
 
 /// What an engine is given when it is opened.
@@ -82,25 +82,6 @@ impl Config {
     }
 }
 
-/// What an engine has done since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Rows put or removed.
-    pub rows_written: u64,
-    /// Bytes of keys and values written.
-    pub bytes_written: u64,
-    /// Atomic batches.
-    pub batches: u64,
-    /// Syncs.
-    pub syncs: u64,
-    /// Events that were re-pointed from partial to full state.
-    pub events_flipped: u64,
-    /// Those of them for which the rules were asked again: what their verdict rested on had changed, or was forgotten.
-    pub judged_anew: u64,
-    /// Events whose verdict changed by it.
-    pub verdicts_changed: u64,
-}
-
 /// A room-state engine. Cheap to clone; every clone is the same engine, and may be used from any thread.
 ///
 /// ```
@@ -136,9 +117,7 @@ struct Inner {
     wakers: Mutex<Vec<Waker>>,
     joins: Mutex<BTreeMap<JoinTicket, JoinStatus>>,
     next_join: AtomicU64,
-    flipped: AtomicU64,
-    judged_anew: AtomicU64,
-    verdicts_changed: AtomicU64,
+    counted: Counted,
 }
 
 impl Engine {
@@ -152,6 +131,7 @@ impl Engine {
     ///
     /// If the store cannot be opened.
     pub fn open(backend: Arc<dyn Backend>, config: Config, now_ms: u64) -> Result<Self, Error> {
+        let _span = tracing::debug_span!("open").entered();
         let store = Store::open(backend)?;
         let inner = Inner {
             keys: KeyRing::new(store.clone(), &config.limits),
@@ -165,9 +145,7 @@ impl Engine {
             wakers: Mutex::default(),
             joins: Mutex::default(),
             next_join: AtomicU64::new(0),
-            flipped: AtomicU64::new(0),
-            judged_anew: AtomicU64::new(0),
-            verdicts_changed: AtomicU64::new(0),
+            counted: Counted::default(),
         };
         let engine = Self { inner: Arc::new(inner) };
         for damage in engine.inner.store.damaged_rooms() {
@@ -196,6 +174,7 @@ impl Engine {
         if head.partial.is_none() {
             return self.read(room_id, &mut slot);
         }
+        self.inner.counted.set_resync(room_id, head.partial.map(|partial| partial.since_ms));
         let mut unread = lock(&self.inner.unread);
         unread.rooms.insert(room_id.to_owned());
         unread.is_due = true;
@@ -220,6 +199,7 @@ impl Engine {
         lock(&self.inner.unread).rooms.remove(room_id);
         lock(&self.inner.requests).forget(room_id);
         lock(&self.inner.updates).forget(room_id);
+        self.inner.counted.set_resync(room_id, None);
         self.wake_for_requests();
         self.inner.store.purge(room_id)?;
         lock(&self.inner.damaged).remove(room_id.as_str());
@@ -242,7 +222,10 @@ impl Engine {
         let mut slot = self.enter(&slot);
         self.read(room_id, &mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(Collected::default()) };
-        room.collect_garbage(&self.inner.store)
+        let _span = tracing::debug_span!("collect_garbage", room = %room_id).entered();
+        let collected = room.collect_garbage(&self.inner.store)?;
+        tracing::info!(nodes = collected.nodes, bytes = collected.bytes, "garbage is collected");
+        Ok(collected)
     }
 
     /// Returns a room as it stands now, or `None` for one that is not known.
@@ -309,20 +292,6 @@ impl Engine {
         let Some(slot) = self.known_slot(room_id) else { return Ok(Vec::new()) };
         let slot = self.enter(&slot);
         slot.room.as_ref().map_or(Ok(Vec::new()), |room| room.in_words(self.context(0)))
-    }
-
-    /// Returns what the engine has done since it was opened.
-    pub fn stats(&self) -> Stats {
-        let written = self.inner.store.write_counts();
-        Stats {
-            rows_written: written.rows,
-            bytes_written: written.bytes,
-            batches: written.batches,
-            syncs: written.syncs,
-            events_flipped: self.inner.flipped.load(Ordering::Relaxed),
-            judged_anew: self.inner.judged_anew.load(Ordering::Relaxed),
-            verdicts_changed: self.inner.verdicts_changed.load(Ordering::Relaxed),
-        }
     }
 
     fn context(&self, now_ms: u64) -> Context<'_> {
@@ -406,10 +375,7 @@ impl Engine {
             updates.add(room_id, from, records, self.inner.config.limits.updates_max);
         }
         drop(updates);
-        let counts = std::mem::take(&mut room.counts);
-        self.inner.flipped.fetch_add(counts.flipped, Ordering::Relaxed);
-        self.inner.judged_anew.fetch_add(counts.judged_anew, Ordering::Relaxed);
-        self.inner.verdicts_changed.fetch_add(counts.verdicts_changed, Ordering::Relaxed);
+        self.inner.counted.add(room);
     }
 
     /// Locks a room's slot.

@@ -122,7 +122,9 @@ mod update_queue;
 mod verify_pool;
 mod view;
 
-pub use engine::{Completion, Config, DamagedRoom, Engine, FullState, JoinStatus, JoinTicket, Stats, supports};
+pub use engine::{
+    Completion, Config, DamagedRoom, Engine, FullState, JoinStatus, JoinTicket, Metric, MetricKind, Stats, supports,
+};
 pub use error::Error;
 pub use explain::{Citation, Explanation, Reading};
 pub use export::{Export, ExportRefusal};

@@ -271,7 +271,7 @@ impl Room {
         }
         self.refresh_servers(cx)?;
         self.advance(cx)?;
-        tracing::info!(room = %self.id, event = %joined.event_id, partial = joined.partial, "joined");
+        tracing::info!(room = %self.id, event = %joined.event_id, partial = joined.partial, auth_events = parsed.pdus.len(), "joined");
         Ok(Ok(joined))
     }
 

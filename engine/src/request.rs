@@ -104,6 +104,21 @@ pub enum RequestKind {
     },
 }
 
+impl RequestKind {
+    /// Returns the last part of the endpoint's path that says what is asked, as `state_ids`: for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::StateIds { .. } => "state_ids",
+            Self::State { .. } => "state",
+            Self::Events { .. } => "event",
+            Self::MissingEvents { .. } => "get_missing_events",
+            Self::Backfill { .. } => "backfill",
+            Self::EventAuth { .. } => "event_auth",
+            Self::ServerKeys { .. } => "key/v2/server",
+        }
+    }
+}
+
 /// An answer to a [`Request`].
 ///
 /// ```

@@ -115,6 +115,12 @@ impl Requests {
         !self.urgent.is_empty() || !self.queues.is_empty()
     }
 
+    /// Returns how many questions have not been asked yet, and how many wait for an answer.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let queued = self.urgent.len() + self.queues.values().map(VecDeque::len).sum::<usize>();
+        (queued as u64, self.in_flight.len() as u64)
+    }
+
     /// Returns the question that an answer belongs to; `None` if it was answered before or never asked.
     pub(crate) fn answered(&mut self, id: RequestId) -> Option<InFlight> {
         let answered = self.in_flight.remove(&id)?;

@@ -70,6 +70,11 @@ impl Resync {
         self.since_ms.get_or_insert(now_ms);
     }
 
+    /// Returns since when the room is partial, if it is.
+    pub(crate) fn since_ms(&self) -> Option<u64> {
+        self.since_ms
+    }
+
     /// Tells whether the room is partial.
     pub(crate) fn is_partial(&self) -> bool {
         self.since_ms.is_some()

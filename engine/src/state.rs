@@ -66,7 +66,9 @@ pub(crate) fn resolve_noting(memory: &RoomMemory, txn: &mut Txn<'_>, groups: &[S
     let unsettled = RefCell::default();
     let mut resolver = memory.resolver(txn);
     resolver.events.unsettled = Some(&unsettled);
+    let span = tracing::debug_span!("resolve", states = distinct.len()).entered();
     let resolution = resolver.resolve(&distinct)?;
+    drop(span);
     let state = txn.stage_group(resolution.base, &resolution.set, &resolution.removed)?;
     let resolved = Resolved { state, unsettled: unsettled.into_inner().into_iter().collect() };
     memory.remember_resolved(distinct, resolved.clone());

@@ -47,6 +47,11 @@ impl UpdateQueue {
         }
     }
 
+    /// Returns how many records have not been told.
+    pub(crate) fn untold(&self) -> u64 {
+        self.rooms.values().map(|untold| untold.end.0.saturating_sub(untold.next.0)).sum()
+    }
+
     /// Takes up a room where the host has left it: so many records of its log may not have been dealt with.
     pub(crate) fn resume(&mut self, room_id: &RoomId, position: UpdatePosition, records: u64, records_max: usize) {
         let UpdatePosition { seq, .. } = position;

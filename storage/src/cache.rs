@@ -9,6 +9,15 @@ use std::{
 /// to.
 const ENTRY_BYTES: usize = 200;
 
+/// How often something was found in a cache, and how often it was not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// How often it was there.
+    pub hits: u64,
+    /// How often it had to be read from the database.
+    pub misses: u64,
+}
+
 /// Values that never change, so that none is ever stale. Shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
@@ -22,6 +31,7 @@ struct Entries<K, V> {
     by_use: BTreeMap<u64, K>,
     clock: u64,
     bytes: usize,
+    counts: CacheCounts,
 }
 
 #[derive(Debug)]
@@ -34,14 +44,19 @@ struct Entry<V> {
 impl<K: Ord + Clone, V: Clone> Cache<K, V> {
     /// Makes an empty cache.
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let entries = Entries { by_key: BTreeMap::new(), by_use: BTreeMap::new(), clock: 0, bytes: 0 };
+        let counts = CacheCounts::default();
+        let entries = Entries { by_key: BTreeMap::new(), by_use: BTreeMap::new(), clock: 0, bytes: 0, counts };
         Self { bytes_max, entries: Mutex::new(entries) }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<V> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let Entries { by_key, by_use, clock, .. } = &mut *entries;
-        let entry = by_key.get_mut(key)?;
+        let Entries { by_key, by_use, clock, counts, .. } = &mut *entries;
+        let Some(entry) = by_key.get_mut(key) else {
+            counts.misses += 1;
+            return None;
+        };
+        counts.hits += 1;
         *clock += 1;
         by_use.remove(&entry.used);
         by_use.insert(*clock, key.clone());
@@ -53,7 +68,7 @@ impl<K: Ord + Clone, V: Clone> Cache<K, V> {
     pub(crate) fn put(&self, key: K, value: V, bytes: usize) {
         let bytes = bytes + ENTRY_BYTES;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let Entries { by_key, by_use, clock, bytes: total } = &mut *entries;
+        let Entries { by_key, by_use, clock, bytes: total, .. } = &mut *entries;
         *clock += 1;
         if let Some(old) = by_key.insert(key.clone(), Entry { value, used: *clock, bytes }) {
             by_use.remove(&old.used);
@@ -65,6 +80,10 @@ impl<K: Ord + Clone, V: Clone> Cache<K, V> {
             let Some((_, oldest)) = by_use.pop_first() else { break };
             *total -= by_key.remove(&oldest).map_or(0, |entry| entry.bytes);
         }
+    }
+
+    pub(crate) fn counts(&self) -> CacheCounts {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).counts
     }
 
     /// Drops what is no longer under its key.

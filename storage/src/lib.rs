@@ -67,6 +67,7 @@ pub use backend::{Fault, Faulty, Step, Survives};
 #[cfg(feature = "fjall")]
 pub use backend::{FjallBackend, FjallOptions};
 pub use batch::{BATCH_ADVISED_MAX, Batch, Expectation, KEY_MAX, VALUE_MAX};
+pub use cache::CacheCounts;
 pub use check::{CheckReport, Finding, check};
 pub use error::{BackendError, CommitError, Damage, StoreError};
 pub use garbage::Collected;

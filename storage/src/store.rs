@@ -16,7 +16,7 @@ use gibbous_codec::{
 
 use crate::{
     BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Snapshot, StoreError, Table,
-    cache::Cache,
+    cache::{Cache, CacheCounts},
     kept::KeptRows,
     keys::{decode_row, encode_row, invite_key, invites_prefix, room_bytes_key, room_prefix, room_seq_key},
     recover::{DamagedRooms, forget_number, recover, room_id_of},
@@ -281,6 +281,7 @@ impl Store {
         self.shared.is_written.swap(false, Ordering::AcqRel);
         self.shared.is_fact_written.swap(false, Ordering::AcqRel);
         *is_ahead = true;
+        let _span = tracing::trace_span!("sync").entered();
         self.backend.sync().map_err(|error| {
             self.poison();
             match error {
@@ -311,6 +312,11 @@ impl Store {
             bytes: shared.bytes.load(Ordering::Relaxed),
             syncs: shared.syncs.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns how often events, and nodes of state groups, were found in their caches since the store was opened.
+    pub fn read_counts(&self) -> (CacheCounts, CacheCounts) {
+        (self.shared.events.counts(), self.shared.nodes.counts())
     }
 
     /// Returns the signing keys that are stored of a server.

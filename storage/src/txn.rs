@@ -241,11 +241,13 @@ impl<'s> Txn<'s> {
         if let Some(before) = self.head_before.take() {
             batch.expect_equals(Table::Head, key, before);
         }
+        let (records, rows, bytes) = (self.records, batch.rows() as u64, batch.bytes() as u64);
+        let span = tracing::trace_span!("commit", records, rows, bytes).entered();
         self.store.write(&batch)?;
+        drop(span);
         let kept = self.kept.get_mut();
         kept.head = head_after.clone();
         kept.keep_nodes(nodes.into_keys().collect());
-        let (records, rows, bytes) = (self.records, batch.rows() as u64, batch.bytes() as u64);
         Ok((Committed { records, rows, bytes }, head_after))
     }
 

@@ -18,7 +18,11 @@ impl Engine {
     /// If the store fails.
     pub fn poll_request(&self, now_ms: u64) -> Result<Option<Request>, Error> {
         self.read_unread()?;
-        Ok(lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms))
+        let request = lock(&self.inner.requests).poll(&self.inner.config.limits, now_ms);
+        if let Some(Request { room_id, destination, kind, .. }) = &request {
+            tracing::debug!(room = %room_id, to = %destination, kind = kind.name(), "asks");
+        }
+        Ok(request)
     }
 
     /// Takes the answer to a question. The events in it are checked as any (server-server specification, "Checks
@@ -31,6 +35,12 @@ impl Engine {
     pub fn handle_response(&self, id: RequestId, response: Response, now_ms: u64) -> Result<(), Error> {
         let in_flight = lock(&self.inner.requests).answered(id);
         let Some(in_flight) = in_flight else { return Ok(()) };
+        let InFlight { room_id, destination, kind, .. } = &in_flight;
+        let _span =
+            tracing::debug_span!("handle_response", room = %room_id, from = %destination, kind = kind.name()).entered();
+        if let Response::Failed(error) = &response {
+            tracing::debug!(%error, "no answer");
+        }
         let answered = self.answer(in_flight, response, now_ms);
         self.wake_for_requests();
         answered
@@ -82,6 +92,7 @@ impl Engine {
     ///
     /// If the store fails.
     pub fn handle_timeout(&self, now_ms: u64) -> Result<(), Error> {
+        let _span = tracing::trace_span!("handle_timeout").entered();
         let cx = self.context(now_ms);
         cx.keys.handle_timeout(now_ms);
         // A room in trouble does not keep the others from what is due.

@@ -64,6 +64,7 @@ impl Engine {
                 lock(&self.inner.requests).forget(room_id);
                 lock(&self.inner.updates).forget(room_id);
                 lock(&self.inner.unread).rooms.remove(room_id);
+                self.inner.counted.set_resync(room_id, None);
                 self.set_damaged(room_id.to_string(), error);
                 return self.refuse_damaged(room_id);
             }

@@ -89,6 +89,8 @@ impl Engine {
     ///
     /// If the store fails or the room is damaged. What is wrong with the response is told by [`Engine::join_status`].
     pub fn begin_join(&self, send_join: SendJoin<'_>, now_ms: u64) -> Result<JoinTicket, Error> {
+        let SendJoin { room_id, via, response, .. } = &send_join;
+        let _span = tracing::debug_span!("begin_join", room = %room_id, %via, bytes = response.len()).entered();
         self.refuse_damaged(send_join.room_id)?;
         let ticket = JoinTicket(self.inner.next_join.fetch_add(1, Ordering::Relaxed));
         let slot = self.slot(send_join.room_id);

@@ -77,6 +77,7 @@ impl Engine {
         signer: &dyn Signer,
         now_ms: u64,
     ) -> Result<Result<Created, CreateRefusal>, Error> {
+        let _span = tracing::debug_span!("create", room = %room_id, sender = %draft.sender, draft.event_type).entered();
         self.with_room(room_id, now_ms, |room, cx| room.create(cx, draft, signer))
     }
 

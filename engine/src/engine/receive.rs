@@ -49,6 +49,7 @@ impl Engine {
         pdus: &[&[u8]],
         now_ms: u64,
     ) -> Result<Vec<Receipt>, Error> {
+        let _span = tracing::debug_span!("receive", room = %room_id, %origin, pdus = pdus.len()).entered();
         let refuse = |code| Ok(vec![Receipt::refused(Failure::new(code)); pdus.len()]);
         if self.refuse_damaged(room_id).is_err() {
             return refuse(FailureCode::DamagedRoom);
@@ -67,6 +68,12 @@ impl Engine {
         let rules = &room.memory.rules;
         let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
         let receipts = room.receive(cx, origin, parsed);
+        for Receipt { event_id, outcome, .. } in receipts.iter().flatten() {
+            if let Outcome::Refused(failure) = outcome {
+                let event = event_id.as_ref().map(tracing::field::display);
+                tracing::debug!(event, code = failure.code.number(), reason = failure.reason, "refused");
+            }
+        }
         self.settle(cx, room_id, &mut slot, receipts)
     }
 

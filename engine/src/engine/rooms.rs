@@ -165,6 +165,7 @@ impl Engine {
     /// If the store fails, or the room is damaged. What is wrong with the import is no error of this kind.
     pub fn import(&self, import: Import<'_>, now_ms: u64) -> Result<Result<ImportReport, ImportError>, Error> {
         let (room_id, signatures) = (import.room_id, import.signatures);
+        let _span = tracing::debug_span!("import", room = %room_id).entered();
         let mut parsed = match ParsedImport::parse(import, &self.inner.config.limits) {
             Ok(parsed) => parsed,
             Err(error) => return Ok(Err(error)),

@@ -226,6 +226,8 @@ impl Engine {
     }
 
     fn send_member(&self, room_id: &RoomId, sent: Sent<'_>, signer: &dyn Signer, now_ms: u64) -> Served<Admitted> {
+        let Sent { origin, handshake, omit_members, .. } = &sent;
+        let _span = tracing::debug_span!("send_member", room = %room_id, %origin, ?handshake, omit_members).entered();
         self.with_served_room(sent.origin, room_id, now_ms, |room, cx| room.send_member(cx, sent, signer))
     }
 

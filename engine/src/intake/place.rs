@@ -137,6 +137,7 @@ impl Room {
                 break (position, states, status, folded);
             }
         };
+        tracing::debug!(room = %self.id, event = %pdu.event_id(), ?status, partial = verdict.partial, "placed");
         let stage = Stage::Placed { status, partial: verdict.partial, states };
         let state = EventState::new(stage, Some(position));
         let num = self.stage_new(txn, pdu, state, folded)?;
@@ -240,9 +241,11 @@ impl Room {
         let after = with_event(txn, verdict.before, pdu, num, accepted)?;
         let states = States { before: verdict.before, after };
         let was = status_of(&state.stage).cloned();
-        let stage = Stage::Placed { status: verdict.status, partial: verdict.partial, states };
+        let Verdict { status, partial, .. } = verdict;
+        tracing::debug!(room = %self.id, event = %pdu.event_id(), ?status, partial, "placed");
+        let stage = Stage::Placed { status, partial, states };
         self.judge(txn, num, was, EventState { stage, position: Some(position), ..state })?;
-        if verdict.partial {
+        if partial {
             self.open.look_again(num);
         }
         Ok(())

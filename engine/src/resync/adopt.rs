@@ -55,6 +55,8 @@ impl Room {
             Err(nobody_has) => self.refuse(cx, prev, &named_by, RefusalReason::Incomplete(nobody_has)),
             Ok(Progress::Ready { holes }) => match self.adopt(cx, prev, &holes)? {
                 Adoption::Done => {
+                    let (events, holes) = (self.last_adopted.count, holes.len());
+                    tracing::info!(room = %self.id, event = %prev, from = %named_by, events, holes, "state adopted");
                     self.resync.adopted(prev, &named_by);
                     Ok(())
                 }
@@ -153,6 +155,7 @@ impl Room {
         let Some(ids) = self.resync.fetch(prev).map(|fetch| fetch.ids.pdu_ids.clone()) else {
             return Ok(Adoption::Done);
         };
+        let _span = tracing::debug_span!("adopt", room = %self.id, event = %prev, events = ids.len()).entered();
         let mut txn = cx.store.txn(self.num)?;
         let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
         let mut holes = holes.clone();

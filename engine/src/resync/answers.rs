@@ -132,6 +132,7 @@ impl Room {
             // Mostly each comes after its auth events then.
             raw.sort_by_cached_key(|json| depth_of(json));
             let mut pending = BTreeMap::new();
+            let _span = tracing::debug_span!("verify", events = raw.len()).entered();
             map_in_turn(raw, check, |checked| {
                 let mut own = Vec::with_capacity(checked.len());
                 for checked in checked {

@@ -1,7 +1,7 @@
 //! What a room's writer remembers for the rules: caches, and what follows from the store at some cost.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
 };
 
@@ -12,7 +12,7 @@ use crate::{
     Limits,
     intake::grounds::Grounds,
     lookup::{Events, PduCache},
-    resolve::Resolver,
+    resolve::{Resolver, v2::has_subgraph},
 };
 
 /// What the rules read again and again, and what never changes once it is there.
@@ -23,6 +23,7 @@ pub(crate) struct RoomMemory {
     pub(crate) edges: AuthEdges,
     /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
     resolved: RefCell<BTreeMap<Vec<StateGroup>, Resolved>>,
+    resolutions: Cell<Resolutions>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on
     /// them.
     condemned: RefCell<BTreeSet<EventNum>>,
@@ -38,6 +39,16 @@ pub(crate) struct Resolved {
     pub(crate) unsettled: Vec<EventNum>,
 }
 
+/// How many distinct states were resolved, by the algorithm.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Resolutions {
+    pub(crate) v1: u64,
+    pub(crate) v2: u64,
+    pub(crate) v2_1: u64,
+    /// Of which it was remembered what they resolve to.
+    pub(crate) remembered: u64,
+}
+
 impl RoomMemory {
     pub(crate) fn new(rules: RoomRules, limits: &Limits) -> Self {
         Self {
@@ -45,6 +56,7 @@ impl RoomMemory {
             pdus: PduCache::new(limits.cached_pdus_max),
             edges: AuthEdges::default(),
             resolved: RefCell::default(),
+            resolutions: Cell::default(),
             condemned: RefCell::default(),
             grounds: RefCell::default(),
         }
@@ -104,7 +116,23 @@ impl RoomMemory {
 
     /// Returns what states were resolved to, if they were since a verdict last changed.
     pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<Resolved> {
-        self.resolved.borrow().get(groups).cloned()
+        let resolved = self.resolved.borrow().get(groups).cloned();
+        let mut counts = self.resolutions.get();
+        let v2_rules = self.rules.ruma().state_res.v2_rules();
+        let count = match (&resolved, v2_rules) {
+            (Some(_), _) => &mut counts.remembered,
+            (None, None) => &mut counts.v1,
+            (None, Some(_)) if has_subgraph(&self.rules) => &mut counts.v2_1,
+            (None, Some(_)) => &mut counts.v2,
+        };
+        *count += 1;
+        self.resolutions.set(counts);
+        resolved
+    }
+
+    /// Returns what was resolved since this was asked last.
+    pub(crate) fn take_resolutions(&self) -> Resolutions {
+        self.resolutions.take()
     }
 
     /// Remembers what states were resolved to.

@@ -6,7 +6,7 @@ use gibbous::gibbous_storage::StoreError;
 use gibbous::{Backend, Config, Engine, Error, OwnedEventId, ResyncStatus, gibbous_codec::RoomHead};
 use serde::Serialize;
 
-use crate::{overlay::Overlay, question::in_words};
+use crate::{overlay::Overlay, question::about};
 
 /// What an engine that were opened now would find and do.
 #[derive(Debug, Serialize)]
@@ -40,7 +40,7 @@ impl Looked {
         let Some(view) = engine.room(&head.room_id)? else { return Ok(None) };
         let mut would_ask = Vec::new();
         while let Some(request) = engine.poll_request(now_ms)? {
-            let (endpoint, about) = in_words(&request.kind);
+            let (endpoint, about) = (request.kind.name(), about(&request.kind));
             would_ask.push(Question { destination: request.destination.to_string(), endpoint, about });
         }
         let (resync, forward_extremities) = (status_in_words(&view.resync()), view.forward_extremities());

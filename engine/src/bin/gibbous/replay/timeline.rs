@@ -7,7 +7,7 @@ use gibbous::{
     replay::{Happening, Moment},
 };
 
-use crate::question::in_words;
+use crate::question::about;
 
 /// So much is kept of each kind: as pages go, a point for each pixel many times over. At most 200 bytes each, 20 MB.
 const KEPT_MAX: usize = 100_000;
@@ -109,7 +109,7 @@ impl Timeline {
         match moment.happening {
             Happening::Step { kind, .. } => self.steps.add((at, kind), KEPT_MAX),
             Happening::Asked(request) => {
-                let (endpoint, about) = in_words(&request.kind);
+                let (endpoint, about) = (request.kind.name(), about(&request.kind));
                 let destination = request.destination.to_string();
                 self.asked.insert(request.id, self.questions.first.len());
                 self.questions.add(Question { asked: at, end: None, destination, endpoint, about }, TOLD_MAX);
