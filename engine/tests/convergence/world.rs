@@ -201,6 +201,9 @@ impl World {
                         let request = self.asked.remove(at);
                         let response = self.host.honest_answer(&request);
                         self.give(request.id, response);
+                    } else {
+                        // The keys were asked for before, and there was no answer.
+                        self.pass_time();
                     }
                 }
                 status => {
