@@ -1,6 +1,6 @@
 //! What can go wrong, and whose fault it is.
 
-use gibbous::{CreateRefusal, JoinError, RequestError};
+use gibbous::{CreateRefusal, CreateRoomRefusal, JoinError, RequestError};
 
 /// Why something came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum HostError {
     /// What one of our users wants to say is not allowed.
     #[error(transparent)]
     Refusal(#[from] CreateRefusal),
+    /// The room that one of our users wants to make is not allowed.
+    #[error(transparent)]
+    RoomRefusal(#[from] CreateRoomRefusal),
     /// The other server cannot be reached, or took too long.
     #[error("no answer: {0}")]
     Unreachable(String),
@@ -26,7 +29,7 @@ pub enum HostError {
         /// The Matrix error code; may be empty.
         errcode: String,
     },
-    /// The other server sent something else than the specification says.
+    /// Something else has come than the specification says.
     #[error("{what}: {why}")]
     Malformed {
         /// What was expected.
@@ -34,11 +37,11 @@ pub enum HostError {
         /// What is wrong with what came.
         why: String,
     },
-    /// Our own address or certificate cannot be used.
-    #[error("cannot serve: {0}")]
-    Listen(String),
-    /// The engine's loop has ended; the log says why.
-    #[error("the engine's loop has ended")]
+    /// Our own address, certificate or key cannot be used.
+    #[error("cannot start: {0}")]
+    Start(String),
+    /// The host has stopped.
+    #[error("the host has stopped")]
     Stopped,
 }
 

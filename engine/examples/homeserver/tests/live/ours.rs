@@ -1,0 +1,151 @@
+//! Our own servers: hosts on loopback with a certificate of `localhost`, and what a test waits for in them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use gibbous::{
+    Change, EventId, EventStatus, Membership, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    SledBackend, SledOptions,
+};
+use gibbous_example_homeserver::{Config, Host, OurKey, RoomView, Update};
+use ruma::api::federation::event::get_room_state_ids;
+use serde::Deserialize;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// The one place where a real clock is read.
+#[expect(clippy::disallowed_types, reason = "there is a real server on the other side")]
+pub(crate) fn now_ms() -> u64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+    u64::try_from(since_1970.as_millis()).expect("it is before the year 500,000,000")
+}
+
+/// One certificate, of `localhost`, that all servers present and believe.
+#[derive(Clone)]
+pub(crate) struct Certificate {
+    pub(crate) pem: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Certificate {
+    /// Makes one. Synapse reads it from `dir`.
+    pub(crate) fn new(dir: &Path) -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("localhost is a name");
+        let (pem, key) = (dir.join("certificate.pem"), dir.join("key.pem"));
+        fs::write(&pem, made.cert.pem()).expect("the directory can be used");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("the directory can be used");
+        Self { pem, key }
+    }
+
+    /// Returns a client that believes it.
+    pub(crate) fn client(&self) -> reqwest::Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let pem = fs::read(&self.pem).expect("it was written");
+        let certificate = reqwest::Certificate::from_pem(&pem).expect("it is a certificate");
+        let client = reqwest::Client::builder().add_root_certificate(certificate).timeout(Duration::from_secs(60));
+        client.build().expect("a client can be made")
+    }
+}
+
+/// A host, and what changes in it.
+pub(crate) struct Ours {
+    pub(crate) host: Host,
+    pub(crate) name: OwnedServerName,
+    updates: UnboundedReceiver<Update>,
+    dir: PathBuf,
+    certificate: Certificate,
+}
+
+impl Ours {
+    /// Starts one, with its store in a directory.
+    pub(crate) async fn start(dir: PathBuf, certificate: &Certificate) -> Self {
+        fs::create_dir(&dir).expect("the directory can be made");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        Self::on(listener, dir, certificate.clone()).await
+    }
+
+    /// Stops it and starts it again, at the same address and with the same store.
+    pub(crate) async fn restart(self) -> Self {
+        self.host.stop().await;
+        let port = self.name.port().expect("it has one");
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("it is free again");
+        Self::on(listener, self.dir, self.certificate).await
+    }
+
+    async fn on(listener: TcpListener, dir: PathBuf, certificate: Certificate) -> Self {
+        let port = listener.local_addr().expect("it is bound").port();
+        let name: OwnedServerName = format!("localhost:{port}").try_into().expect("a server name");
+        let key = OurKey::load(name.clone(), &dir.join("signing.key")).expect("the directory can be used");
+        let backend = SledBackend::open(&dir.join("rooms"), SledOptions::default()).expect("the directory can be used");
+        let config = Config {
+            key,
+            listener,
+            tls: (certificate.pem.clone(), certificate.key.clone()),
+            trusted: Some(certificate.pem.clone()),
+            backend: Arc::new(backend),
+            now_ms,
+        };
+        let (host, updates) = Host::start(config).await.expect("it starts");
+        Self { host, name, updates, dir, certificate }
+    }
+
+    pub(crate) fn user(&self, name: &str) -> OwnedUserId {
+        format!("@{name}:{}", self.name).try_into().expect("a user ID")
+    }
+
+    pub(crate) async fn view(&self, room_id: &RoomId) -> RoomView {
+        self.host.room(room_id).await.expect("the store works").expect("the room is known")
+    }
+
+    /// Waits until something changes as wanted.
+    pub(crate) async fn wait_for(&mut self, what: &str, is_it: impl Fn(&Change) -> bool) -> Change {
+        let waited = async {
+            while let Some(update) = self.updates.recv().await {
+                if is_it(&update.change) {
+                    return update.change;
+                }
+            }
+            panic!("the engine's loop ended before {what}");
+        };
+        tokio::time::timeout(Duration::from_secs(30), waited)
+            .await
+            .unwrap_or_else(|_| panic!("not within 30 s: {what}"))
+    }
+
+    /// Waits until an event has its first verdict, and asserts that it was accepted.
+    pub(crate) async fn accepts(&mut self, event: &str, expected_partial: bool) -> OwnedEventId {
+        let is_it = |change: &Change| matches!(change, Change::EventPersisted { event_id, .. } if event_id == event);
+        match self.wait_for(event, is_it).await {
+            Change::EventPersisted { event_id, status, partial, .. } => {
+                assert_eq!((status, partial), (EventStatus::Accepted, expected_partial), "{event}");
+                event_id
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asserts that the state before an event is the same here and at another server.
+    pub(crate) async fn agrees(&self, with: &OwnedServerName, room_id: &OwnedRoomId, event_id: &EventId) {
+        #[derive(Deserialize)]
+        struct StateIds {
+            pdu_ids: BTreeSet<OwnedEventId>,
+        }
+        let question = get_room_state_ids::v1::Request::new(event_id.to_owned(), room_id.clone());
+        let body = self.host.ask(with, question).await.unwrap_or_else(|error| panic!("state of {event_id}: {error}"));
+        let theirs: StateIds = serde_json::from_slice(&body).expect("an answer to state_ids");
+        let ours = self.view(room_id).await.state_ids_before(event_id).expect("the store works");
+        assert_eq!(ours.as_ref(), Some(&theirs.pdu_ids), "state before {event_id}: ours, and that of {with}");
+    }
+
+    /// Returns who is in a room, as far as is known.
+    pub(crate) async fn joined_members(&self, room_id: &RoomId) -> BTreeSet<String> {
+        let page = self.view(room_id).await.members(None, usize::MAX).expect("the store works");
+        let joined = page.known.into_iter().filter(|member| member.membership == Membership::Join);
+        joined.map(|member| member.user.to_string()).collect()
+    }
+}
