@@ -115,8 +115,12 @@ impl Host {
         self.create(room_id, user, "m.room.member", Some(user.to_string()), content).await
     }
 
-    /// Has the engine make an event, and has it sent.
-    async fn create(
+    /// Has the engine make an event of one of our users, and has it sent.
+    ///
+    /// # Errors
+    ///
+    /// If the user may not.
+    pub async fn create(
         &self,
         room_id: &RoomId,
         sender: &UserId,

@@ -3,9 +3,10 @@
 mod ours;
 mod synapse;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, StateKey};
+use gibbous_example_homeserver::RoomView;
 use serde_json::json;
 use tokio::sync::Mutex;
 
@@ -33,6 +34,135 @@ fn python() -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// A room of Synapse: we join it partially, use it, complete its state and leave. Another server of ours was banned from it
+/// before we came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Python and, the first time, PyPI: `cargo test -p gibbous-example-homeserver -- --ignored --nocapture`"]
+async fn live_join_through_synapse() {
+    let _turn = TURN.lock().await;
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("there is room for temporary files");
+    let certificate = Certificate::new(dir.path());
+    let began = now_ms();
+    let synapse = Synapse::start(&python, dir.path(), certificate.client()).await;
+    let started = now_ms();
+
+    // A room with members, and with a history.
+    let alice = synapse.user("alice").await;
+    let room = alice.create_room("11").await;
+    let room_id: OwnedRoomId = room.as_str().try_into().expect("Synapse makes room IDs");
+    let mut users = Vec::new();
+    for n in 1..MEMBERS {
+        let user = synapse.user(&format!("user{n}")).await;
+        user.act(&room, "join", json!({})).await;
+        if n % 5 == 0 {
+            user.say(&room, &format!("Hello from {n}")).await;
+            alice.set(&room, "m.room.topic", "", &json!({ "topic": format!("{n} are here") })).await;
+        }
+        users.push(user);
+    }
+    alice.act(&room, "ban", json!({ "user_id": users[3].id, "reason": "spam" })).await;
+    users[10].act(&room, "leave", json!({})).await;
+    let third = Ours::start(dir.path().join("third"), &certificate).await;
+    let mallory = third.user("mallory");
+    let via = [synapse.name.clone()];
+    let anybody = json!({ "users": { &alice.id: 100 }, "events": { "m.room.topic": 0 } });
+    alice.set(&room, "m.room.power_levels", "", &anybody).await;
+    let was_in = third.host.join(&room_id, &mallory, &via).await.expect("the room is public").event_id;
+    let topic = json!({ "topic": "Mallory was here" });
+    let topic =
+        third.host.create(&room_id, &mallory, "m.room.topic", Some(String::new()), topic).await.expect("she may");
+    alice.reads(&room, topic.as_str()).await;
+    alice.act(&room, "ban", json!({ "user_id": mallory })).await;
+    users[11].say(&room, "Somebody was banned").await;
+    let told = now_ms();
+
+    // One of ours joins. Nothing is resynced yet.
+    let mut ours = Ours::start(dir.path().join("ours"), &certificate).await;
+    let carol = ours.user("carol");
+    ours.host.hold_resync(true);
+    let join_began = now_ms();
+    let joined = ours.host.join(&room_id, &carol, &via).await.expect("the room is public");
+    let usable = now_ms();
+    assert!(joined.partial, "Synapse left the members out");
+    let members_at_first = ours.joined_members(&room_id).await.len();
+    assert!(members_at_first < MEMBERS / 2, "{members_at_first} members are known");
+    let member = |user: &str| StateKey::new("m.room.member", user);
+    let read = |view: RoomView, user: &str| view.state_event(&member(user)).expect("the store works");
+    assert!(matches!(read(ours.view(&room_id).await, &users[50].id), Lookup::Unknown(_)), "nobody knows who that is");
+    assert!(matches!(read(ours.view(&room_id).await, mallory.as_str()), Lookup::Unknown(_)), "nobody knows of the ban");
+    assert!(matches!(read(ours.view(&room_id).await, carol.as_str()), Lookup::Present(_)), "one of ours is known");
+
+    // While the room is partial: a message of a member that we have not heard of, a ban, a new member, a message of
+    // theirs, and one of ours.
+    let mut events = vec![joined.event_id];
+    let message = users[40].say(&room, "Who is Carol").await;
+    events.push(ours.accepts(&message, true).await);
+    let first_message = now_ms();
+    alice.act(&room, "ban", json!({ "user_id": users[20].id })).await;
+    let late = synapse.user("late").await;
+    late.act(&room, "join", json!({})).await;
+    let message = late.say(&room, "I am late").await;
+    events.push(ours.accepts(&message, true).await);
+    let answer = ours.host.say(&room_id, &carol, "It is me").await.expect("she is in the room");
+    assert_eq!(late.reads(&room, answer.as_str()).await, "It is me");
+    events.push(ours.accepts(answer.as_str(), true).await);
+
+    // The banned one says something, which Synapse would not send us: her server does. It cites her join, which is known
+    // for the sake of the topic that she has set.
+    let lie = third.signs_message(&ours.view(&room_id).await, &mallory, &was_in);
+    third.pushes(&ours.name, &lie).await;
+    ours.accepts(lie.event_id().as_str(), true).await;
+    assert!(ours.view(&room_id).await.is_partial());
+
+    // We stop and start again in the midst of it, and the resync goes on.
+    let let_go = now_ms();
+    ours = ours.restart().await;
+    let is_lie =
+        |change: &Change| matches!(change, Change::VerdictChanged { event_id, .. } if event_id == lie.event_id());
+    let enforced = ours.wait_for("the ban to be enforced", is_lie).await;
+    assert!(matches!(&enforced, Change::VerdictChanged { is: EventStatus::Rejected(_), .. }), "{enforced:?}");
+    let is_full = |change: &Change| matches!(change, Change::RoomUnPartialStated { .. });
+    let full_change = ours.wait_for("full state", is_full).await;
+    let full = now_ms();
+    assert_eq!(full_change, Change::RoomUnPartialStated { holes: Vec::new() });
+    assert!(!ours.view(&room_id).await.is_partial());
+    assert!(
+        matches!(read(ours.view(&room_id).await, &users[50].id), Lookup::Present(_)),
+        "now it is known who that is"
+    );
+
+    // Afterwards all goes on, and both servers have the same states.
+    let topic = alice.set(&room, "m.room.topic", "", &json!({ "topic": "The end" })).await;
+    events.push(ours.accepts(&topic, false).await);
+    let message = users[50].say(&room, "Good night").await;
+    events.push(ours.accepts(&message, false).await);
+    for event_id in &events {
+        ours.agrees(&synapse.name, &room_id, event_id).await;
+    }
+    let members = ours.joined_members(&room_id).await;
+    assert_eq!(members, alice.joined_members(&room).await, "our members, and Synapse's");
+    assert_eq!(members.len(), MEMBERS - 3 + 2, "without those who left or were banned, with the late one and Carol");
+
+    // We leave, and are seen to leave.
+    ours.host.leave(&room_id, &carol).await.expect("she is in the room");
+    alice.sees(&room, carol.as_str(), "leave").await;
+
+    println!("live test: we join a room of Synapse, of {} members", members.len());
+    println!("  Synapse started in {} ms, the room told in {} ms", started - began, told - started);
+    println!(
+        "  from the request to a usable room: {} ms; {members_at_first} members are known then",
+        usable - join_began
+    );
+    println!("  a message while partial, from sending to verdict: {} ms", first_message - usable);
+    println!(
+        "  from a usable room to full state: {} ms, {} ms of them restart and resync",
+        full - usable,
+        full - let_go
+    );
+    println!("  states before {} events equal Synapse's; all took {} ms", events.len(), now_ms() - began);
 }
 
 /// A room of ours, with some dozens of members: Synapse joins it partially, and completes its state from us.

@@ -10,12 +10,17 @@ use std::{
 };
 
 use gibbous::{
-    Change, EventId, EventStatus, Membership, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
-    SledBackend, SledOptions,
+    Change, EventId, EventStatus, Membership, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, Pdu, RoomId,
+    SledBackend, SledOptions, StateKey,
+    gibbous_codec::{RoomRules, sign_by},
 };
 use gibbous_example_homeserver::{Config, Host, OurKey, RoomView, Update};
-use ruma::api::federation::event::get_room_state_ids;
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::federation::{event::get_room_state_ids, transactions::send_transaction_message},
+};
 use serde::Deserialize;
+use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The one place where a real clock is read.
@@ -100,6 +105,35 @@ impl Ours {
 
     pub(crate) async fn view(&self, room_id: &RoomId) -> RoomView {
         self.host.room(room_id).await.expect("the store works").expect("the room is known")
+    }
+
+    /// Makes a message that the engine would not: behind the newest events that `seen` knows of, by the leave of a join.
+    pub(crate) fn signs_message(&self, seen: &RoomView, sender: &OwnedUserId, join: &EventId) -> Pdu {
+        let state = |event_type: &str| {
+            let found = seen.state_event(&StateKey::new(event_type, "")).expect("the store works");
+            found.present().expect("it is never left out").event_id().to_owned()
+        };
+        let newest = seen.forward_extremities();
+        let depth = newest.iter().filter_map(|event| seen.event(event).expect("the store works"));
+        let depth = 1 + depth.map(|event| event.pdu.depth()).max().unwrap_or_default();
+        let event = json!({
+            "type": "m.room.message", "room_id": seen.room_id(), "sender": sender,
+            "content": { "msgtype": "m.text", "body": "I am still here" }, "origin_server_ts": now_ms(),
+            "prev_events": newest, "depth": depth,
+            "auth_events": [state("m.room.create"), state("m.room.power_levels"), join],
+        });
+        let key = OurKey::load(self.name.clone(), &self.dir.join("signing.key")).expect("it was written");
+        let rules = RoomRules::of(seen.room_version()).expect("the room is there");
+        sign_by(&rules, event.to_string().as_bytes(), &key).expect("it is an event")
+    }
+
+    /// Sends an event to a server, whatever this one thinks of it.
+    pub(crate) async fn pushes(&self, to: &OwnedServerName, pdu: &Pdu) {
+        let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(now_ms()));
+        let mut transaction = send_transaction_message::v1::Request::new("lie".into(), self.name.clone(), now);
+        transaction.pdus = vec![RawValue::from_string(pdu.canonical_json().to_owned()).expect("it is JSON")];
+        let answer = self.host.ask(to, transaction).await.expect("it is taken in");
+        println!("{}", String::from_utf8_lossy(&answer));
     }
 
     /// Waits until something changes as wanted.
