@@ -1,33 +1,34 @@
 //! The host: what a homeserver has around the engine, started and stopped as one.
 
 use std::{
-    collections::BTreeSet,
-    net::TcpListener,
+    fs,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use gibbous::{Backend, Engine, OwnedServerName, Pdu, RoomId, RoomView, ServerName, Update};
+use gibbous::{Backend, Engine, OwnedServerName, RoomId, RoomView, ServerName, Update};
 use reqwest::{Certificate, Client};
 use ruma::api::{OutgoingRequest, federation::authentication::ServerSignatures, path_builder::SinglePath};
-use serde_json::value::RawValue;
+use rustls::crypto::ring;
 use tokio::{
     sync::{RwLock, mpsc, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
 };
 
-use crate::{
-    HostError,
-    driver::Driver,
-    keys::OurKey,
-    server,
-    wire::{PATIENCE, Wire},
-};
+use crate::{Error, OurKey, driver, outbox::Outbox, server, wire::Wire};
 
 /// How long we say that our key is valid: a day.
 const KEY_VALID_MS: u64 = 86_400_000;
+/// How long an answer may take. The engine gives up by itself, mostly before.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long events that are still to be sent keep us from stopping, for each server.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a host is made of.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub struct Config {
     pub key: OurKey,
     /// Where other servers come.
     pub listener: TcpListener,
-    /// What we present there, PEM: certificate and key.
+    /// What we present there: certificate and key, PEM.
     pub tls: (PathBuf, PathBuf),
     /// A certificate that is believed beside those of the system, PEM.
     pub trusted: Option<PathBuf>,
@@ -46,84 +47,62 @@ pub struct Config {
     pub now_ms: fn() -> u64,
 }
 
-/// A homeserver without clients. It stops when it is dropped.
+/// A homeserver without clients.
 #[derive(Debug)]
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
     tasks: JoinSet<()>,
-    server: Handle<std::net::SocketAddr>,
+    server: Handle<SocketAddr>,
     may_resync: watch::Sender<bool>,
 }
 
 /// What all parts of a host have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// The engine. Its calls return when what they have done is on disk, so that none is made on a thread of the async
-    /// runtime: see [`Shared::call`]. But for that they may come from any thread; there is one lock a room.
     engine: Engine,
     pub(crate) wire: Wire,
-    /// Events that are to be sent, and to whom.
-    outbox: mpsc::UnboundedSender<Outgoing>,
-    /// Names transactions; from the time of the start on, so that no name comes again after the next start.
-    pub(crate) next_transaction: AtomicU64,
+    pub(crate) outbox: Outbox,
     /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over.
     pub(crate) joining: RwLock<()>,
+    names: AtomicU64,
 }
 
-/// An event, and to which servers it goes.
-pub(crate) type Outgoing = (Box<RawValue>, BTreeSet<OwnedServerName>);
-
 impl Host {
-    /// Starts a host. Returns it together with everything that changes in its rooms; what was not acknowledged before comes
-    /// again.
-    ///
-    /// # Errors
-    ///
-    /// If the store, a certificate or the listener cannot be used.
-    pub async fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), HostError> {
-        let start = |error: &dyn std::fmt::Display| HostError::Start(error.to_string());
-        // There may be a provider already: then it is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = Client::builder().https_only(true);
+    /// Starts a host. Returns it together with everything that changes in its rooms, from what was acknowledged last on.
+    pub async fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), Error> {
+        // Only the first one in a process is taken, and they are all the same.
+        let _ = ring::default_provider().install_default();
+        let mut http = Client::builder().https_only(true).timeout(PATIENCE);
         if let Some(trusted) = config.trusted {
-            let trusted = std::fs::read(&trusted).map_err(|error| start(&error))?;
-            http = http.add_root_certificate(Certificate::from_pem(&trusted).map_err(|error| start(&error))?);
+            http = http.add_root_certificate(Certificate::from_pem(&fs::read(trusted)?)?);
         }
-        let http = http.build().map_err(|error| start(&error))?;
-        let tls = RustlsConfig::from_pem_file(&config.tls.0, &config.tls.1).await.map_err(|error| start(&error))?;
-        config.listener.set_nonblocking(true).map_err(|error| start(&error))?;
+        let tls = RustlsConfig::from_pem_file(&config.tls.0, &config.tls.1).await?;
+        config.listener.set_nonblocking(true)?;
 
-        // The engine needs a place to store and our name; sockets, clock and keys are the host's.
+        // The engine needs a place to store and our name. A resync that was cut short goes on by itself.
         let (our_server, now_ms) = (config.key.server.clone(), (config.now_ms)());
-        let (backend, engine_config) = (config.backend, gibbous::Config::new(our_server.clone()));
-        let engine = blocking(move || Engine::open(backend, engine_config, now_ms)).await??;
-        let (outbox, outbox_of) = mpsc::unbounded_channel();
-        let wire = Wire::new(config.key, http, config.now_ms);
-        let next_transaction = AtomicU64::new(now_ms);
-        let shared = Arc::new(Shared { engine, wire, outbox, next_transaction, joining: RwLock::default() });
+        let engine_config = gibbous::Config::new(our_server.clone());
+        let engine = spawn_blocking(move || Engine::open(config.backend, engine_config, now_ms)).await??;
+        let wire = Wire::new(config.key, http.build()?, config.now_ms);
+        let (outbox, joining, names) = Default::default();
+        let shared = Arc::new(Shared { engine, wire, outbox, joining, names });
         // Our own events are verified like any, by our own key.
-        let keys = shared.our_keys()?;
-        let taken = shared.call(move |engine, now_ms| engine.handle_server_keys(&our_server, &keys, now_ms)).await?;
-        taken.map_err(|why| start(&why))?;
+        shared.hand_in_keys(our_server, shared.our_keys()?).await?;
 
         let (updates, updates_of) = mpsc::unbounded_channel();
         let (may_resync, may_resync_of) = watch::channel(true);
-        let driver = Driver::new(shared.clone(), updates, outbox_of, may_resync_of);
         let mut tasks = JoinSet::new();
-        tasks.spawn(driver.run());
+        tasks.spawn(driver::drive(shared.clone(), updates, may_resync_of));
         let server = Handle::new();
-        let serving = axum_server::from_tcp_rustls(config.listener, tls).map_err(|error| start(&error))?;
-        let serving = serving.handle(server.clone()).serve(server::router(shared.clone()).into_make_service());
-        tasks.spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "nobody is served any more");
-            }
-        });
+        let serving = axum_server::from_tcp_rustls(config.listener, tls)?.handle(server.clone());
+        let serving = serving.serve(server::router(shared.clone()).into_make_service());
+        tasks.spawn(async { serving.await.unwrap_or_else(|error| tracing::error!(%error, "nobody is served")) });
         Ok((Self { shared, tasks, server, may_resync }, updates_of))
     }
 
     /// Stops the host, and returns when nothing holds its store any more.
     pub async fn stop(mut self) {
+        self.shared.outbox.flush(LAST_PATIENCE).await;
         self.server.shutdown();
         self.tasks.shutdown().await;
         // Calls of the engine cannot be cut short, but they end soon.
@@ -132,23 +111,14 @@ impl Host {
         }
     }
 
-    /// Returns a room as it stands now.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, HostError> {
+    /// Returns a room as it stands now. A view changes nothing and waits for nobody.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
         let room_id = room_id.to_owned();
-        // A view changes nothing and waits for nobody: it is taken wherever something is to be read.
         self.shared.call(move |engine, _| engine.room(&room_id)).await
     }
 
     /// Says that an update has been dealt with, so that it does not come again after a restart.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub async fn acknowledge(&self, update: Update) -> Result<(), HostError> {
+    pub async fn acknowledge(&self, update: Update) -> Result<(), Error> {
         self.shared.call(move |engine, now_ms| engine.acknowledge(&update.room_id, update.position, now_ms)).await
     }
 
@@ -159,47 +129,38 @@ impl Host {
     }
 
     /// Asks another server for something, signed.
-    ///
-    /// # Errors
-    ///
-    /// If it refuses or cannot be reached.
-    pub async fn ask<R>(&self, server: &ServerName, request: R) -> Result<Vec<u8>, HostError>
+    pub async fn ask<R>(&self, server: &ServerName, request: R) -> Result<Vec<u8>, Error>
     where
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
-        self.shared.wire.ask(server, request, PATIENCE).await
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.server.shutdown();
+        self.shared.wire.ask(server, request).await
     }
 }
 
 impl Shared {
     /// Makes a call of the engine, at the time that it is.
+    ///
+    /// Calls return when what they have done is on disk, so that none is made on a thread of the async runtime. But for
+    /// that they may come from any thread: the engine has one lock a room.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Engine, u64) -> Result<T, gibbous::Error> + Send + 'static,
-    ) -> Result<T, HostError> {
+    ) -> Result<T, Error> {
         let (engine, now_ms) = (self.engine.clone(), (self.wire.now_ms)());
-        Ok(blocking(move || work(&engine, now_ms)).await??)
+        Ok(spawn_blocking(move || work(&engine, now_ms)).await??)
     }
 
-    pub(crate) fn our_keys(&self) -> Result<Vec<u8>, HostError> {
+    /// Hands in keys that the engine has not asked for.
+    pub(crate) async fn hand_in_keys(&self, server: OwnedServerName, keys: Vec<u8>) -> Result<(), Error> {
+        Ok(self.call(move |engine, now_ms| engine.handle_server_keys(&server, &keys, now_ms)).await??)
+    }
+
+    pub(crate) fn our_keys(&self) -> Result<Vec<u8>, Error> {
         self.wire.key.published((self.wire.now_ms)() + KEY_VALID_MS)
     }
 
-    /// Has an event sent to those servers.
-    pub(crate) fn send_to(&self, pdu: &Pdu, servers: BTreeSet<OwnedServerName>) {
-        let json = RawValue::from_string(pdu.canonical_json().to_owned()).expect("canonical JSON is JSON");
-        // If the host stops, nobody sends it.
-        let _ = self.outbox.send((json, servers));
+    /// Returns a number that it has not returned before.
+    pub(crate) fn next_name(&self) -> u64 {
+        self.names.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HostError> {
-    // It fails only if the runtime ends, or the work panics: that has been told by then.
-    tokio::task::spawn_blocking(work).await.map_err(|_| HostError::Stopped)
 }

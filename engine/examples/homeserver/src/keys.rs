@@ -1,4 +1,4 @@
-//! Signing keys: ours, and how other servers' are read.
+//! Signing keys: ours, and other servers' as they publish them.
 
 use std::{fs, io::ErrorKind, path::Path};
 
@@ -6,11 +6,12 @@ use gibbous::{OwnedServerName, ServerName, Signer};
 use ruma::{
     CanonicalJsonObject,
     api::federation::discovery::ServerSigningKeys,
+    serde::{Base64, base64::Standard},
     signatures::{Ed25519KeyPair, KeyPair, PublicKeyMap, sign_json, verify_json},
 };
 use serde_json::json;
 
-use crate::HostError;
+use crate::Error;
 
 /// The name of our one key: it never changes.
 const VERSION: &str = "1";
@@ -24,40 +25,29 @@ pub struct OurKey {
 }
 
 impl OurKey {
-    /// Reads the key from a file, and makes one where there is none. It is kept for good: other servers remember the public
-    /// half.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read or written, or holds no key.
-    pub fn load(server: OwnedServerName, file: &Path) -> Result<Self, HostError> {
-        let start = |error: &dyn std::fmt::Display| HostError::Start(format!("{}: {error}", file.display()));
+    /// Reads the key from a file, and makes one where there is none. It is kept for good: other servers remember it.
+    pub fn load(server: OwnedServerName, file: &Path) -> Result<Self, Error> {
         let document = match fs::read(file) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let document = Ed25519KeyPair::generate();
-                fs::write(file, &document).map_err(|error| start(&error))?;
+                fs::write(file, &document)?;
                 document.to_vec()
             }
-            read => read.map_err(|error| start(&error))?,
+            read => read?,
         };
-        let pair = Ed25519KeyPair::from_der(&document, VERSION.to_owned()).map_err(|error| start(&error))?;
+        let pair = Ed25519KeyPair::from_der(&document, VERSION.to_owned())?;
         Ok(Self { server, pair, key_id: format!("ed25519:{VERSION}") })
     }
 
     /// Returns the answer to `GET /_matrix/key/v2/server`.
-    pub(crate) fn published(&self, valid_until_ts: u64) -> Result<Vec<u8>, HostError> {
-        let key = ruma::serde::Base64::<ruma::serde::base64::Standard, _>::new(self.pair.public_key());
-        let document = json!({
-            "server_name": self.server, "valid_until_ts": valid_until_ts, "old_verify_keys": {},
-            "verify_keys": { &self.key_id: { "key": key.encode() } },
-        });
-        let sign = |document| {
-            let mut document: CanonicalJsonObject =
-                serde_json::from_value(document).map_err(|error| error.to_string())?;
-            sign_json(self.server.as_str(), &self.pair, &mut document).map_err(|error| error.to_string())?;
-            serde_json::to_vec(&document).map_err(|error| error.to_string())
-        };
-        sign(document).map_err(|error| HostError::malformed("our keys", error))
+    pub(crate) fn published(&self, valid_until_ts: u64) -> Result<Vec<u8>, Error> {
+        let key = Base64::<Standard, _>::new(self.pair.public_key()).encode();
+        let mut document: CanonicalJsonObject = serde_json::from_value(json!({
+            "server_name": self.server, "valid_until_ts": valid_until_ts,
+            "verify_keys": { &self.key_id: { "key": key } }, "old_verify_keys": {},
+        }))?;
+        sign_json(self.server.as_str(), &self.pair, &mut document)?;
+        Ok(serde_json::to_vec(&document)?)
     }
 }
 
@@ -72,28 +62,19 @@ impl Signer for OurKey {
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
-        let signature = self.pair.sign(message);
-        signature.as_bytes().try_into().expect("an ed25519 signature has 64 bytes")
+        self.pair.sign(message).as_bytes().try_into().expect("an ed25519 signature has 64 bytes")
     }
 }
 
-/// A server's keys, and until when they are valid.
-#[derive(Clone, Debug)]
-pub(crate) struct PeerKeys {
-    pub(crate) keys: PublicKeyMap,
-    pub(crate) valid_until_ts: u64,
-}
-
-/// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself.
-pub(crate) fn published_by(server: &ServerName, body: &[u8]) -> Result<PeerKeys, HostError> {
-    let malformed = |why: &dyn ToString| HostError::malformed("server keys", why.to_string());
-    let published: ServerSigningKeys = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+/// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself. Returns its keys, and until
+/// when they are valid.
+pub(crate) fn published_by(server: &ServerName, body: &[u8]) -> Result<(PublicKeyMap, u64), Error> {
+    let published: ServerSigningKeys = serde_json::from_slice(body)?;
     if published.server_name != server {
-        return Err(malformed(&"they are another server's"));
+        return Err(format!("{} publishes the keys of {}", server, published.server_name).into());
     }
     let keys = published.verify_keys.into_iter().map(|(key_id, key)| (key_id.to_string(), key.key)).collect();
     let keys = PublicKeyMap::from([(server.to_string(), keys)]);
-    let signed: CanonicalJsonObject = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
-    verify_json(&keys, &signed).map_err(|error| malformed(&error))?;
-    Ok(PeerKeys { keys, valid_until_ts: published.valid_until_ts.get().into() })
+    verify_json(&keys, &serde_json::from_slice(body)?)?;
+    Ok((keys, published.valid_until_ts.get().into()))
 }

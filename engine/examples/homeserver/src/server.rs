@@ -31,17 +31,15 @@ use ruma::api::{
 };
 use serde_json::json;
 
-use crate::{HostError, host::Shared, wire::PATIENCE};
+use crate::{Error, host::Shared, outbox::PDUS_MAX};
 
-/// How many PDUs a transaction may have, by the specification.
-const PDUS_MAX: usize = 50;
 /// How large a request may be: 50 PDUs and 100 EDUs of 64 KiB, and what stands around them.
 const REQUEST_BYTES_MAX: usize = 10 << 20;
 
 /// What an endpoint has to answer with.
 struct Asked<'a, R> {
     engine: &'a Engine,
-    host: &'a Shared,
+    host: &'a Arc<Shared>,
     /// The server that asks.
     origin: &'a ServerName,
     request: &'a R,
@@ -132,7 +130,7 @@ fn send_leave(asked: Asked<'_, create_leave_event::v2::Request>) -> Served<Vec<u
 }
 
 /// The answer is for the server that has sent the event; the event is for the others in the room, and we send it.
-fn admitted(host: &Shared, admitted: Admitted) -> Answer {
+fn admitted(host: &Arc<Shared>, admitted: Admitted) -> Answer {
     host.send_to(&admitted.pdu, admitted.relay_to);
     admitted.answer
 }
@@ -192,16 +190,15 @@ where
     let (mut parts, body) = request.into_parts();
     let params = RawPathParams::from_request_parts(&mut parts, &()).await;
     let params = params.map_err(IntoResponse::into_response)?;
-    let bad_json = |error: &dyn ToString| matrix_error(StatusCode::BAD_REQUEST, "M_BAD_JSON", &error.to_string());
-    let body = to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|error| bad_json(&error))?;
+    let bad_json = |error: Error| matrix_error(StatusCode::BAD_REQUEST, "M_BAD_JSON", &error);
+    let body = to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|error| bad_json(error.into()))?;
     let request = Request::from_parts(parts, body);
     let origin = authenticate(&host, &request).await;
-    let origin =
-        origin.map_err(|error| matrix_error(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", &error.to_string()))?;
+    let origin = origin.map_err(|error| matrix_error(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", &error))?;
     let path: Vec<&str> = params.iter().map(|(_, value)| value).collect();
     let (parts, body) = request.into_parts();
     let request = R::try_from_http_request(Request::from_parts(parts, &*body), &path);
-    let request = Arc::new(request.map_err(|error| bad_json(&error))?);
+    let request = Arc::new(request.map_err(|error| bad_json(error.into()))?);
 
     let mut has_asked = false;
     loop {
@@ -209,14 +206,14 @@ where
         let answered = host.call(move |engine, now_ms| {
             answer(Asked { engine, host: &shared, origin: &origin, request: &request, now_ms })
         });
-        match answered.await.map_err(refuse)? {
+        match answered.await.map_err(our_trouble)? {
             Ok(body) => return Ok(reply(StatusCode::OK, body)),
-            // The engine asks nobody before it answers; the host does, once.
+            // Serving, the engine asks nobody; the host does, once.
             Err(Refusal::MissingKeys(servers)) if !has_asked => {
                 has_asked = true;
                 for server in servers {
-                    if let Ok(keys) = host.wire.keys(&server, PATIENCE).await {
-                        host.hand_in_keys(server, keys).await.map_err(refuse)?;
+                    if let Ok(keys) = host.wire.keys(&server).await {
+                        host.hand_in_keys(server, keys).await.map_err(our_trouble)?;
                     }
                 }
             }
@@ -228,7 +225,8 @@ where
     }
 }
 
-async fn authenticate(host: &Shared, request: &Request<Bytes>) -> Result<OwnedServerName, HostError> {
+/// Returns the server that has signed a request. The engine needs its keys for the events that it sends.
+async fn authenticate(host: &Shared, request: &Request<Bytes>) -> Result<OwnedServerName, Error> {
     let (origin, keys) = host.wire.authenticate(request).await?;
     if let Some(keys) = keys {
         host.hand_in_keys(origin.clone(), keys).await?;
@@ -236,29 +234,21 @@ async fn authenticate(host: &Shared, request: &Request<Bytes>) -> Result<OwnedSe
     Ok(origin)
 }
 
-impl Shared {
-    /// Hands in keys that the engine has not asked for: it needs them for the events of the server that asks.
-    async fn hand_in_keys(&self, server: OwnedServerName, keys: Vec<u8>) -> Result<(), HostError> {
-        let taken = self.call(move |engine, now_ms| engine.handle_server_keys(&server, &keys, now_ms)).await?;
-        taken.map_err(|why| HostError::malformed("server keys", why))
-    }
-}
-
 async fn keys(State(host): State<Arc<Shared>>) -> Response {
-    host.our_keys().map_or_else(refuse, |keys| reply(StatusCode::OK, keys))
+    host.our_keys().map_or_else(our_trouble, |keys| reply(StatusCode::OK, keys))
 }
 
 async fn unrecognized() -> Response {
-    matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", "not served here")
+    matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", &"not served here".into())
 }
 
-/// Our trouble: the other server may ask again.
-fn refuse(error: HostError) -> Response {
-    matrix_error(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", &error.to_string())
+/// The other server may ask again.
+fn our_trouble(error: Error) -> Response {
+    matrix_error(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", &error)
 }
 
-fn matrix_error(status: StatusCode, errcode: &str, error: &str) -> Response {
-    reply(status, json!({ "errcode": errcode, "error": error }).to_string().into_bytes())
+fn matrix_error(status: StatusCode, errcode: &str, error: &Error) -> Response {
+    reply(status, json!({ "errcode": errcode, "error": error.to_string() }).to_string().into_bytes())
 }
 
 fn reply(status: StatusCode, body: Vec<u8>) -> Response {

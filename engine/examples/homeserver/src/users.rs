@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gibbous::{
     Created, CreatedRoom, EventDraft, JoinRoute, JoinStatus, NewRoom, OwnedEventId, OwnedRoomId, OwnedServerName,
-    OwnedUserId, RoomId, RoomVersionId, SendJoin, ServerName, UserId,
+    RoomId, RoomVersionId, SendJoin, ServerName, UserId,
     gibbous_codec::{Pdu, RoomRules, sign_by},
 };
 use ruma::{
@@ -20,7 +20,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use crate::{Host, HostError, wire::PATIENCE};
+use crate::{Error, Host};
 
 /// How soon the engine is asked again whether a join is finished.
 const JOIN_PAUSE: Duration = Duration::from_millis(10);
@@ -34,51 +34,25 @@ pub struct Joined {
     pub partial: bool,
 }
 
-/// What is taken of a `make_join` answer: what only the other server knows. The rest of the event is written here.
-#[derive(Deserialize)]
-struct MakeJoin {
-    room_version: RoomVersionId,
-    event: Template,
-}
-
-#[derive(Deserialize)]
-struct Template {
-    auth_events: Vec<OwnedEventId>,
-    prev_events: Vec<OwnedEventId>,
-    depth: u64,
-    content: Content,
-}
-
-#[derive(Deserialize)]
-struct Content {
-    join_authorised_via_users_server: Option<OwnedUserId>,
-}
-
 impl Host {
     /// Makes a room that anybody may join.
-    ///
-    /// # Errors
-    ///
-    /// If the user is none of ours.
-    pub async fn create_room(&self, creator: &UserId, name: &str) -> Result<OwnedRoomId, HostError> {
+    pub async fn create_room(&self, creator: &UserId, name: Option<&str>) -> Result<OwnedRoomId, Error> {
         let (shared, creator) = (self.shared.clone(), creator.to_owned());
-        let contents = [
+        let mut contents = vec![
             ("m.room.member", creator.to_string(), json!({ "membership": "join" })),
             // v12: who makes the room has every right, and must not be named.
             ("m.room.power_levels", String::new(), json!({ "users": {} })),
             ("m.room.join_rules", String::new(), json!({ "join_rule": "public" })),
             ("m.room.history_visibility", String::new(), json!({ "history_visibility": "shared" })),
-            ("m.room.name", String::new(), json!({ "name": name })),
         ];
-        let contents = contents.map(|(event_type, state_key, content)| (event_type, state_key, raw(&content)));
+        contents.extend(name.map(|name| ("m.room.name", String::new(), json!({ "name": name }))));
+        let contents =
+            contents.into_iter().map(|(event_type, state_key, content)| (event_type, state_key, raw(&content)));
+        let contents: Vec<_> = contents.collect();
         let made = self.shared.call(move |engine, now_ms| {
-            let initial = contents.each_ref().map(|(event_type, state_key, content)| EventDraft {
-                sender: &creator,
-                event_type,
-                state_key: Some(state_key),
-                content,
-                redacts: None,
-                origin_server_ts: now_ms,
+            let initial = contents.iter().map(|(event_type, state_key, content)| {
+                let (sender, state_key) = (&*creator, Some(state_key.as_str()));
+                EventDraft { sender, event_type, state_key, content, redacts: None, origin_server_ts: now_ms }
             });
             let new_room = NewRoom {
                 room_version: &RoomVersionId::V12,
@@ -86,7 +60,7 @@ impl Host {
                 creator: &creator,
                 creation_content: &raw(&json!({})),
                 origin_server_ts: now_ms,
-                initial: &initial,
+                initial: &initial.collect::<Vec<_>>(),
             };
             // All of the room, or nothing of it. Its events go to nobody: nobody else is there.
             engine.create_room(&new_room, &shared.wire.key, now_ms)
@@ -97,29 +71,17 @@ impl Host {
 
     /// Says something in a room as one of our users who is in it. Returns the event's ID; it is sent to the servers in the
     /// room by and by.
-    ///
-    /// # Errors
-    ///
-    /// If the user may not.
-    pub async fn say(&self, room_id: &RoomId, sender: &UserId, body: &str) -> Result<OwnedEventId, HostError> {
+    pub async fn say(&self, room_id: &RoomId, sender: &UserId, body: &str) -> Result<OwnedEventId, Error> {
         self.create(room_id, sender, "m.room.message", None, json!({ "msgtype": "m.text", "body": body })).await
     }
 
     /// Leaves a room.
-    ///
-    /// # Errors
-    ///
-    /// If the user is not in it.
-    pub async fn leave(&self, room_id: &RoomId, user: &UserId) -> Result<OwnedEventId, HostError> {
+    pub async fn leave(&self, room_id: &RoomId, user: &UserId) -> Result<OwnedEventId, Error> {
         let content = json!({ "membership": "leave" });
         self.create(room_id, user, "m.room.member", Some(user.to_string()), content).await
     }
 
     /// Has the engine make an event of one of our users, and has it sent.
-    ///
-    /// # Errors
-    ///
-    /// If the user may not.
     pub async fn create(
         &self,
         room_id: &RoomId,
@@ -127,7 +89,7 @@ impl Host {
         event_type: &'static str,
         state_key: Option<String>,
         content: Json,
-    ) -> Result<OwnedEventId, HostError> {
+    ) -> Result<OwnedEventId, Error> {
         let (shared, room_id, sender) = (self.shared.clone(), room_id.to_owned(), sender.to_owned());
         let created = self.shared.call(move |engine, now_ms| {
             let draft = EventDraft {
@@ -148,29 +110,21 @@ impl Host {
     }
 
     /// Asks a room alias's server which room it names, and which servers are in it.
-    ///
-    /// # Errors
-    ///
-    /// If that server cannot be reached or does not know.
-    pub async fn resolve(&self, alias: &OwnedRoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), HostError> {
+    pub async fn resolve(&self, alias: &OwnedRoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
         #[derive(Deserialize)]
         struct Directory {
             room_id: OwnedRoomId,
             servers: Vec<OwnedServerName>,
         }
         let request = get_room_information::v1::Request::new(alias.clone());
-        let body = self.shared.wire.ask(alias.server_name(), request, PATIENCE).await?;
-        let found: Directory = serde_json::from_slice(&body).map_err(|error| HostError::malformed("alias", error))?;
-        Ok((found.room_id, found.servers))
+        let body = self.shared.wire.ask(alias.server_name(), request).await?;
+        let Directory { room_id, servers } = serde_json::from_slice(&body)?;
+        Ok((room_id, servers))
     }
 
     /// Joins a room; where a server is needed that is in it, by the first of these or of those that are known that lets us
     /// in, and partially if it can.
-    ///
-    /// # Errors
-    ///
-    /// If nobody lets us in.
-    pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &[OwnedServerName]) -> Result<Joined, HostError> {
+    pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &[OwnedServerName]) -> Result<Joined, Error> {
         let (room, who) = (room_id.to_owned(), user.to_owned());
         // The engine knows whether we can let the user in ourselves, and whether a response may leave the members out.
         let route = self.shared.call(move |engine, _| engine.how_to_join(&room, &who)).await?;
@@ -179,7 +133,7 @@ impl Host {
             let event_id = self.create(room_id, user, "m.room.member", Some(user.to_string()), content).await?;
             return Ok(Joined { event_id, partial: false });
         };
-        let mut refusal = HostError::Unreachable("no server is known that is in the room".to_owned());
+        let mut refusal = "no server is known that is in the room".into();
         for server in via.iter().chain(&candidates).filter(|server| **server != self.shared.wire.key.server) {
             match self.join_via(room_id, user, server, omit_members).await {
                 Ok(joined) => return Ok(joined),
@@ -196,7 +150,7 @@ impl Host {
         user: &UserId,
         via: &ServerName,
         omit_members: bool,
-    ) -> Result<Joined, HostError> {
+    ) -> Result<Joined, Error> {
         let (join, room_version) = self.make_join(room_id, user, via).await?;
         // The room sends us its PDUs from `send_join` on, and the engine would refuse them until `begin_join`, as it
         // does not know the room: who hands them over waits meanwhile.
@@ -204,7 +158,7 @@ impl Host {
         let event = RawValue::from_string(join.canonical_json().to_owned()).expect("canonical JSON is JSON");
         let mut send = create_join_event::v2::Request::new(room_id.to_owned(), join.event_id().to_owned(), event);
         send.omit_members = omit_members;
-        let response = self.shared.wire.ask(via, send, PATIENCE).await?;
+        let response = self.shared.wire.ask(via, send).await?;
 
         let (room_id, via) = (room_id.to_owned(), via.to_owned());
         let begun = self.shared.call(move |engine, now_ms| {
@@ -227,40 +181,34 @@ impl Host {
                 JoinStatus::Joined { event_id, partial } => return Ok(Joined { event_id, partial }),
                 JoinStatus::Failed(error) => return Err(error.into()),
                 JoinStatus::Checking => tokio::time::sleep(JOIN_PAUSE).await,
-                JoinStatus::Unknown => return Err(HostError::Stopped),
+                JoinStatus::Unknown => return Err("the join is forgotten".into()),
             }
         }
     }
 
-    async fn make_join(
-        &self,
-        room_id: &RoomId,
-        user: &UserId,
-        via: &ServerName,
-    ) -> Result<(Pdu, RoomVersionId), HostError> {
-        let malformed = |why: &dyn ToString| HostError::malformed("make_join", why.to_string());
-        let mut make = prepare_join_event::v1::Request::new(room_id.to_owned(), user.to_owned());
+    async fn make_join(&self, room: &RoomId, user: &UserId, via: &ServerName) -> Result<(Pdu, RoomVersionId), Error> {
+        let mut make = prepare_join_event::v1::Request::new(room.to_owned(), user.to_owned());
         make.ver = offered().collect();
-        let made = self.shared.wire.ask(via, make, PATIENCE).await?;
-        let MakeJoin { room_version, event } = serde_json::from_slice(&made).map_err(|error| malformed(&error))?;
-        let rules = offered().find(|version| *version == room_version).and_then(|version| RoomRules::of(&version));
-        let rules = rules.ok_or_else(|| malformed(&format!("version {room_version} was not offered")))?;
+        let made: Json = serde_json::from_slice(&self.shared.wire.ask(via, make).await?)?;
+        let version = offered().find(|version| made["room_version"] == version.as_str());
+        let rules = version.as_ref().and_then(RoomRules::of).ok_or("the room has a version that was not offered")?;
+        // Only what the other server alone knows is taken of its template.
+        let template = &made["event"];
         let mut content = json!({ "membership": "join" });
-        if let Some(authoriser) = event.content.join_authorised_via_users_server {
-            content["join_authorised_via_users_server"] = json!(authoriser);
+        if let Some(authoriser) = template["content"].get("join_authorised_via_users_server") {
+            content["join_authorised_via_users_server"] = authoriser.clone();
         }
         let join = json!({
-            "type": "m.room.member", "room_id": room_id, "sender": user, "state_key": user, "content": content,
-            "auth_events": event.auth_events, "prev_events": event.prev_events, "depth": event.depth,
-            "origin_server_ts": (self.shared.wire.now_ms)(),
+            "type": "m.room.member", "room_id": room, "sender": user, "state_key": user, "content": content,
+            "auth_events": template["auth_events"], "prev_events": template["prev_events"],
+            "depth": template["depth"], "origin_server_ts": (self.shared.wire.now_ms)(),
         });
-        let join = sign_by(&rules, join.to_string().as_bytes(), &self.shared.wire.key);
-        Ok((join.map_err(|error| malformed(&error))?, room_version))
+        Ok((sign_by(&rules, join.to_string().as_bytes(), &self.shared.wire.key)?, rules.version().clone()))
     }
 }
 
 /// Returns the room versions that we can join: those that the engine knows, but for 1 and 2, whose events have other
-/// references than those of [`Template`].
+/// references than those that `make_join` gives here.
 fn offered() -> impl Iterator<Item = RoomVersionId> {
     use RoomVersionId as V;
     [V::V3, V::V4, V::V5, V::V6, V::V7, V::V8, V::V9, V::V10, V::V11, V::V12].into_iter().filter(gibbous::supports)

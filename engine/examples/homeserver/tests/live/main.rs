@@ -14,7 +14,7 @@ use ours::{Certificate, Ours, now_ms};
 use synapse::Synapse;
 
 /// How many users of Synapse are in its room at some time.
-const MEMBERS: usize = 66;
+const MEMBERS: usize = 100;
 /// How many of our users are in our room.
 const OUR_MEMBERS: usize = 40;
 
@@ -181,7 +181,7 @@ async fn live_synapse_joins_our_room() {
     // Our users come and go, and some of a third server, whom we let in as well.
     let told = now_ms();
     let carol = ours.user("carol");
-    let room_id = ours.host.create_room(&carol, "Ours").await.expect("she may");
+    let room_id = ours.host.create_room(&carol, None).await.expect("she may");
     let room = room_id.to_string();
     for n in 1..OUR_MEMBERS {
         let user = ours.user(&format!("user{n}"));
