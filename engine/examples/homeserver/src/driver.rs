@@ -45,16 +45,6 @@ pub(crate) async fn drive(
     shared: Arc<Shared>,
     updates: mpsc::UnboundedSender<Update>,
     may_resync: watch::Receiver<bool>,
-) {
-    if let Err(error) = try_drive(&shared, &updates, &may_resync).await {
-        tracing::error!(%error, "the engine's loop ends");
-    }
-}
-
-async fn try_drive(
-    shared: &Arc<Shared>,
-    updates: &mpsc::UnboundedSender<Update>,
-    may_resync: &watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let bell = Arc::new(Bell(Notify::new()));
     let mut questions = JoinSet::new();

@@ -92,7 +92,8 @@ impl Host {
         let (updates, updates_of) = mpsc::unbounded_channel();
         let (may_resync, may_resync_of) = watch::channel(true);
         let mut tasks = JoinSet::new();
-        tasks.spawn(driver::drive(shared.clone(), updates, may_resync_of));
+        let driving = driver::drive(shared.clone(), updates, may_resync_of);
+        tasks.spawn(async { driving.await.unwrap_or_else(|error| tracing::error!(%error, "the engine's loop ends")) });
         let server = Handle::new();
         let serving = axum_server::from_tcp_rustls(config.listener, tls)?.handle(server.clone());
         let serving = serving.serve(server::router(shared.clone()).into_make_service());

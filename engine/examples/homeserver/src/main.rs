@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -85,18 +85,21 @@ async fn main() -> Result<(), Error> {
     println!("{user} is in {room_id}. What you type is said; /leave leaves, /quit stops.");
 
     let (mut lines, mut is_typing) = (BufReader::new(stdin()).lines(), true);
-    let (mut bar, mut tick) = (Bar::default(), interval(Duration::from_millis(200)));
+    let (mut bar, mut tick) = (String::new(), interval(Duration::from_millis(200)));
     loop {
         tokio::select! {
             update = updates.recv() => {
                 let update = update.ok_or("the engine's loop has ended")?;
                 if update.room_id == room_id {
-                    bar.clear();
                     print(&host, &update).await?;
                 }
                 host.acknowledge(update).await?;
             }
-            _ = tick.tick() => if let Some(view) = host.room(&room_id).await? { bar.show(&view) },
+            _ = tick.tick() => {
+                if let Some(view) = host.room(&room_id).await? {
+                    redraw(&mut bar, progress(&view));
+                }
+            }
             line = lines.next_line(), if is_typing => match line?.as_deref().map(str::trim) {
                 // Whoever closes the input may still want to read.
                 None => is_typing = false,
@@ -106,10 +109,11 @@ async fn main() -> Result<(), Error> {
                     break;
                 }
                 Some("") => {}
-                Some(body) => match host.say(&room_id, &user, body).await {
-                    Ok(_) => {}
-                    Err(refusal) => eprintln!("not sent: {refusal}"),
-                },
+                Some(body) => {
+                    if let Err(refusal) = host.say(&room_id, &user, body).await {
+                        eprintln!("not sent: {refusal}");
+                    }
+                }
             },
             _ = tokio::signal::ctrl_c() => break,
         }
@@ -142,62 +146,53 @@ async fn enter(host: &Host, user: &OwnedUserId, what: What) -> Result<OwnedRoomI
     Ok(room_id)
 }
 
-/// Prints what an update tells of, if it is a message, or what has become of one.
+/// Prints what an update tells of: a message, who comes and goes, what was wrong with one of these, the full state.
 async fn print(host: &Host, update: &Update) -> Result<(), Error> {
     let (event_id, note) = match &update.change {
         Change::EventPersisted { event_id, status: EventStatus::Accepted, partial: true, .. } => (event_id, " (?)"),
         Change::EventPersisted { event_id, status: EventStatus::Accepted, .. } => (event_id, ""),
         Change::VerdictChanged { event_id, is: EventStatus::Accepted, .. } => (event_id, " (now allowed)"),
         Change::VerdictChanged { event_id, .. } => (event_id, " (not allowed after all)"),
+        Change::RoomUnPartialStated { .. } => {
+            println!("The room has its full state.");
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     let Some(view) = host.room(&update.room_id).await? else { return Ok(()) };
     let Some((shown, _)) = view.event_shown(event_id)? else { return Ok(()) };
     let content: serde_json::Value = serde_json::from_str(shown.pdu.content().get())?;
     match (shown.pdu.event_type(), shown.pdu.membership()) {
-        ("m.room.message", _) => println!("{}{note}: {}", shown.pdu.sender(), content["body"]),
+        ("m.room.message", _) => println!("{}{note}: {}", shown.pdu.sender(), content["body"].as_str().unwrap_or("?")),
         (_, Some(membership)) => println!("{}{note}: {membership}", shown.pdu.state_key().unwrap_or_default()),
         _ => {}
     }
     Ok(())
 }
 
-/// The progress of a resync, on one line that is written again and again, where there is somebody to see it.
-#[derive(Default)]
-struct Bar {
-    shown: String,
+/// Says how far the resync is; nothing of a room that has its full state.
+fn progress(view: &RoomView) -> String {
+    const WIDTH: usize = 30;
+    match view.resync() {
+        _ if !view.is_partial() => String::new(),
+        ResyncStatus::Running { named, missing, .. } if named > 0 => {
+            let (there, done) = (named - missing, WIDTH * (named - missing) / named);
+            format!("full state: [{:.<WIDTH$}] {there} of {named} events", "#".repeat(done))
+        }
+        ResyncStatus::Resting { rest, .. } => format!("full state: at rest ({rest:?})"),
+        ResyncStatus::BackingOff { rounds, .. } => format!("full state: nobody has it, {rounds} rounds so far"),
+        ResyncStatus::Running { .. } | ResyncStatus::Idle => "full state: it is asked for".to_owned(),
+    }
 }
 
-impl Bar {
-    fn show(&mut self, view: &RoomView) {
-        const WIDTH: usize = 30;
-        let text = match view.resync() {
-            _ if !view.is_partial() => String::new(),
-            ResyncStatus::Running { named: 0, .. } | ResyncStatus::Idle => "full state: asking for it".to_owned(),
-            ResyncStatus::Running { named, missing, .. } => {
-                let (there, done) = (named - missing, WIDTH * (named - missing) / named);
-                format!("full state: [{}{}] {there} of {named} events", "#".repeat(done), ".".repeat(WIDTH - done))
-            }
-            ResyncStatus::BackingOff { rounds, .. } => format!("full state: nobody has it, {rounds} rounds so far"),
-            ResyncStatus::Resting { rest, .. } => format!("full state: at rest ({rest:?})"),
-        };
-        if text != self.shown {
-            self.clear();
-            match std::io::stderr().is_terminal() {
-                true => eprint!("{text}"),
-                false if text.is_empty() => eprintln!("full state: it is there"),
-                false => eprintln!("{text}"),
-            }
-            self.shown = text;
+/// Writes a line over the last one, where there is somebody to see it.
+fn redraw(shown: &mut String, text: String) {
+    if text != *shown {
+        let width = shown.chars().count();
+        match std::io::stderr().is_terminal() {
+            true => eprint!("\r{text:width$}\r"),
+            false => eprintln!("{text}"),
         }
-    }
-
-    fn clear(&mut self) {
-        if std::io::stderr().is_terminal() && !self.shown.is_empty() {
-            eprint!("\r{}\r", " ".repeat(self.shown.chars().count()));
-            // If it is not seen, no harm is done.
-            let _ = std::io::stderr().flush();
-            self.shown.clear();
-        }
+        *shown = text;
     }
 }

@@ -52,15 +52,9 @@ pub(crate) fn router(host: Arc<Shared>) -> Router {
     let router = endpoint(router, send);
     let router = endpoint(router, invite);
     // A room that we are in lets users of other servers in and out with our help. While it is partial it lets nobody in.
-    let router = endpoint(router, |asked: Asked<'_, prepare_join_event::v1::Request>| {
-        let prepare_join_event::v1::Request { room_id, user_id, ver, .. } = asked.request;
-        body(asked.engine.make_join(asked.origin, room_id, user_id, ver, asked.now_ms))
-    });
+    let router = endpoint(router, make_join);
     let router = endpoint(router, send_join);
-    let router = endpoint(router, |asked: Asked<'_, prepare_leave_event::v1::Request>| {
-        let prepare_leave_event::v1::Request { room_id, user_id, .. } = asked.request;
-        body(asked.engine.make_leave(asked.origin, room_id, user_id, asked.now_ms))
-    });
+    let router = endpoint(router, make_leave);
     let router = endpoint(router, send_leave);
     // The state before an event: what another server needs to complete its own partial join.
     let router = endpoint(router, |asked: Asked<'_, get_room_state_ids::v1::Request>| {
@@ -76,20 +70,8 @@ pub(crate) fn router(host: Arc<Shared>) -> Router {
     let router = endpoint(router, |asked: Asked<'_, get_event_authorization::v1::Request>| {
         body(asked.engine.serve_event_auth(asked.origin, &asked.request.room_id, &asked.request.event_id))
     });
-    let router = endpoint(router, |asked: Asked<'_, get_backfill::v1::Request>| {
-        let get_backfill::v1::Request { room_id, v, limit, .. } = asked.request;
-        let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-        body(asked.engine.serve_backfill(asked.origin, room_id, v, limit, asked.now_ms))
-    });
-    let router = endpoint(router, |asked: Asked<'_, get_missing_events::v1::Request>| {
-        let gap = MissingEvents {
-            earliest_events: asked.request.earliest_events.clone(),
-            latest_events: asked.request.latest_events.clone(),
-            limit: asked.request.limit.into(),
-            min_depth: asked.request.min_depth.into(),
-        };
-        body(asked.engine.serve_missing_events(asked.origin, &asked.request.room_id, &gap))
-    });
+    let router = endpoint(router, backfill);
+    let router = endpoint(router, missing_events);
     router.fallback(unrecognized).with_state(host)
 }
 
@@ -111,6 +93,30 @@ fn send(asked: Asked<'_, send_transaction_message::v1::Request>) -> Served<Vec<u
     // An event without an ID cannot be answered for.
     let results = receipts.into_iter().filter_map(|receipt| Some((receipt.event_id?, result(receipt.outcome))));
     Ok(Ok(json!({ "pdus": results.collect::<BTreeMap<_, _>>() }).to_string().into_bytes()))
+}
+
+fn make_join(asked: Asked<'_, prepare_join_event::v1::Request>) -> Served<Vec<u8>> {
+    let prepare_join_event::v1::Request { room_id, user_id, ver, .. } = asked.request;
+    body(asked.engine.make_join(asked.origin, room_id, user_id, ver, asked.now_ms))
+}
+
+fn make_leave(asked: Asked<'_, prepare_leave_event::v1::Request>) -> Served<Vec<u8>> {
+    let prepare_leave_event::v1::Request { room_id, user_id, .. } = asked.request;
+    body(asked.engine.make_leave(asked.origin, room_id, user_id, asked.now_ms))
+}
+
+fn backfill(asked: Asked<'_, get_backfill::v1::Request>) -> Served<Vec<u8>> {
+    let get_backfill::v1::Request { room_id, v, limit, .. } = asked.request;
+    let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+    body(asked.engine.serve_backfill(asked.origin, room_id, v, limit, asked.now_ms))
+}
+
+fn missing_events(asked: Asked<'_, get_missing_events::v1::Request>) -> Served<Vec<u8>> {
+    let get_missing_events::v1::Request { room_id, limit, min_depth, earliest_events, latest_events, .. } =
+        asked.request.clone();
+    let (limit, min_depth) = (limit.into(), min_depth.into());
+    let gap = MissingEvents { earliest_events, latest_events, limit, min_depth };
+    body(asked.engine.serve_missing_events(asked.origin, &room_id, &gap))
 }
 
 /// Lets a user of another server in.

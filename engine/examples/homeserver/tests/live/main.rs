@@ -193,10 +193,19 @@ async fn live_synapse_joins_our_room() {
             ours.host.leave(&room_id, &user).await.expect("he is in the room");
         }
     }
+    third.host.hold_resync(true);
     for n in 0..5 {
         let user = third.user(&format!("guest{n}"));
         third.host.join(&room_id, &user, &[ours.name.clone()]).await.expect("we let them in");
+        if n == 0 {
+            assert!(third.view(&room_id).await.is_partial(), "we left the members out");
+            assert!(
+                third.joined_members(&room_id).await.contains(carol.as_str()),
+                "but for heroes: the room has no name"
+            );
+        }
     }
+    third.host.hold_resync(false);
     println!("live test: our room is told in {} ms", now_ms() - told);
 
     // Synapse comes in by us, with its own faster join.
@@ -224,7 +233,22 @@ async fn live_synapse_joins_our_room() {
     println!("  from its user's request to a usable room: {} ms", usable - join_began);
     println!("  from there to full state: {} ms", full - usable);
 
-    // Who leaves is seen to leave.
+    // The third server may ask us everything, and nobody who does not say who it is.
+    third.asks_everything(&ours.name, &room_id, &answer).await;
+    let path = format!("https://{}/_matrix/federation/v1/event/{answer}", ours.name);
+    let unsigned = certificate.client().get(path).send().await.expect("we answer");
+    assert_eq!(unsigned.status().as_u16(), 401);
+
+    // Who leaves is seen to leave, with our help too.
     ours.host.leave(&room_id, &ours.user("user1")).await.expect("he is in the room");
     alice.sees(&room, ours.user("user1").as_str(), "leave").await;
+    third.leaves_by_handshake(&ours.name, &room_id, &third.user("guest3")).await;
+    alice.sees(&room, third.user("guest3").as_str(), "leave").await;
+
+    // An invite of one of ours: we sign it, and she may join.
+    let private = alice.create_room("12").await;
+    alice.set(&private, "m.room.join_rules", "", &json!({ "join_rule": "invite" })).await;
+    alice.act(&private, "invite", json!({ "user_id": carol })).await;
+    let private: OwnedRoomId = private.as_str().try_into().expect("Synapse makes room IDs");
+    ours.host.join(&private, &carol, &[synapse.name.clone()]).await.expect("she is invited");
 }

@@ -11,13 +11,19 @@ use std::{
 
 use gibbous::{
     Change, EventId, EventStatus, Membership, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, Pdu, RoomId,
-    SledBackend, SledOptions, StateKey,
+    RoomVersionId, SledBackend, SledOptions, StateKey,
     gibbous_codec::{RoomRules, sign_by},
 };
-use gibbous_example_homeserver::{Config, Host, OurKey, RoomView, Update};
+use gibbous_example_homeserver::{Config, Error, Host, OurKey, RoomView, Update};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
-    api::federation::{event::get_room_state_ids, transactions::send_transaction_message},
+    api::federation::{
+        authorization::get_event_authorization,
+        backfill::get_backfill,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+        membership::{create_leave_event, prepare_leave_event},
+        transactions::send_transaction_message,
+    },
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -122,9 +128,8 @@ impl Ours {
             "prev_events": newest, "depth": depth,
             "auth_events": [state("m.room.create"), state("m.room.power_levels"), join],
         });
-        let key = OurKey::load(self.name.clone(), &self.dir.join("signing.key")).expect("it was written");
         let rules = RoomRules::of(seen.room_version()).expect("the room is there");
-        sign_by(&rules, event.to_string().as_bytes(), &key).expect("it is an event")
+        sign_by(&rules, event.to_string().as_bytes(), &self.key()).expect("it is an event")
     }
 
     /// Sends an event to a server, whatever this one thinks of it.
@@ -132,8 +137,50 @@ impl Ours {
         let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(now_ms()));
         let mut transaction = send_transaction_message::v1::Request::new("lie".into(), self.name.clone(), now);
         transaction.pdus = vec![RawValue::from_string(pdu.canonical_json().to_owned()).expect("it is JSON")];
-        let answer = self.host.ask(to, transaction).await.expect("it is taken in");
-        println!("{}", String::from_utf8_lossy(&answer));
+        self.host.ask(to, transaction).await.expect("it is taken in");
+    }
+
+    /// Lets one of our users leave with another server's help, as who turns down an invite does.
+    pub(crate) async fn leaves_by_handshake(&self, via: &OwnedServerName, room_id: &OwnedRoomId, user: &OwnedUserId) {
+        #[derive(Deserialize)]
+        struct MakeLeave {
+            room_version: RoomVersionId,
+            event: Box<RawValue>,
+        }
+        let make = prepare_leave_event::v1::Request::new(room_id.clone(), user.clone());
+        let made = self.host.ask(via, make).await.expect("a template is given");
+        let MakeLeave { room_version, event } = serde_json::from_slice(&made).expect("a template");
+        let rules = RoomRules::of(&room_version).expect("the room is there");
+        let leave = sign_by(&rules, event.get().as_bytes(), &self.key()).expect("it is an event");
+        let json = RawValue::from_string(leave.canonical_json().to_owned()).expect("it is JSON");
+        let send = create_leave_event::v2::Request::new(room_id.clone(), leave.event_id().to_owned(), json);
+        self.host.ask(via, send).await.expect("the leave is taken in");
+    }
+
+    /// Asks another server whatever may be asked about an event; each answer names what it should.
+    pub(crate) async fn asks_everything(&self, of: &OwnedServerName, room_id: &OwnedRoomId, event_id: &EventId) {
+        let (room, event) = (|| room_id.clone(), || event_id.to_owned());
+        let answered = |what: &str, answer: Result<Vec<u8>, Error>, part: &str| {
+            let answer = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let answer = String::from_utf8(answer).expect("JSON is UTF-8");
+            assert!(answer.contains(part), "{what}: {answer}");
+        };
+        let asked = self.host.ask(of, get_event::v1::Request::new(event())).await;
+        answered("event", asked, "m.room.message");
+        let asked = self.host.ask(of, get_room_state::v1::Request::new(event(), room())).await;
+        answered("state", asked, "m.room.join_rules");
+        let asked = self.host.ask(of, get_event_authorization::v1::Request::new(room(), event())).await;
+        answered("event_auth", asked, "m.room.create");
+        let asked = self.host.ask(of, get_backfill::v1::Request::new(room(), vec![event()], UInt::from(10_u32))).await;
+        answered("backfill", asked, "m.room.message");
+        let create = self.view(room_id).await.current_state().expect("the store works");
+        let create = create.get(&StateKey::new("m.room.create", "")).expect("every room has one").clone();
+        let gap = get_missing_events::v1::Request::new(room(), vec![create], vec![event()]);
+        answered("get_missing_events", self.host.ask(of, gap).await, "prev_events");
+    }
+
+    fn key(&self) -> OurKey {
+        OurKey::load(self.name.clone(), &self.dir.join("signing.key")).expect("it was written")
     }
 
     /// Waits until something changes as wanted.
