@@ -71,7 +71,8 @@ pub(crate) async fn drive(
     }
 }
 
-/// One turn of the loop: returns what is to be asked, what has changed, and when to come again, if nothing rings before.
+/// One turn of the loop: returns what is to be asked, what has changed, and when to come again, if nothing rings
+/// before.
 fn turn(engine: &Engine, waker: &Waker, now_ms: u64) -> Result<(Vec<Request>, Vec<Update>, u64), gibbous::Error> {
     // Registered before anything is polled, so that what comes in between rings, too.
     engine.register_waker(waker);

@@ -4,10 +4,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -64,11 +61,11 @@ pub(crate) struct Shared {
     pub(crate) outbox: Outbox,
     /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over.
     pub(crate) joining: RwLock<()>,
-    names: AtomicU64,
 }
 
 impl Host {
-    /// Starts a host. Returns it together with everything that changes in its rooms, from what was acknowledged last on.
+    /// Starts a host. Returns it together with everything that changes in its rooms, from what was acknowledged last
+    /// on.
     pub async fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), Error> {
         // Only the first one in a process is taken, and they are all the same.
         let _ = ring::default_provider().install_default();
@@ -84,8 +81,7 @@ impl Host {
         let engine_config = gibbous::Config::new(our_server.clone());
         let engine = spawn_blocking(move || Engine::open(config.backend, engine_config, now_ms)).await??;
         let wire = Wire::new(config.key, http.build()?, config.now_ms);
-        let (outbox, joining, names) = Default::default();
-        let shared = Arc::new(Shared { engine, wire, outbox, joining, names });
+        let shared = Arc::new(Shared { engine, wire, outbox: Outbox::default(), joining: RwLock::default() });
         // Our own events are verified like any, by our own key.
         shared.hand_in_keys(our_server, shared.our_keys()?).await?;
 
@@ -158,10 +154,5 @@ impl Shared {
 
     pub(crate) fn our_keys(&self) -> Result<Vec<u8>, Error> {
         self.wire.key.published((self.wire.now_ms)() + KEY_VALID_MS)
-    }
-
-    /// Returns a number that it has not returned before.
-    pub(crate) fn next_name(&self) -> u64 {
-        self.names.fetch_add(1, Ordering::Relaxed)
     }
 }

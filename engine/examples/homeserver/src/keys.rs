@@ -66,8 +66,8 @@ impl Signer for OurKey {
     }
 }
 
-/// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself. Returns its keys, and until
-/// when they are valid.
+/// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself. Returns its keys, and
+/// until when they are valid.
 pub(crate) fn published_by(server: &ServerName, body: &[u8]) -> Result<(PublicKeyMap, u64), Error> {
     let published: ServerSigningKeys = serde_json::from_slice(body)?;
     if published.server_name != server {

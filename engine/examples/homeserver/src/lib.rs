@@ -1,7 +1,7 @@
 //! How to embed gibbous: the least homeserver that joins rooms partially, and lets others join its own so.
 //!
-//! The engine opens no socket, reads no clock and starts no thread. What a homeserver has around it stands here, a file for
-//! each side on which the two meet:
+//! The engine opens no socket, reads no clock and starts no thread. What a homeserver has around it stands here, a file
+//! for each side on which the two meet:
 //!
 //! | file | duty | calls of the engine |
 //! |---|---|---|

@@ -1,5 +1,5 @@
-//! What is to be sent to other servers: a queue for each, so that events come in order. A real homeserver keeps the queues
-//! over a restart.
+//! What is to be sent to other servers: a queue for each, so that events come in order. A real homeserver keeps the
+//! queues over a restart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,11 +54,11 @@ impl Shared {
         }
     }
 
-    /// Sends events in one transaction. It is named after the time; one that comes twice does no harm.
-    async fn transaction(&self, to: &ServerName, pdus: &[Box<RawValue>]) -> Result<(), Error> {
+    /// Sends events in one transaction, of a name that the server has not seen yet.
+    async fn transaction(&self, to: &ServerName, name: &str, pdus: &[Box<RawValue>]) -> Result<(), Error> {
         let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating((self.wire.now_ms)()));
-        let name = format!("{}-{}", now.get(), self.next_name()).into();
-        let mut transaction = send_transaction_message::v1::Request::new(name, self.wire.key.server.clone(), now);
+        let mut transaction =
+            send_transaction_message::v1::Request::new(name.into(), self.wire.key.server.clone(), now);
         transaction.pdus = pdus.to_vec();
         let answer = self.wire.ask(to, transaction).await?;
         tracing::debug!(%to, answer = %String::from_utf8_lossy(&answer), "sent");
@@ -67,11 +67,14 @@ impl Shared {
 }
 
 async fn deliver(shared: Weak<Shared>, server: OwnedServerName, mut pdus: mpsc::UnboundedReceiver<Box<RawValue>>) {
-    let mut batch = Vec::new();
+    let (mut batch, mut sent) = (Vec::new(), 0_u64);
     while pdus.recv_many(&mut batch, PDUS_MAX).await > 0 {
+        // A queue of an earlier start had another time.
+        let Some(name) = shared.upgrade().map(|shared| format!("{}-{sent}", (shared.wire.now_ms)())) else { break };
+        sent += 1;
         let mut pause = PAUSE;
         while let Some(shared) = shared.upgrade() {
-            let Err(error) = shared.transaction(&server, &batch).await else { break };
+            let Err(error) = shared.transaction(&server, &name, &batch).await else { break };
             tracing::warn!(%server, %error, "our events do not arrive");
             drop(shared);
             tokio::time::sleep(pause).await;

@@ -51,7 +51,8 @@ pub(crate) fn router(host: Arc<Shared>) -> Router {
     let router = Router::new().route("/_matrix/key/v2/server", get(keys));
     let router = endpoint(router, send);
     let router = endpoint(router, invite);
-    // A room that we are in lets users of other servers in and out with our help. While it is partial it lets nobody in.
+    // A room that we are in lets users of other servers in and out with our help. While it is partial it lets nobody
+    // in.
     let router = endpoint(router, make_join);
     let router = endpoint(router, send_join);
     let router = endpoint(router, make_leave);

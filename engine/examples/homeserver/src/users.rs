@@ -69,8 +69,8 @@ impl Host {
         Ok(room_id)
     }
 
-    /// Says something in a room as one of our users who is in it. Returns the event's ID; it is sent to the servers in the
-    /// room by and by.
+    /// Says something in a room as one of our users who is in it. Returns the event's ID; it is sent to the servers in
+    /// the room by and by.
     pub async fn say(&self, room_id: &RoomId, sender: &UserId, body: &str) -> Result<OwnedEventId, Error> {
         self.create(room_id, sender, "m.room.message", None, json!({ "msgtype": "m.text", "body": body })).await
     }
@@ -122,8 +122,8 @@ impl Host {
         Ok((room_id, servers))
     }
 
-    /// Joins a room; where a server is needed that is in it, by the first of these or of those that are known that lets us
-    /// in, and partially if it can.
+    /// Joins a room; where a server is needed that is in it, by the first of these or of those that are known that lets
+    /// us in, and partially if it can.
     pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &[OwnedServerName]) -> Result<Joined, Error> {
         let (room, who) = (room_id.to_owned(), user.to_owned());
         // The engine knows whether we can let the user in ourselves, and whether a response may leave the members out.

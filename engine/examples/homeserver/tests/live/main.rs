@@ -36,8 +36,8 @@ fn python() -> Option<PathBuf> {
     }
 }
 
-/// A room of Synapse: we join it partially, use it, complete its state and leave. Another server of ours was banned from it
-/// before we came.
+/// A room of Synapse: we join it partially, use it, complete its state and leave. Another server of ours was banned
+/// from it before we came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Python and, the first time, PyPI: `cargo test -p gibbous-example-homeserver -- --ignored --nocapture`"]
 async fn live_join_through_synapse() {
@@ -110,8 +110,8 @@ async fn live_join_through_synapse() {
     assert_eq!(late.reads(&room, answer.as_str()).await, "It is me");
     events.push(ours.accepts(answer.as_str(), true).await);
 
-    // The banned one says something, which Synapse would not send us: her server does. It cites her join, which is known
-    // for the sake of the topic that she has set.
+    // The banned one says something, which Synapse would not send us: her server does. It cites her join, which is
+    // known for the sake of the topic that she has set.
     let lie = third.signs_message(&ours.view(&room_id).await, &mallory, &was_in);
     third.pushes(&ours.name, &lie).await;
     ours.accepts(lie.event_id().as_str(), true).await;
@@ -250,5 +250,5 @@ async fn live_synapse_joins_our_room() {
     alice.set(&private, "m.room.join_rules", "", &json!({ "join_rule": "invite" })).await;
     alice.act(&private, "invite", json!({ "user_id": carol })).await;
     let private: OwnedRoomId = private.as_str().try_into().expect("Synapse makes room IDs");
-    ours.host.join(&private, &carol, &[synapse.name.clone()]).await.expect("she is invited");
+    ours.host.join(&private, &carol, std::slice::from_ref(&synapse.name)).await.expect("she is invited");
 }

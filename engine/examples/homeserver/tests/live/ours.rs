@@ -113,7 +113,8 @@ impl Ours {
         self.host.room(room_id).await.expect("the store works").expect("the room is known")
     }
 
-    /// Makes a message that the engine would not: behind the newest events that `seen` knows of, by the leave of a join.
+    /// Makes a message that the engine would not: behind the newest events that `seen` knows of, by the leave of a
+    /// join.
     pub(crate) fn signs_message(&self, seen: &RoomView, sender: &OwnedUserId, join: &EventId) -> Pdu {
         let state = |event_type: &str| {
             let found = seen.state_event(&StateKey::new(event_type, "")).expect("the store works");
