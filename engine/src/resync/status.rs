@@ -3,7 +3,7 @@
 use gibbous_codec::{Backoff, Refused, Rest};
 
 use super::{
-    Resync,
+    Fetch, Resync,
     need::{Need, Phase},
 };
 use crate::{Limits, view::Waits};
@@ -19,7 +19,7 @@ pub enum ResyncStatus {
         needs: usize,
         /// How many events these and their auth chains consist of, as far as servers have named them.
         named: usize,
-        /// How many of those are still to come: with `named`, a measure of how far it is.
+        /// How many of those are still to come, never more than `named`: a measure of how far it is.
         missing: usize,
     },
     /// Every server has refused for now; the next round begins at a stated time.
@@ -94,7 +94,7 @@ impl Resync {
             },
             _ => {
                 let fetches = || self.needs.values().filter_map(|need| need.phase.fetch());
-                let named = fetches().map(|fetch| fetch.ids.all().count()).sum();
+                let named = fetches().map(Fetch::wanted).sum();
                 let missing = fetches().map(|fetch| fetch.missing.len()).sum();
                 ResyncStatus::Running { needs: self.needs.len(), named, missing }
             }

@@ -59,7 +59,8 @@ pub(crate) struct Shared {
     engine: Engine,
     pub(crate) wire: Wire,
     pub(crate) outbox: Outbox,
-    /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over.
+    /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over. A real homeserver has one
+    /// for each room, so that a slow answer holds up nothing else.
     pub(crate) joining: RwLock<()>,
 }
 

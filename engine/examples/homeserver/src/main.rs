@@ -91,6 +91,7 @@ async fn main() -> Result<(), Error> {
             update = updates.recv() => {
                 let update = update.ok_or("the engine's loop has ended")?;
                 if update.room_id == room_id {
+                    redraw(&mut bar, String::new());
                     print(&host, &update).await?;
                 }
                 host.acknowledge(update).await?;
@@ -119,7 +120,8 @@ async fn main() -> Result<(), Error> {
         }
     }
     host.stop().await;
-    Ok(())
+    // What waits for a line to be typed would keep us.
+    std::process::exit(0)
 }
 
 /// Makes a room, joins one, or opens one where the user was when the host stopped.
@@ -191,6 +193,7 @@ fn redraw(shown: &mut String, text: String) {
         let width = shown.chars().count();
         match std::io::stderr().is_terminal() {
             true => eprint!("\r{text:width$}\r"),
+            false if text.is_empty() => {}
             false => eprintln!("{text}"),
         }
         *shown = text;

@@ -79,8 +79,10 @@ async fn live_join_through_synapse() {
     users[11].say(&room, "Somebody was banned").await;
     let told = now_ms();
 
-    // One of ours joins. Nothing is resynced yet.
+    // One of ours joins, by the alias. Nothing is resynced yet.
     let mut ours = Ours::start(dir.path().join("ours"), &certificate).await;
+    let alias = format!("#live11:{}", synapse.name).try_into().expect("an alias");
+    assert_eq!(ours.host.resolve(&alias).await.expect("Synapse knows it"), (room_id.clone(), via.to_vec()));
     let carol = ours.user("carol");
     ours.host.hold_resync(true);
     let join_began = now_ms();

@@ -163,9 +163,12 @@ pub(crate) struct User<'a> {
 }
 
 impl User<'_> {
-    /// Makes a room that anybody may join. Returns its ID.
+    /// Makes a room that anybody may join, with an alias that is named after its version. Returns its ID.
     pub(crate) async fn create_room(&self, version: &str) -> String {
-        let room = json!({ "room_version": version, "preset": "public_chat", "name": "Live" });
+        let alias = format!("live{version}");
+        let room = json!({
+            "room_version": version, "preset": "public_chat", "name": "Live", "room_alias_name": alias,
+        });
         self.call("POST", "createRoom", &room, "room_id").await
     }
 
