@@ -120,6 +120,11 @@ impl Fetch {
         }
     }
 
+    /// Returns how many events are wanted in all, never fewer than are missing.
+    pub(super) fn wanted(&self) -> usize {
+        self.ids.all().count() + self.beside.len()
+    }
+
     /// Further events are missing.
     pub(super) fn lacks_too(&mut self, lacking: impl IntoIterator<Item = OwnedEventId>) {
         for event_id in lacking {

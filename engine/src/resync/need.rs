@@ -39,6 +39,16 @@ pub(super) enum Phase {
     Fetching(Fetch),
 }
 
+impl Phase {
+    /// Returns the events that are being fetched.
+    pub(super) fn fetch(&self) -> Option<&Fetch> {
+        match self {
+            Self::Fetching(fetch) => Some(fetch),
+            Self::Ready | Self::Asked => None,
+        }
+    }
+}
+
 impl Need {
     pub(super) fn note_refusal(&mut self, from: &ServerName, reason: RefusalReason) {
         self.refusals.retain(|refused| refused.server != from);
@@ -63,10 +73,7 @@ impl Need {
             rounds: self.rounds,
             until_ms: self.until_ms,
             refusals: self.refusals.clone(),
-            named: match &self.phase {
-                Phase::Fetching(fetch) => Some(fetch.named_state()),
-                Phase::Ready | Phase::Asked => None,
-            },
+            named: self.phase.fetch().map(Fetch::named_state),
         }
     }
 }

@@ -3,7 +3,7 @@
 use gibbous_codec::{Backoff, Refused, Rest};
 
 use super::{
-    Resync,
+    Fetch, Resync,
     need::{Need, Phase},
 };
 use crate::{Limits, view::Waits};
@@ -17,6 +17,10 @@ pub enum ResyncStatus {
     Running {
         /// How many states are needed.
         needs: usize,
+        /// How many events these and their auth chains consist of, as far as servers have named them.
+        named: usize,
+        /// How many of those are still to come, never more than `named`: a measure of how far it is.
+        missing: usize,
     },
     /// Every server has refused for now; the next round begins at a stated time.
     BackingOff {
@@ -88,7 +92,12 @@ impl Resync {
                 rounds: need.rounds,
                 refusals: need.refusals.clone(),
             },
-            _ => ResyncStatus::Running { needs: self.needs.len() },
+            _ => {
+                let fetches = || self.needs.values().filter_map(|need| need.phase.fetch());
+                let named = fetches().map(Fetch::wanted).sum();
+                let missing = fetches().map(|fetch| fetch.missing.len()).sum();
+                ResyncStatus::Running { needs: self.needs.len(), named, missing }
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod flips;
+mod progress;
 mod rest;
 mod schedule;
 

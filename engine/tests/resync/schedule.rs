@@ -167,7 +167,7 @@ fn a_resync_runs_while_one_state_is_asked_for_though_another_is_paused() {
     story.servers.set_about(&missing, Asked::StateIds, Reply::Status(403, "M_FORBIDDEN"));
     story.receive(S, &[&late]);
     assert!(story.engine().poll_timeout().is_some_and(|at_ms| at_ms > story.now_ms));
-    assert_eq!(story.view().resync(), ResyncStatus::Running { needs: 2 });
+    assert!(matches!(story.view().resync(), ResyncStatus::Running { needs: 2, .. }));
 }
 
 #[test]

@@ -1,192 +1,159 @@
-//! The loop that drives the engine. Every call that changes something in it stands here.
-//!
-//! It is one thread, as the engine's calls are synchronous and end with a sync of the disk. That makes the order of
-//! calls plain; a busy homeserver may call the engine from as many threads as it likes, which has one lock a room.
+//! The loop that drives the engine: what it wants to know is asked, what has changed is told.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, mpsc::Receiver, mpsc::RecvTimeoutError, mpsc::Sender},
+    sync::Arc,
+    task::{Wake, Waker},
     time::Duration,
 };
 
 use gibbous::{
-    CreateRefusal, Created, Engine, EventDraft, JoinStatus, JoinTicket, OwnedRoomId, OwnedServerName, OwnedUserId,
-    Receipt, Request, RequestId, RequestKind, Response, RoomVersionId, SendJoin, Update,
+    Engine, EventId, OwnedEventId, Request, RequestError, RequestId, RequestKind, Response, ServerName, Update,
 };
+use ruma::{
+    UInt,
+    api::federation::{
+        authorization::get_event_authorization,
+        backfill::get_backfill,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    },
+};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
-    runtime::Handle,
-    sync::{mpsc::UnboundedSender, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
+    task::JoinSet,
 };
 
-use crate::client::Client;
+use crate::{Error, host::Shared, wire::Refused};
 
-/// What comes to the engine. Who waits for an answer has the other end of `reply`.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// The PDUs of a transaction, of an origin that has been authenticated.
-    Transaction { origin: OwnedServerName, pdus: Vec<Vec<u8>>, reply: oneshot::Sender<Vec<Receipt>> },
-    /// The answer to a `send_join`.
-    Join { answer: JoinAnswer, reply: oneshot::Sender<JoinStatus> },
-    /// What one of our users says.
-    Say { saying: Saying, reply: oneshot::Sender<Result<Result<Created, CreateRefusal>, gibbous::Error>> },
-    /// The answer to a question of the engine.
-    Answer { id: RequestId, response: Response },
-    /// The host stops.
-    Stop,
-}
+/// How many events of one question are asked for at a time.
+const EVENTS_AT_ONCE: usize = 8;
+/// How long to wait where the engine says nothing.
+const LONG_MS: u64 = 3_600_000;
 
-/// A message of one of our users.
-#[derive(Debug)]
-pub(crate) struct Saying {
-    pub(crate) room_id: OwnedRoomId,
-    pub(crate) sender: OwnedUserId,
-    pub(crate) content: Box<RawValue>,
-}
+/// How the engine says that there is something to poll, from whatever thread it was called.
+struct Bell(Notify);
 
-/// A join that another server has answered.
-#[derive(Debug)]
-pub(crate) struct JoinAnswer {
-    pub(crate) room_id: OwnedRoomId,
-    pub(crate) room_version: RoomVersionId,
-    pub(crate) via: OwnedServerName,
-    pub(crate) event: Vec<u8>,
-    pub(crate) response: Vec<u8>,
-    pub(crate) asked_partial: bool,
-}
-
-/// What drives the engine.
-#[derive(Debug)]
-pub(crate) struct Driver {
-    pub(crate) engine: Engine,
-    pub(crate) client: Client,
-    pub(crate) runtime: Handle,
-    pub(crate) inputs: (Sender<Input>, Receiver<Input>),
-    pub(crate) updates: UnboundedSender<Update>,
-    /// Whether states may be asked for; see [`crate::Host::hold_resync`].
-    pub(crate) may_resync: watch::Receiver<bool>,
-    /// How many questions were asked, by their kind.
-    pub(crate) asked: Arc<Mutex<BTreeMap<&'static str, usize>>>,
-    pub(crate) joins: Vec<(JoinTicket, oneshot::Sender<JoinStatus>)>,
-}
-
-impl Driver {
-    /// Runs until the host stops, or the store fails.
-    pub(crate) fn run(mut self) {
-        if let Err(error) = self.try_run() {
-            tracing::error!(%error, "the engine's loop ends");
-        }
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
     }
+}
 
-    fn try_run(&mut self) -> Result<(), gibbous::Error> {
-        loop {
-            let now_ms = self.client.now_ms();
-            // Time is an input: what took too long is given up, and servers are asked again after a pause.
-            self.engine.handle_timeout(now_ms)?;
-            // What the engine wants to know. A resync that a restart cut short begins here, too.
-            while let Some(request) = self.engine.poll_request(now_ms)? {
-                self.ask(request);
-            }
-            // What has changed. It is durable, and may be told to clients.
-            while let Some(update) = self.engine.poll_update()? {
-                tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
-                // Nobody may be interested any more.
-                let _ = self.updates.send(update);
-            }
-            self.tell_joins();
-            // When the engine wants to be called again, if nothing comes before.
-            let pause_ms = self.engine.poll_timeout().map_or(u64::MAX, |at_ms| at_ms.saturating_sub(now_ms).max(1));
-            match self.inputs.1.recv_timeout(Duration::from_millis(pause_ms)) {
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Ok(input) => self.handle(input)?,
-                Err(RecvTimeoutError::Timeout) => {}
+/// Drives the engine until the store fails. What it has begun ends with it.
+pub(crate) async fn drive(
+    shared: Arc<Shared>,
+    updates: mpsc::UnboundedSender<Update>,
+    may_resync: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let bell = Arc::new(Bell(Notify::new()));
+    let mut questions = JoinSet::new();
+    loop {
+        let waker = Waker::from(bell.clone());
+        let (requests, changed, pause_ms) = shared.call(move |engine, now_ms| turn(engine, &waker, now_ms)).await?;
+        for update in changed {
+            tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
+            // Nobody may be interested any more.
+            let _ = updates.send(update);
+        }
+        for request in requests {
+            questions.spawn(ask(shared.clone(), request, may_resync.clone()));
+        }
+        tokio::select! {
+            () = bell.0.notified() => {}
+            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+            Some(answered) = questions.join_next() => {
+                // Question and answer find each other by the ID; what comes late is ignored.
+                let (id, response) = answered?;
+                shared.call(move |engine, now_ms| engine.handle_response(id, response, now_ms)).await?;
             }
         }
     }
+}
 
-    // Of a reply it does not matter whether somebody still waits for it: it is true all the same.
-    fn handle(&mut self, input: Input) -> Result<(), gibbous::Error> {
-        let now_ms = self.client.now_ms();
-        match input {
-            Input::Transaction { origin, pdus, reply } => {
-                // Each PDU gets a receipt, in order: judged, waiting for something, known or refused. What is to be
-                // stored is, so that the transaction may be answered.
-                let pdus: Vec<&[u8]> = pdus.iter().map(Vec::as_slice).collect();
-                let _ = reply.send(self.engine.receive(&origin, &pdus, now_ms)?);
-            }
-            Input::Join { answer, reply } => {
-                // The engine checks the answer, asks for the keys that it needs for that, and stores the room or says
-                // why not: `tell_joins`. PDUs that come meanwhile wait in the engine.
-                let send_join = SendJoin {
-                    room_id: &answer.room_id,
-                    room_version: &answer.room_version,
-                    via: &answer.via,
-                    event: &answer.event,
-                    response: &answer.response,
-                    asked_partial: answer.asked_partial,
-                };
-                self.joins.push((self.engine.begin_join(send_join, now_ms)?, reply));
-            }
-            Input::Say { saying, reply } => {
-                // The engine finds what the event follows and what allows it, signs it by our key, and judges it before
-                // it stores it. An error may also be the fault of whoever names a room that is not here, who is told; if
-                // it is the disk's, the next call fails as well.
-                let draft = EventDraft {
-                    sender: &saying.sender,
-                    event_type: "m.room.message",
-                    state_key: None,
-                    content: &saying.content,
-                    redacts: None,
-                    origin_server_ts: now_ms,
-                };
-                let _ = reply.send(self.engine.create(&saying.room_id, &draft, self.client.key(), now_ms));
-            }
-            Input::Answer { id, response } => {
-                // Questions and answers find each other by the ID; what comes late is ignored.
-                self.engine.handle_response(id, response, now_ms)?;
-            }
-            Input::Stop => {}
-        }
-        Ok(())
+/// One turn of the loop: returns what is to be asked, what has changed, and when to come again, if nothing rings
+/// before.
+fn turn(engine: &Engine, waker: &Waker, now_ms: u64) -> Result<(Vec<Request>, Vec<Update>, u64), gibbous::Error> {
+    // Registered before anything is polled, so that what comes in between rings, too.
+    engine.register_waker(waker);
+    // Time is an input: what took too long is given up, and servers are asked again after a pause.
+    engine.handle_timeout(now_ms)?;
+    // What the engine wants to know.
+    let (mut requests, mut updates) = (Vec::new(), Vec::new());
+    while let Some(request) = engine.poll_request(now_ms)? {
+        requests.push(request);
     }
+    // What has changed. It is durable, and may be told to clients.
+    while let Some(update) = engine.poll_update()? {
+        updates.push(update);
+    }
+    let pause_ms = engine.poll_timeout().map_or(LONG_MS, |at_ms| at_ms.saturating_sub(now_ms).max(1));
+    Ok((requests, updates, pause_ms))
+}
 
-    /// Asks another server, in the background.
-    fn ask(&self, request: Request) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner).entry(kind_of(&request.kind)).or_default() += 1;
-        let (client, inputs, mut may_resync) = (self.client.clone(), self.inputs.0.clone(), self.may_resync.clone());
-        self.runtime.spawn(async move {
-            if matches!(request.kind, RequestKind::StateIds { .. } | RequestKind::State { .. }) {
-                // An error means that the host is gone, and the answer with it.
-                let _ = may_resync.wait_for(|may| *may).await;
-            }
-            let response = client.ask(&request).await;
-            tracing::debug!(to = %request.destination, kind = ?request.kind, is_answered = !matches!(response, Response::Failed(_)), "asked");
-            let _ = inputs.send(Input::Answer { id: request.id, response });
+/// Asks another server. Whatever goes wrong is an answer, too: the engine asks another one then.
+async fn ask(shared: Arc<Shared>, request: Request, mut may_resync: watch::Receiver<bool>) -> (RequestId, Response) {
+    let Request { id, room_id, destination: to, kind, .. } = request;
+    if matches!(kind, RequestKind::StateIds { .. } | RequestKind::State { .. }) {
+        // An error means that the host is gone.
+        let _ = may_resync.wait_for(|may| *may).await;
+    }
+    tracing::debug!(%to, ?kind, "asks");
+    let wire = &shared.wire;
+    let answer = match kind {
+        RequestKind::StateIds { event_id } => {
+            wire.ask(&to, get_room_state_ids::v1::Request::new(event_id, room_id)).await
+        }
+        RequestKind::State { event_id } => wire.ask(&to, get_room_state::v1::Request::new(event_id, room_id)).await,
+        RequestKind::EventAuth { event_id } => {
+            wire.ask(&to, get_event_authorization::v1::Request::new(room_id, event_id)).await
+        }
+        RequestKind::Backfill { from, limit } => {
+            wire.ask(&to, get_backfill::v1::Request::new(room_id, from, limit.into())).await
+        }
+        RequestKind::MissingEvents { earliest, latest, limit, min_depth } => {
+            let mut gap = get_missing_events::v1::Request::new(room_id, earliest, latest);
+            (gap.limit, gap.min_depth) = (limit.into(), UInt::new_saturating(min_depth));
+            wire.ask(&to, gap).await
+        }
+        // We are asked for our own keys, too.
+        RequestKind::ServerKeys { server } if server == wire.key.server => shared.our_keys(),
+        RequestKind::ServerKeys { server } => wire.keys(&server).await,
+        RequestKind::Events { event_ids } => return (id, events(&shared, &to, event_ids).await),
+        _ => Err("a later engine asks this".into()),
+    };
+    (id, answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body))
+}
+
+/// The one question that is several requests, and of whose answers the envelope is taken off.
+async fn events(shared: &Arc<Shared>, to: &ServerName, event_ids: Vec<OwnedEventId>) -> Response {
+    let limit = Arc::new(Semaphore::new(EVENTS_AT_ONCE));
+    let mut answers = JoinSet::new();
+    for event_id in event_ids {
+        let (shared, to, limit) = (shared.clone(), to.to_owned(), limit.clone());
+        answers.spawn(async move {
+            let _permit = limit.acquire().await;
+            let answer = event(&shared, &to, &event_id).await.map_err(|error| in_engine_words(&error));
+            (event_id, answer)
         });
     }
-
-    /// Tells those who wait for a join how it ended.
-    fn tell_joins(&mut self) {
-        for (ticket, reply) in std::mem::take(&mut self.joins) {
-            match self.engine.join_status(ticket) {
-                JoinStatus::Checking => self.joins.push((ticket, reply)),
-                done => {
-                    let _ = reply.send(done);
-                }
-            }
-        }
-    }
+    Response::Events(answers.join_all().await)
 }
 
-fn kind_of(kind: &RequestKind) -> &'static str {
-    match kind {
-        RequestKind::StateIds { .. } => "state_ids",
-        RequestKind::State { .. } => "state",
-        RequestKind::Events { .. } => "event",
-        RequestKind::MissingEvents { .. } => "get_missing_events",
-        RequestKind::EventAuth { .. } => "event_auth",
-        RequestKind::Backfill { .. } => "backfill",
-        RequestKind::ServerKeys { .. } => "server keys",
-        _ => "other",
+async fn event(shared: &Shared, to: &ServerName, event_id: &EventId) -> Result<Vec<u8>, Error> {
+    #[derive(Deserialize)]
+    struct Transaction {
+        pdus: (Box<RawValue>,),
+    }
+    let body = shared.wire.ask(to, get_event::v1::Request::new(event_id.to_owned())).await?;
+    let Transaction { pdus: (pdu,) } = serde_json::from_slice(&body)?;
+    Ok(pdu.get().as_bytes().to_vec())
+}
+
+/// The engine has no word for an answer that is none, nor for trouble of the host's own.
+fn in_engine_words(error: &Error) -> RequestError {
+    match error.downcast_ref() {
+        Some(Refused { status, errcode }) => RequestError::Status { status: *status, errcode: errcode.clone() },
+        None => RequestError::Timeout,
     }
 }

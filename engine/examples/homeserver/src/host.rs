@@ -1,189 +1,159 @@
 //! The host: what a homeserver has around the engine, started and stopped as one.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Sender, channel},
-    },
-    thread,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
-use gibbous::{Backend, Engine, OwnedEventId, OwnedServerName, Receipt, RoomId, RoomView, ServerName, Update, UserId};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use gibbous::{Backend, Engine, OwnedServerName, RoomId, RoomView, ServerName, Update};
+use reqwest::{Certificate, Client};
+use ruma::api::{OutgoingRequest, federation::authentication::ServerSignatures, path_builder::SinglePath};
+use rustls::crypto::ring;
 use tokio::{
-    net::TcpListener,
-    runtime::Handle,
-    sync::{RwLock, mpsc, oneshot, watch},
-    task::JoinHandle,
+    sync::{RwLock, mpsc, watch},
+    task::{JoinSet, spawn_blocking},
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
-use crate::{
-    HostError,
-    client::Client,
-    driver::{Driver, Input},
-    http::Http,
-    keys::OurKey,
-    server,
-};
+use crate::{Error, OurKey, driver, outbox::Outbox, server, wire::Wire};
+
+/// How long we say that our key is valid: a day.
+const KEY_VALID_MS: u64 = 86_400_000;
+/// How long an answer may take. The engine gives up by itself, mostly before.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long events that are still to be sent keep us from stopping, for each server.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a host is made of.
 #[derive(Debug)]
 pub struct Config {
-    /// Our server's name. Other servers must reach `listener` by it.
-    pub server_name: OwnedServerName,
-    /// Our signing key.
+    /// Our signing key, in our server's name. Other servers must reach `listener` by that name.
     pub key: OurKey,
     /// Where other servers come.
     pub listener: TcpListener,
-    /// What we present there; see [`crate::tls::server`].
-    pub tls: ServerConfig,
-    /// How others are reached, and whose certificates are believed.
-    pub http: Http,
+    /// What we present there: certificate and key, PEM.
+    pub tls: (PathBuf, PathBuf),
+    /// A certificate that is believed beside those of the system, PEM.
+    pub trusted: Option<PathBuf>,
     /// Where the engine stores rooms.
     pub backend: Arc<dyn Backend>,
     /// The clock, in milliseconds since 1970.
     pub now_ms: fn() -> u64,
 }
 
-/// A join that has been finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// The join event.
-    pub event_id: OwnedEventId,
-    /// Whether the room has partial state yet.
-    pub partial: bool,
-}
-
-/// A homeserver without clients. It stops when it is dropped.
+/// A homeserver without clients.
 #[derive(Debug)]
 pub struct Host {
-    shared: Arc<Shared>,
-    server: JoinHandle<()>,
+    pub(crate) shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+    server: Handle<SocketAddr>,
     may_resync: watch::Sender<bool>,
-    asked: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
 /// What all parts of a host have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) engine: Engine,
-    pub(crate) client: Client,
-    inputs: Sender<Input>,
-    /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over.
+    engine: Engine,
+    pub(crate) wire: Wire,
+    pub(crate) outbox: Outbox,
+    /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over. A real homeserver has one
+    /// for each room, so that a slow answer holds up nothing else.
     pub(crate) joining: RwLock<()>,
 }
 
 impl Host {
-    /// Starts a host. Returns it together with everything that changes in its rooms.
-    ///
-    /// # Errors
-    ///
-    /// If the store cannot be opened.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime.
-    pub fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), HostError> {
-        // The engine needs a place to store and our name; sockets, clock and keys are the host's.
-        let now_ms = (config.now_ms)();
-        let engine = Engine::open(config.backend, gibbous::Config::new(config.server_name), now_ms)?;
-        let client = Client::new(config.http, config.key, config.now_ms);
-        let inputs = channel();
+    /// Starts a host. Returns it together with everything that changes in its rooms, from what was acknowledged last
+    /// on.
+    pub async fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), Error> {
+        // Only the first one in a process is taken, and they are all the same.
+        let _ = ring::default_provider().install_default();
+        let mut http = Client::builder().https_only(true).timeout(PATIENCE);
+        if let Some(trusted) = config.trusted {
+            http = http.add_root_certificate(Certificate::from_pem(&fs::read(trusted)?)?);
+        }
+        let tls = RustlsConfig::from_pem_file(&config.tls.0, &config.tls.1).await?;
+        config.listener.set_nonblocking(true)?;
+
+        // The engine needs a place to store and our name. A resync that was cut short goes on by itself.
+        let (our_server, now_ms) = (config.key.server.clone(), (config.now_ms)());
+        let engine_config = gibbous::Config::new(our_server.clone());
+        let engine = spawn_blocking(move || Engine::open(config.backend, engine_config, now_ms)).await??;
+        let wire = Wire::new(config.key, http.build()?, config.now_ms);
+        let shared = Arc::new(Shared { engine, wire, outbox: Outbox::default(), joining: RwLock::default() });
+        // Our own events are verified like any, by our own key.
+        shared.hand_in_keys(our_server, shared.our_keys()?).await?;
+
         let (updates, updates_of) = mpsc::unbounded_channel();
         let (may_resync, may_resync_of) = watch::channel(true);
-        let asked = Arc::<Mutex<_>>::default();
-        let shared = Shared {
-            engine: engine.clone(),
-            client: client.clone(),
-            inputs: inputs.0.clone(),
-            joining: RwLock::default(),
-        };
-        let driver = Driver {
-            engine,
-            client,
-            runtime: Handle::current(),
-            inputs,
-            updates,
-            may_resync: may_resync_of,
-            asked: asked.clone(),
-            joins: Vec::new(),
-        };
-        let shared = Arc::new(shared);
-        thread::spawn(move || driver.run());
-        let server =
-            tokio::spawn(server::serve(config.listener, TlsAcceptor::from(Arc::new(config.tls)), shared.clone()));
-        Ok((Self { shared, server, may_resync, asked }, updates_of))
+        let mut tasks = JoinSet::new();
+        let driving = driver::drive(shared.clone(), updates, may_resync_of);
+        tasks.spawn(async { driving.await.unwrap_or_else(|error| tracing::error!(%error, "the engine's loop ends")) });
+        let server = Handle::new();
+        let serving = axum_server::from_tcp_rustls(config.listener, tls)?.handle(server.clone());
+        let serving = serving.serve(server::router(shared.clone()).into_make_service());
+        tasks.spawn(async { serving.await.unwrap_or_else(|error| tracing::error!(%error, "nobody is served")) });
+        Ok((Self { shared, tasks, server, may_resync }, updates_of))
     }
 
-    /// Joins a room by a server that is in it, partially if that server can.
-    ///
-    /// # Errors
-    ///
-    /// If the other server refuses, or what it answers is no join.
-    pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &ServerName) -> Result<Joined, HostError> {
-        self.shared.join(room_id, user, via).await
+    /// Stops the host, and returns when nothing holds its store any more.
+    pub async fn stop(mut self) {
+        self.shared.outbox.flush(LAST_PATIENCE).await;
+        self.server.shutdown();
+        self.tasks.shutdown().await;
+        // Calls of the engine cannot be cut short, but they end soon.
+        while Arc::strong_count(&self.shared) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
-    /// Says something in a room as one of our users who is in it. Returns the event's ID.
-    ///
-    /// # Errors
-    ///
-    /// If the user may not, or a server cannot be reached.
-    pub async fn say(&self, room_id: &RoomId, sender: &UserId, body: &str) -> Result<OwnedEventId, HostError> {
-        self.shared.say(room_id, sender, body).await
+    /// Returns a room as it stands now. A view changes nothing and waits for nobody.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
+        let room_id = room_id.to_owned();
+        self.shared.call(move |engine, _| engine.room(&room_id)).await
     }
 
-    /// Returns a room as it stands now. Views change nothing, so they are taken wherever they are needed.
-    ///
-    /// # Errors
-    ///
-    /// If the store fails.
-    pub fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, HostError> {
-        Ok(self.shared.engine.room(room_id)?)
+    /// Says that an update has been dealt with, so that it does not come again after a restart.
+    pub async fn acknowledge(&self, update: Update) -> Result<(), Error> {
+        self.shared.call(move |engine, now_ms| engine.acknowledge(&update.room_id, update.position, now_ms)).await
     }
 
-    /// Holds back the questions for states, or lets them go: a host that starts with many partial rooms has them resync
-    /// one after the other.
+    /// Holds back the questions for states, or lets them go: a host that starts with many partial rooms may have them
+    /// resync one after the other.
     pub fn hold_resync(&self, hold: bool) {
         self.may_resync.send_replace(!hold);
     }
 
-    /// Returns how many questions the engine has had asked, by their kind.
-    pub fn asked(&self) -> BTreeMap<&'static str, usize> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Asks another server for something by a signed `GET`.
-    ///
-    /// # Errors
-    ///
-    /// If it refuses or cannot be reached.
-    pub async fn get(&self, server: &ServerName, path_and_query: &str) -> Result<Vec<u8>, HostError> {
-        self.shared.client.get(server, path_and_query).await
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.server.abort();
-        // If the loop has ended already, all is well.
-        let _ = self.shared.inputs.send(Input::Stop);
+    /// Asks another server for something, signed.
+    pub async fn ask<R>(&self, server: &ServerName, request: R) -> Result<Vec<u8>, Error>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
+        self.shared.wire.ask(server, request).await
     }
 }
 
 impl Shared {
-    /// Hands over the PDUs of a transaction; what became of them is durable when this returns.
-    pub(crate) async fn receive(&self, origin: OwnedServerName, pdus: Vec<Vec<u8>>) -> Result<Vec<Receipt>, HostError> {
-        let (reply, receipts) = oneshot::channel();
-        {
-            let _no_join = self.joining.read().await;
-            self.hand_over(Input::Transaction { origin, pdus, reply })?;
-        }
-        receipts.await.map_err(|_| HostError::Stopped)
+    /// Makes a call of the engine, at the time that it is.
+    ///
+    /// Calls return when what they have done is on disk, so that none is made on a thread of the async runtime. But for
+    /// that they may come from any thread: the engine has one lock a room.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine, u64) -> Result<T, gibbous::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (engine, now_ms) = (self.engine.clone(), (self.wire.now_ms)());
+        Ok(spawn_blocking(move || work(&engine, now_ms)).await??)
     }
 
-    pub(crate) fn hand_over(&self, input: Input) -> Result<(), HostError> {
-        self.inputs.send(input).map_err(|_| HostError::Stopped)
+    /// Hands in keys that the engine has not asked for.
+    pub(crate) async fn hand_in_keys(&self, server: OwnedServerName, keys: Vec<u8>) -> Result<(), Error> {
+        Ok(self.call(move |engine, now_ms| engine.handle_server_keys(&server, &keys, now_ms)).await??)
+    }
+
+    pub(crate) fn our_keys(&self) -> Result<Vec<u8>, Error> {
+        self.wire.key.published((self.wire.now_ms)() + KEY_VALID_MS)
     }
 }

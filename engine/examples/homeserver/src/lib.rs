@@ -1,35 +1,36 @@
-//! How to embed gibbous: the least homeserver that joins a room partially.
+//! How to embed gibbous: the least homeserver that joins rooms partially, and lets others join its own so.
 //!
-//! It signs and joins, takes in what is sent to it, asks what the engine wants to know, and that over real HTTP
-//! and TLS. It has no clients: whoever holds the [`Host`] reads [`Update`]s and [`RoomView`]s.
+//! The engine opens no socket, reads no clock and starts no thread. What a homeserver has around it stands here, a file
+//! for each side on which the two meet:
 //!
-//! | file | duty |
-//! |---|---|
-//! | `driver.rs` | the loop that drives the engine: every call that changes it stands there |
-//! | `join.rs` | `make_join`, signature, `send_join` |
-//! | `say.rs` | an event of ours: made, judged, sent |
-//! | `client.rs` | the engine's questions as requests of the server-server API |
-//! | `server.rs` | what other servers send: transactions; and our keys |
-//! | `keys.rs`, `x_matrix.rs` | signing keys; who sent a request |
-//! | `http.rs`, `tls.rs` | the wire |
+//! | file | duty | calls of the engine |
+//! |---|---|---|
+//! | `host.rs` | opens the engine, and closes it | `open`, `room`, `acknowledge` |
+//! | `driver.rs` | asks what the engine wants to know, tells what has changed | `handle_timeout`, `poll_request`, `handle_response`, `poll_update`, `poll_timeout`, `register_waker` |
+//! | `server.rs` | takes in what other servers send, answers what they ask | `receive`, `handle_invite`, `make_join`, `send_join`, `make_leave`, `send_leave`, `serve_…`, `handle_server_keys` |
+//! | `users.rs` | does what our users want | `create_room`, `create`, `how_to_join`, `begin_join`, `join_status` |
+//! | `outbox.rs` | sends our events, in order | |
+//! | `wire.rs`, `keys.rs` | where servers are, requests to them, signatures | |
+//! | `main.rs` | the command line, which reads [`RoomView`]s | |
 //!
-//! What a homeserver needs and this one has not: server discovery (a server's name is its address here), outgoing
-//! queues, EDUs, notaries, limits on what one server may send.
+//! What a homeserver needs and this one has not: clients, EDUs, SRV records, notaries, a queue that outlives a restart,
+//! limits on what one server may send.
 
-mod client;
+#![allow(clippy::missing_errors_doc, reason = "what has failed is told by the error, and nothing depends on which")]
+
 mod driver;
-mod error;
 mod host;
-mod http;
-mod join;
 mod keys;
-mod say;
+mod outbox;
 mod server;
-pub mod tls;
-mod x_matrix;
+mod users;
+mod wire;
 
-pub use error::HostError;
 pub use gibbous::{RoomView, Update};
-pub use host::{Config, Host, Joined};
-pub use http::{Http, bytes_of};
+pub use host::{Config, Host};
 pub use keys::OurKey;
+pub use users::Joined;
+pub use wire::Refused;
+
+/// What goes wrong, on our side or another's.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;

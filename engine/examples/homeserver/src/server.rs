@@ -1,136 +1,263 @@
-//! What other servers send us: transactions. They also ask for our keys.
+//! What other servers ask and send. Who asks is authenticated; what is answered, the engine says.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header::AUTHORIZATION},
+    body::{Body, Bytes, to_bytes},
+    extract::{FromRequestParts, RawPathParams, State},
+    http::{Request, StatusCode},
     response::{IntoResponse, Response},
-    routing::{get, put},
+    routing::{MethodFilter, get, on},
 };
-use gibbous::{EventStatus, Outcome, OwnedServerName};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use gibbous::{
+    Engine, EventStatus, Invite, Outcome, OwnedServerName, ServerName,
+    serve::{Admitted, Answer, MissingEvents, Refusal, Served},
 };
-use serde::Deserialize;
-use serde_json::{Value as Json, json, value::RawValue};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-
-use crate::{
-    HostError,
-    host::Shared,
-    x_matrix::{Claim, signed_request},
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt,
+    federation::{
+        authentication::ServerSignatures,
+        authorization::get_event_authorization,
+        backfill::get_backfill,
+        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+        membership::{
+            RawStrippedState, create_invite, create_join_event, create_leave_event, prepare_join_event,
+            prepare_leave_event,
+        },
+        transactions::send_transaction_message,
+    },
+    path_builder::{PathBuilder, SinglePath},
 };
+use serde_json::json;
 
-/// How many PDUs a transaction may have, by the specification.
-const PDUS_MAX: usize = 50;
-/// How large a transaction may be: 50 PDUs and 100 EDUs of 64 KiB, and what stands around them.
-const TRANSACTION_BYTES_MAX: usize = 10 << 20;
+use crate::{Error, host::Shared, outbox::PDUS_MAX};
 
-#[derive(Deserialize)]
-struct Transaction {
-    pdus: Vec<Box<RawValue>>,
+/// How large a request may be: 50 PDUs and 100 EDUs of 64 KiB, and what stands around them.
+const REQUEST_BYTES_MAX: usize = 10 << 20;
+
+/// What an endpoint has to answer with.
+struct Asked<'a, R> {
+    engine: &'a Engine,
+    host: &'a Arc<Shared>,
+    /// The server that asks.
+    origin: &'a ServerName,
+    request: &'a R,
+    now_ms: u64,
 }
 
-/// Serves other servers until the task is aborted.
-pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
-    let router = Router::new()
-        .route("/_matrix/key/v2/server", get(keys))
-        .route("/_matrix/federation/v1/send/{txn_id}", put(send))
-        .fallback(unrecognized)
-        .layer(DefaultBodyLimit::max(TRANSACTION_BYTES_MAX))
-        .with_state(shared);
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let (tls, service) = (tls.clone(), TowerToHyperService::new(router.clone()));
-        tokio::spawn(async move {
-            // One whose handshake or connection fails tries again.
-            let Ok(stream) = tls.accept(stream).await else { return };
-            let mut http = http1::Builder::new();
-            let connection = http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
-            }
-        });
-    }
-}
-
-async fn keys(State(shared): State<Arc<Shared>>) -> Response {
-    shared.client.our_keys().map_or_else(refuse, |keys| answer(StatusCode::OK, keys))
-}
-
-async fn unrecognized() -> Response {
-    matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", "not served here")
+/// Returns everything that is served, each endpoint under the path that it has in the specification.
+pub(crate) fn router(host: Arc<Shared>) -> Router {
+    let router = Router::new().route("/_matrix/key/v2/server", get(keys));
+    let router = endpoint(router, send);
+    let router = endpoint(router, invite);
+    // A room that we are in lets users of other servers in and out with our help. While it is partial it lets nobody
+    // in.
+    let router = endpoint(router, make_join);
+    let router = endpoint(router, send_join);
+    let router = endpoint(router, make_leave);
+    let router = endpoint(router, send_leave);
+    // The state before an event: what another server needs to complete its own partial join.
+    let router = endpoint(router, |asked: Asked<'_, get_room_state_ids::v1::Request>| {
+        body(asked.engine.serve_state_ids(asked.origin, &asked.request.room_id, &asked.request.event_id))
+    });
+    let router = endpoint(router, |asked: Asked<'_, get_room_state::v1::Request>| {
+        body(asked.engine.serve_state(asked.origin, &asked.request.room_id, &asked.request.event_id))
+    });
+    // Single events, what they rest on, and what came before them; redacted where the server may not see them.
+    let router = endpoint(router, |asked: Asked<'_, get_event::v1::Request>| {
+        body(asked.engine.serve_event(asked.origin, &asked.request.event_id, asked.now_ms))
+    });
+    let router = endpoint(router, |asked: Asked<'_, get_event_authorization::v1::Request>| {
+        body(asked.engine.serve_event_auth(asked.origin, &asked.request.room_id, &asked.request.event_id))
+    });
+    let router = endpoint(router, backfill);
+    let router = endpoint(router, missing_events);
+    router.fallback(unrecognized).with_state(host)
 }
 
 /// Takes in a transaction. That it may come twice needs no care: the engine knows its PDUs by then.
-async fn send(
-    State(shared): State<Arc<Shared>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let origin = match authenticate(&shared, &method, &uri, &headers, &body).await {
-        Ok(origin) => origin,
-        Err(error) => return matrix_error(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", &error.to_string()),
-    };
-    let pdus = match serde_json::from_slice(&body) {
-        Ok(Transaction { pdus }) if pdus.len() <= PDUS_MAX => pdus,
-        _ => return matrix_error(StatusCode::BAD_REQUEST, "M_BAD_JSON", "expected at most 50 PDUs"),
-    };
-    let pdus = pdus.into_iter().map(|pdu| Box::<str>::from(pdu).into_string().into_bytes()).collect();
-    let receipts = match shared.receive(origin, pdus).await {
-        Ok(receipts) => receipts,
-        Err(error) => return refuse(error),
+fn send(asked: Asked<'_, send_transaction_message::v1::Request>) -> Served<Vec<u8>> {
+    if asked.request.pdus.len() > PDUS_MAX {
+        return Ok(Err(Refusal::BadJson(format!("more than {PDUS_MAX} PDUs"))));
+    }
+    let pdus: Vec<&[u8]> = asked.request.pdus.iter().map(|pdu| pdu.get().as_bytes()).collect();
+    let _no_join = asked.host.joining.blocking_read();
+    // Each PDU gets a receipt, in order: judged, waiting for something, known or refused. What is to be stored is, so
+    // that the transaction may be answered.
+    let receipts = asked.engine.receive(asked.origin, &pdus, asked.now_ms)?;
+    let result = |outcome| match outcome {
+        Outcome::Refused(failure) => json!({ "error": failure.reason }),
+        Outcome::Judged { status: EventStatus::Rejected(rejection), .. } => json!({ "error": rejection.to_string() }),
+        _ => json!({}),
     };
     // An event without an ID cannot be answered for.
-    let results: BTreeMap<_, _> = receipts
-        .into_iter()
-        .filter_map(|receipt| {
-            let error = match receipt.outcome {
-                Outcome::Refused(failure) => Some(failure.reason),
-                Outcome::Judged { status: EventStatus::Rejected(rejection), .. } => Some(rejection.to_string()),
-                _ => None,
-            };
-            Some((receipt.event_id?, error.map_or_else(|| json!({}), |error| json!({ "error": error }))))
-        })
-        .collect();
-    answer(StatusCode::OK, json!({ "pdus": results }).to_string().into_bytes())
+    let results = receipts.into_iter().filter_map(|receipt| Some((receipt.event_id?, result(receipt.outcome))));
+    Ok(Ok(json!({ "pdus": results.collect::<BTreeMap<_, _>>() }).to_string().into_bytes()))
 }
 
-async fn authenticate(
-    shared: &Shared,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<OwnedServerName, HostError> {
-    let malformed = |why: &str| HostError::malformed("X-Matrix authorisation", why);
-    let header = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-    let our_server = &shared.client.key().server;
-    let claim = Claim::parse(header.ok_or_else(|| malformed("missing"))?, our_server)?;
-    let content: Json = serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = signed_request(method.as_str(), path, [&claim.origin, our_server], Some(&content));
-    shared.client.verify(&claim, request).await?;
-    Ok(claim.origin)
+fn make_join(asked: Asked<'_, prepare_join_event::v1::Request>) -> Served<Vec<u8>> {
+    let prepare_join_event::v1::Request { room_id, user_id, ver, .. } = asked.request;
+    body(asked.engine.make_join(asked.origin, room_id, user_id, ver, asked.now_ms))
 }
 
-/// Our trouble: the other server sends it again.
-fn refuse(error: HostError) -> Response {
-    matrix_error(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", &error.to_string())
+fn make_leave(asked: Asked<'_, prepare_leave_event::v1::Request>) -> Served<Vec<u8>> {
+    let prepare_leave_event::v1::Request { room_id, user_id, .. } = asked.request;
+    body(asked.engine.make_leave(asked.origin, room_id, user_id, asked.now_ms))
 }
 
-fn matrix_error(status: StatusCode, errcode: &str, error: &str) -> Response {
-    answer(status, json!({ "errcode": errcode, "error": error }).to_string().into_bytes())
+fn backfill(asked: Asked<'_, get_backfill::v1::Request>) -> Served<Vec<u8>> {
+    let get_backfill::v1::Request { room_id, v, limit, .. } = asked.request;
+    let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+    body(asked.engine.serve_backfill(asked.origin, room_id, v, limit, asked.now_ms))
 }
 
-fn answer(status: StatusCode, body: Vec<u8>) -> Response {
+fn missing_events(asked: Asked<'_, get_missing_events::v1::Request>) -> Served<Vec<u8>> {
+    let get_missing_events::v1::Request { room_id, limit, min_depth, earliest_events, latest_events, .. } =
+        asked.request.clone();
+    let (limit, min_depth) = (limit.into(), min_depth.into());
+    let gap = MissingEvents { earliest_events, latest_events, limit, min_depth };
+    body(asked.engine.serve_missing_events(asked.origin, &room_id, &gap))
+}
+
+/// Lets a user of another server in.
+fn send_join(asked: Asked<'_, create_join_event::v2::Request>) -> Served<Vec<u8>> {
+    let create_join_event::v2::Request { room_id, pdu, omit_members, .. } = asked.request;
+    let (event, key) = (pdu.get().as_bytes(), &asked.host.wire.key);
+    let joined = asked.engine.send_join(asked.origin, room_id, event, *omit_members, key, asked.now_ms)?;
+    body(Ok(joined.map(|joined| admitted(asked.host, joined))))
+}
+
+/// Lets a user of another server turn down an invite.
+fn send_leave(asked: Asked<'_, create_leave_event::v2::Request>) -> Served<Vec<u8>> {
+    let create_leave_event::v2::Request { room_id, pdu, .. } = asked.request;
+    let (event, key) = (pdu.get().as_bytes(), &asked.host.wire.key);
+    let left = asked.engine.send_leave(asked.origin, room_id, event, key, asked.now_ms)?;
+    body(Ok(left.map(|left| admitted(asked.host, left))))
+}
+
+/// The answer is for the server that has sent the event; the event is for the others in the room, and we send it.
+fn admitted(host: &Arc<Shared>, admitted: Admitted) -> Answer {
+    host.send_to(&admitted.pdu, admitted.relay_to);
+    admitted.answer
+}
+
+/// One of our users is invited: our signature says that the invite has come. The engine keeps it until it is answered.
+fn invite(asked: Asked<'_, create_invite::v2::Request>) -> Served<Vec<u8>> {
+    let create_invite::v2::Request { room_id, room_version, event, invite_room_state, .. } = asked.request;
+    let stripped_state = invite_room_state.iter().filter_map(|event| match event {
+        RawStrippedState::Pdu(pdu) => Some(pdu.get().as_bytes()),
+        #[expect(deprecated, reason = "older servers send these")]
+        RawStrippedState::Stripped(event) => Some(event.json().get().as_bytes()),
+        _ => None,
+    });
+    let stripped_state: Vec<_> = stripped_state.collect();
+    let invite = Invite { room_id, room_version, event: event.get().as_bytes(), stripped_state: &stripped_state };
+    let signed = asked.engine.handle_invite(asked.origin, invite, &asked.host.wire.key, asked.now_ms)?;
+    Ok(match signed {
+        Ok(signed) => Ok(format!(r#"{{"event":{}}}"#, signed.canonical_json()).into_bytes()),
+        Err(refusal) => Err(Refusal::Forbidden(refusal.to_string())),
+    })
+}
+
+fn body(answer: Served<Answer>) -> Served<Vec<u8>> {
+    Ok(match answer? {
+        Ok(answer) => Ok(answer.to_bytes()?),
+        Err(refusal) => Err(refusal),
+    })
+}
+
+/// Adds an endpoint.
+fn endpoint<R>(
+    router: Router<Arc<Shared>>,
+    answer: impl Fn(Asked<'_, R>) -> Served<Vec<u8>> + Clone + Send + Sync + 'static,
+) -> Router<Arc<Shared>>
+where
+    R: IncomingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath> + Send + Sync + 'static,
+{
+    let method = MethodFilter::try_from(R::METHOD).expect("the specification has no other methods");
+    R::PATH_BUILDER.all_paths().fold(router, |router, path| {
+        let answer = answer.clone();
+        let handle = |State(host): State<Arc<Shared>>, request: Request<Body>| async move {
+            serve(host, request, answer).await.unwrap_or_else(|failed| failed)
+        };
+        router.route(path, on(method, handle))
+    })
+}
+
+/// Authenticates a request, reads it, and answers it.
+async fn serve<R>(
+    host: Arc<Shared>,
+    request: Request<Body>,
+    answer: impl Fn(Asked<'_, R>) -> Served<Vec<u8>> + Clone + Send + 'static,
+) -> Result<Response, Response>
+where
+    R: IncomingRequest + Send + Sync + 'static,
+{
+    let (mut parts, body) = request.into_parts();
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    let params = params.map_err(IntoResponse::into_response)?;
+    let bad_json = |error: Error| matrix_error(StatusCode::BAD_REQUEST, "M_BAD_JSON", &error);
+    let body = to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|error| bad_json(error.into()))?;
+    let request = Request::from_parts(parts, body);
+    let origin = authenticate(&host, &request).await;
+    let origin = origin.map_err(|error| matrix_error(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", &error))?;
+    let path: Vec<&str> = params.iter().map(|(_, value)| value).collect();
+    let (parts, body) = request.into_parts();
+    let request = R::try_from_http_request(Request::from_parts(parts, &*body), &path);
+    let request = Arc::new(request.map_err(|error| bad_json(error.into()))?);
+
+    let mut has_asked = false;
+    loop {
+        let (shared, origin, request, answer) = (host.clone(), origin.clone(), request.clone(), answer.clone());
+        let answered = host.call(move |engine, now_ms| {
+            answer(Asked { engine, host: &shared, origin: &origin, request: &request, now_ms })
+        });
+        match answered.await.map_err(our_trouble)? {
+            Ok(body) => return Ok(reply(StatusCode::OK, body)),
+            // Serving, the engine asks nobody; the host does, once.
+            Err(Refusal::MissingKeys(servers)) if !has_asked => {
+                has_asked = true;
+                for server in servers {
+                    if let Ok(keys) = host.wire.keys(&server).await {
+                        host.hand_in_keys(server, keys).await.map_err(our_trouble)?;
+                    }
+                }
+            }
+            Err(refusal) => {
+                let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
+                return Err(reply(status, refusal.body()));
+            }
+        }
+    }
+}
+
+/// Returns the server that has signed a request. The engine needs its keys for the events that it sends.
+async fn authenticate(host: &Shared, request: &Request<Bytes>) -> Result<OwnedServerName, Error> {
+    let (origin, keys) = host.wire.authenticate(request).await?;
+    if let Some(keys) = keys {
+        host.hand_in_keys(origin.clone(), keys).await?;
+    }
+    Ok(origin)
+}
+
+async fn keys(State(host): State<Arc<Shared>>) -> Response {
+    host.our_keys().map_or_else(our_trouble, |keys| reply(StatusCode::OK, keys))
+}
+
+async fn unrecognized() -> Response {
+    matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", &"not served here".into())
+}
+
+/// The other server may ask again.
+fn our_trouble(error: Error) -> Response {
+    matrix_error(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", &error)
+}
+
+fn matrix_error(status: StatusCode, errcode: &str, error: &Error) -> Response {
+    reply(status, json!({ "errcode": errcode, "error": error.to_string() }).to_string().into_bytes())
+}
+
+fn reply(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [("content-type", "application/json")], body).into_response()
 }

@@ -1,124 +1,58 @@
-//! A room of a real Synapse is joined partially, used, and resynced; then both servers have the same state.
+//! Faster joins between this host and a real Synapse, either way round.
 
+mod ours;
 mod synapse;
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::path::PathBuf;
 
-use gibbous::{
-    Change, EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, SledBackend, SledOptions,
-};
-use gibbous_example_homeserver::{Config, Host, Http, OurKey, RoomView, Update, tls};
-use serde::Deserialize;
+use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, StateKey};
+use gibbous_example_homeserver::RoomView;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver};
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::Mutex;
 
+use ours::{Certificate, Ours, now_ms};
 use synapse::Synapse;
 
-/// How many users of Synapse are in the room at some time.
-const MEMBERS: usize = 66;
+/// How many users of Synapse are in its room at some time.
+const MEMBERS: usize = 100;
+/// How many of our users are in our room.
+const OUR_MEMBERS: usize = 40;
 
-/// The one place where a real clock is read.
-#[expect(clippy::disallowed_types, reason = "there is a real server on the other side")]
-fn now_ms() -> u64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
-    u64::try_from(since_1970.as_millis()).expect("it is before the year 500,000,000")
-}
+/// One test at a time, so that one does not spoil the other's figures.
+static TURN: Mutex<()> = Mutex::const_new(());
 
-/// Makes one certificate, of `localhost`, that both servers present and believe. Synapse reads it from `dir`.
-struct Certificate(rcgen::CertifiedKey<rcgen::KeyPair>);
-
-impl Certificate {
-    fn new(dir: &Path) -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("localhost is a name");
-        fs::write(dir.join("certificate.pem"), made.cert.pem()).expect("the directory can be used");
-        fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).expect("the directory can be used");
-        Self(made)
-    }
-
-    fn http(&self) -> Http {
-        Http::new(tls::client(vec![self.0.cert.der().clone()]).expect("it is a certificate"))
-    }
-}
-
-/// Starts our host with its store in `dir`.
-async fn host(dir: &Path, certificate: &Certificate) -> (Host, OwnedServerName, UnboundedReceiver<Update>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-    let port = listener.local_addr().expect("it is bound").port();
-    let server_name: OwnedServerName = format!("localhost:{port}").try_into().expect("a server name");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.0.signing_key.serialize_der()));
-    let backend = SledBackend::open(&dir.join("gibbous"), SledOptions::default()).expect("the directory can be used");
-    let config = Config {
-        server_name: server_name.clone(),
-        key: OurKey::new(server_name.clone(), "ed25519:live", &[7; 32]),
-        listener,
-        tls: tls::server(vec![certificate.0.cert.der().clone()], key).expect("they belong together"),
-        http: certificate.http(),
-        backend: Arc::new(backend),
-        now_ms,
-    };
-    let (host, updates) = Host::start(config).expect("the store can be opened");
-    (host, server_name, updates)
-}
-
-/// Waits until something changes as wanted.
-async fn wait_for(updates: &mut UnboundedReceiver<Update>, what: &str, is_it: impl Fn(&Change) -> bool) -> Change {
-    let waited = async {
-        while let Some(update) = updates.recv().await {
-            if is_it(&update.change) {
-                return update.change;
-            }
+/// Returns a Python that has Synapse, or says why there is none.
+fn python() -> Option<PathBuf> {
+    let began = now_ms();
+    match synapse::python() {
+        Ok(python) => {
+            println!("live test: Synapse is there after {} ms", now_ms() - began);
+            Some(python)
         }
-        panic!("the engine's loop ended before {what}");
-    };
-    tokio::time::timeout(Duration::from_secs(30), waited).await.unwrap_or_else(|_| panic!("not within 30 s: {what}"))
-}
-
-/// Waits until an event has its first verdict, and asserts that it was accepted.
-async fn accepted(updates: &mut UnboundedReceiver<Update>, event: &str, expected_partial: bool) -> OwnedEventId {
-    let is_it = |change: &Change| matches!(change, Change::EventPersisted { event_id, .. } if event_id == event);
-    match wait_for(updates, event, is_it).await {
-        Change::EventPersisted { event_id, status, partial, .. } => {
-            assert_eq!((status, partial), (EventStatus::Accepted, expected_partial), "{event}");
-            event_id
+        Err(why) => {
+            println!("SKIPPED: live test: {why}");
+            None
         }
-        other => panic!("{other:?}"),
     }
 }
 
-/// Returns the state before an event, as a server names it.
-async fn state_ids(host: &Host, server: &OwnedServerName, room: &str, event: &EventId) -> BTreeSet<OwnedEventId> {
-    #[derive(Deserialize)]
-    struct StateIds {
-        pdu_ids: BTreeSet<OwnedEventId>,
-    }
-    let path = format!("/_matrix/federation/v1/state_ids/{room}?event_id={event}");
-    let body = host.get(server, &path).await.unwrap_or_else(|error| panic!("{path}: {error}"));
-    serde_json::from_slice::<StateIds>(&body).expect("an answer to state_ids").pdu_ids
-}
-
-fn members(view: &RoomView) -> usize {
-    let state = view.current_state().expect("the store works");
-    state.keys().filter(|key| key.event_type == "m.room.member").count()
-}
-
+/// A room of Synapse: we join it partially, use it, complete its state and leave. Another server of ours was banned
+/// from it before we came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Python and, the first time, PyPI: `cargo test -p gibbous-example-homeserver -- --ignored --nocapture`"]
 async fn live_join_through_synapse() {
-    let began = now_ms();
-    let python = match synapse::python() {
-        Ok(python) => python,
-        Err(why) => return println!("SKIPPED: live test: {why}"),
-    };
-    let installed = now_ms();
+    let _turn = TURN.lock().await;
+    let Some(python) = python() else { return };
     let dir = tempfile::tempdir().expect("there is room for temporary files");
     let certificate = Certificate::new(dir.path());
-    let synapse = Synapse::start(&python, dir.path(), certificate.http()).await;
+    let began = now_ms();
+    let synapse = Synapse::start(&python, dir.path(), certificate.client()).await;
     let started = now_ms();
 
     // A room with members, and with a history.
     let alice = synapse.user("alice").await;
     let room = alice.create_room("11").await;
+    let room_id: OwnedRoomId = room.as_str().try_into().expect("Synapse makes room IDs");
     let mut users = Vec::new();
     for n in 1..MEMBERS {
         let user = synapse.user(&format!("user{n}")).await;
@@ -130,74 +64,193 @@ async fn live_join_through_synapse() {
         users.push(user);
     }
     alice.act(&room, "ban", json!({ "user_id": users[3].id, "reason": "spam" })).await;
-    alice.act(&room, "ban", json!({ "user_id": users[30].id })).await;
     users[10].act(&room, "leave", json!({})).await;
-    users[11].say(&room, "Somebody has left").await;
+    let third = Ours::start(dir.path().join("third"), &certificate).await;
+    let mallory = third.user("mallory");
+    let via = [synapse.name.clone()];
+    let anybody = json!({ "users": { &alice.id: 100 }, "events": { "m.room.topic": 0 } });
+    alice.set(&room, "m.room.power_levels", "", &anybody).await;
+    let was_in = third.host.join(&room_id, &mallory, &via).await.expect("the room is public").event_id;
+    let topic = json!({ "topic": "Mallory was here" });
+    let topic =
+        third.host.create(&room_id, &mallory, "m.room.topic", Some(String::new()), topic).await.expect("she may");
+    alice.reads(&room, topic.as_str()).await;
+    alice.act(&room, "ban", json!({ "user_id": mallory })).await;
+    users[11].say(&room, "Somebody was banned").await;
     let told = now_ms();
 
-    // One of ours joins. Nothing is resynced yet.
-    let (host, our_server, mut updates) = host(dir.path(), &certificate).await;
-    let room_id: OwnedRoomId = room.as_str().try_into().expect("Synapse makes room IDs");
-    let carol: OwnedUserId = format!("@carol:{our_server}").try_into().expect("a user ID");
-    host.hold_resync(true);
+    // One of ours joins, by the alias. Nothing is resynced yet.
+    let mut ours = Ours::start(dir.path().join("ours"), &certificate).await;
+    let alias = format!("#live11:{}", synapse.name).try_into().expect("an alias");
+    assert_eq!(ours.host.resolve(&alias).await.expect("Synapse knows it"), (room_id.clone(), via.to_vec()));
+    let carol = ours.user("carol");
+    ours.host.hold_resync(true);
     let join_began = now_ms();
-    let joined = host.join(&room_id, &carol, &synapse.name).await.expect("the room is public");
+    let joined = ours.host.join(&room_id, &carol, &via).await.expect("the room is public");
     let usable = now_ms();
     assert!(joined.partial, "Synapse left the members out");
-    let view = || host.room(&room_id).expect("the store works").expect("the room is known");
-    assert!(view().is_partial());
-    let members_at_first = members(&view());
+    let members_at_first = ours.joined_members(&room_id).await.len();
     assert!(members_at_first < MEMBERS / 2, "{members_at_first} members are known");
+    let member = |user: &str| StateKey::new("m.room.member", user);
+    let read = |view: RoomView, user: &str| view.state_event(&member(user)).expect("the store works");
+    assert!(matches!(read(ours.view(&room_id).await, &users[50].id), Lookup::Unknown(_)), "nobody knows who that is");
+    assert!(matches!(read(ours.view(&room_id).await, mallory.as_str()), Lookup::Unknown(_)), "nobody knows of the ban");
+    assert!(matches!(read(ours.view(&room_id).await, carol.as_str()), Lookup::Present(_)), "one of ours is known");
 
     // While the room is partial: a message of a member that we have not heard of, a ban, a new member, a message of
     // theirs, and one of ours.
     let mut events = vec![joined.event_id];
     let message = users[40].say(&room, "Who is Carol").await;
-    events.push(accepted(&mut updates, &message, true).await);
+    events.push(ours.accepts(&message, true).await);
     let first_message = now_ms();
     alice.act(&room, "ban", json!({ "user_id": users[20].id })).await;
     let late = synapse.user("late").await;
     late.act(&room, "join", json!({})).await;
     let message = late.say(&room, "I am late").await;
-    events.push(accepted(&mut updates, &message, true).await);
-    assert_eq!(view().forward_extremities(), [message.as_str()]);
-    let answer = host.say(&room_id, &carol, "It is me").await.expect("she is in the room");
+    events.push(ours.accepts(&message, true).await);
+    let answer = ours.host.say(&room_id, &carol, "It is me").await.expect("she is in the room");
     assert_eq!(late.reads(&room, answer.as_str()).await, "It is me");
-    events.push(accepted(&mut updates, answer.as_str(), true).await);
-    assert!(view().is_partial());
-    let asked_before = host.asked();
+    events.push(ours.accepts(answer.as_str(), true).await);
 
-    // The resync.
+    // The banned one says something, which Synapse would not send us: her server does. It cites her join, which is
+    // known for the sake of the topic that she has set.
+    let lie = third.signs_message(&ours.view(&room_id).await, &mallory, &was_in);
+    third.pushes(&ours.name, &lie).await;
+    ours.accepts(lie.event_id().as_str(), true).await;
+    assert!(ours.view(&room_id).await.is_partial());
+
+    // We stop and start again in the midst of it, and the resync goes on.
     let let_go = now_ms();
-    host.hold_resync(false);
+    ours = ours.restart().await;
+    let is_lie =
+        |change: &Change| matches!(change, Change::VerdictChanged { event_id, .. } if event_id == lie.event_id());
+    let enforced = ours.wait_for("the ban to be enforced", is_lie).await;
+    assert!(matches!(&enforced, Change::VerdictChanged { is: EventStatus::Rejected(_), .. }), "{enforced:?}");
     let is_full = |change: &Change| matches!(change, Change::RoomUnPartialStated { .. });
-    let full_change = wait_for(&mut updates, "full state", is_full).await;
+    let full_change = ours.wait_for("full state", is_full).await;
     let full = now_ms();
     assert_eq!(full_change, Change::RoomUnPartialStated { holes: Vec::new() });
-    assert!(!view().is_partial());
+    assert!(!ours.view(&room_id).await.is_partial());
+    assert!(
+        matches!(read(ours.view(&room_id).await, &users[50].id), Lookup::Present(_)),
+        "now it is known who that is"
+    );
 
     // Afterwards all goes on, and both servers have the same states.
     let topic = alice.set(&room, "m.room.topic", "", &json!({ "topic": "The end" })).await;
-    events.push(accepted(&mut updates, &topic, false).await);
+    events.push(ours.accepts(&topic, false).await);
     let message = users[50].say(&room, "Good night").await;
-    events.push(accepted(&mut updates, &message, false).await);
-    let view = view();
-    assert_eq!(view.forward_extremities(), [message.as_str()]);
+    events.push(ours.accepts(&message, false).await);
     for event_id in &events {
-        let ours = view.state_ids_before(event_id).expect("the store works").expect("it has a place in the history");
-        let theirs = state_ids(&host, &synapse.name, &room, event_id).await;
-        assert_eq!(ours, theirs, "state before {event_id}: ours, and Synapse's");
+        ours.agrees(&synapse.name, &room_id, event_id).await;
     }
-    let current = members(&view);
-    assert_eq!(current, MEMBERS + 2, "of Synapse's, with the late one and Carol");
+    let members = ours.joined_members(&room_id).await;
+    assert_eq!(members, alice.joined_members(&room).await, "our members, and Synapse's");
+    assert_eq!(members.len(), MEMBERS - 3 + 2, "without those who left or were banned, with the late one and Carol");
 
-    let state = view.current_state().expect("the store works").len();
-    println!("live test: Synapse installed in {} ms, started in {} ms", installed - began, started - installed);
-    println!("  room: {state} state events, {current} members; told in {} ms", told - started);
-    println!("  make_join to usable room: {} ms; members known then: {members_at_first}", usable - join_began);
-    println!("  message of a member while partial: {} ms from sending to verdict", first_message - usable);
-    println!("  usable to full state: {} ms, {} ms of them resync", full - usable, full - let_go);
-    println!("  asked until the resync: {asked_before:?}");
-    println!("  asked in all: {:?}", host.asked());
+    // We leave, and are seen to leave.
+    ours.host.leave(&room_id, &carol).await.expect("she is in the room");
+    alice.sees(&room, carol.as_str(), "leave").await;
+
+    println!("live test: we join a room of Synapse, of {} members", members.len());
+    println!("  Synapse started in {} ms, the room told in {} ms", started - began, told - started);
+    println!(
+        "  from the request to a usable room: {} ms; {members_at_first} members are known then",
+        usable - join_began
+    );
+    println!("  a message while partial, from sending to verdict: {} ms", first_message - usable);
+    println!(
+        "  from a usable room to full state: {} ms, {} ms of them restart and resync",
+        full - usable,
+        full - let_go
+    );
     println!("  states before {} events equal Synapse's; all took {} ms", events.len(), now_ms() - began);
+}
+
+/// A room of ours, with some dozens of members: Synapse joins it partially, and completes its state from us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Python and, the first time, PyPI: `cargo test -p gibbous-example-homeserver -- --ignored --nocapture`"]
+async fn live_synapse_joins_our_room() {
+    let _turn = TURN.lock().await;
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().expect("there is room for temporary files");
+    let certificate = Certificate::new(dir.path());
+    let synapse = Synapse::start(&python, dir.path(), certificate.client()).await;
+    let alice = synapse.user("alice").await;
+    let mut ours = Ours::start(dir.path().join("ours"), &certificate).await;
+    let third = Ours::start(dir.path().join("third"), &certificate).await;
+
+    // Our users come and go, and some of a third server, whom we let in as well.
+    let told = now_ms();
+    let carol = ours.user("carol");
+    let room_id = ours.host.create_room(&carol, None).await.expect("she may");
+    let room = room_id.to_string();
+    for n in 1..OUR_MEMBERS {
+        let user = ours.user(&format!("user{n}"));
+        ours.host.join(&room_id, &user, &[]).await.expect("anybody may join");
+        if n % 4 == 0 {
+            ours.host.say(&room_id, &user, &format!("Hello from {n}")).await.expect("he is in the room");
+        }
+        if n % 10 == 0 {
+            ours.host.leave(&room_id, &user).await.expect("he is in the room");
+        }
+    }
+    third.host.hold_resync(true);
+    for n in 0..5 {
+        let user = third.user(&format!("guest{n}"));
+        third.host.join(&room_id, &user, &[ours.name.clone()]).await.expect("we let them in");
+        if n == 0 {
+            assert!(third.view(&room_id).await.is_partial(), "we left the members out");
+            assert!(
+                third.joined_members(&room_id).await.contains(carol.as_str()),
+                "but for heroes: the room has no name"
+            );
+        }
+    }
+    third.host.hold_resync(false);
+    println!("live test: our room is told in {} ms", now_ms() - told);
+
+    // Synapse comes in by us, with its own faster join.
+    let join_began = now_ms();
+    alice.join(&room, &ours.name).await;
+    let usable = now_ms();
+    assert!(synapse.has_logged(&format!("Syncing state for room {room} via {}", ours.name)), "it joined partially");
+    let said = alice.say(&room, "I am in already").await;
+    ours.accepts(&said, false).await;
+    let answer = ours.host.say(&room_id, &carol, "So you are").await.expect("she is in the room");
+    assert_eq!(alice.reads(&room, answer.as_str()).await, "So you are");
+    let theirs = alice.joined_members(&room).await;
+    let full = now_ms();
+    assert!(synapse.has_logged(&format!("State resync complete for {room}")), "it has the full state");
+
+    let members = ours.joined_members(&room_id).await;
+    assert_eq!(theirs, members, "Synapse's members, and ours");
+    assert_eq!(members.len(), OUR_MEMBERS - (OUR_MEMBERS - 1) / 10 + 5 + 1);
+    let last = alice.say(&room, "And I know you all").await;
+    let last = ours.accepts(&last, false).await;
+    for event_id in [&answer, &last] {
+        ours.agrees(&synapse.name, &room_id, event_id).await;
+    }
+    println!("live test: Synapse joins our room of {} members", members.len());
+    println!("  from its user's request to a usable room: {} ms", usable - join_began);
+    println!("  from there to full state: {} ms", full - usable);
+
+    // The third server may ask us everything, and nobody who does not say who it is.
+    third.asks_everything(&ours.name, &room_id, &answer).await;
+    let path = format!("https://{}/_matrix/federation/v1/event/{answer}", ours.name);
+    let unsigned = certificate.client().get(path).send().await.expect("we answer");
+    assert_eq!(unsigned.status().as_u16(), 401);
+
+    // Who leaves is seen to leave, with our help too.
+    ours.host.leave(&room_id, &ours.user("user1")).await.expect("he is in the room");
+    alice.sees(&room, ours.user("user1").as_str(), "leave").await;
+    third.leaves_by_handshake(&ours.name, &room_id, &third.user("guest3")).await;
+    alice.sees(&room, third.user("guest3").as_str(), "leave").await;
+
+    // An invite of one of ours: we sign it, and she may join.
+    let private = alice.create_room("12").await;
+    alice.set(&private, "m.room.join_rules", "", &json!({ "join_rule": "invite" })).await;
+    alice.act(&private, "invite", json!({ "user_id": carol })).await;
+    let private: OwnedRoomId = private.as_str().try_into().expect("Synapse makes room IDs");
+    ours.host.join(&private, &carol, std::slice::from_ref(&synapse.name)).await.expect("she is invited");
 }

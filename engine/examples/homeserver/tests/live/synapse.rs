@@ -1,6 +1,7 @@
 //! A Synapse on loopback: installed once, started and stopped by a test, used by its clients.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -9,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use gibbous::OwnedServerName;
-use gibbous_example_homeserver::{HostError, Http, bytes_of};
+use gibbous::{OwnedServerName, ServerName};
+use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 const REQUIREMENTS: &str = include_str!("../requirements.txt");
@@ -61,12 +62,12 @@ pub(crate) struct Synapse {
     pub(crate) name: OwnedServerName,
     process: Child,
     log: PathBuf,
-    http: Http,
+    http: Client,
 }
 
 impl Synapse {
     /// Starts one in a directory, where the certificate of `localhost` and its key are, and waits for it.
-    pub(crate) async fn start(python: &Path, dir: &Path, http: Http) -> Self {
+    pub(crate) async fn start(python: &Path, dir: &Path, http: Client) -> Self {
         // Somebody else may take the port before Synapse does, which then says so and ends.
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let port = listener.local_addr().expect("it is bound").port();
@@ -110,21 +111,34 @@ impl Synapse {
         User { synapse: self, id: text("user_id"), token: text("access_token") }
     }
 
+    /// Returns the answer to a client's request, or the status of a refusal.
     async fn call(
         &self,
         method: &str,
         path: &str,
         token: Option<&str>,
         content: Option<&Value>,
-    ) -> Result<Value, HostError> {
-        let mut request = hyper::Request::builder().method(method).uri(format!("https://{}{path}", self.name));
+    ) -> Result<Value, String> {
+        let method = Method::from_bytes(method.as_bytes()).expect("tests use the methods that there are");
+        let mut request = self.http.request(method, format!("https://{}{path}", self.name));
         if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
+            request = request.bearer_auth(token);
         }
-        let content = content.map(Value::to_string).unwrap_or_default();
-        let request = request.body(bytes_of(&content)).expect("paths of tests are paths");
-        let body = self.http.call(request, 1 << 20, Duration::from_secs(30)).await?;
-        Ok(serde_json::from_slice(&body).expect("Synapse answers in JSON"))
+        if let Some(content) = content {
+            request = request.body(content.to_string());
+        }
+        let response = request.send().await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| error.to_string())?;
+        match status {
+            StatusCode::OK => Ok(serde_json::from_slice(&body).expect("Synapse answers in JSON")),
+            _ => Err(format!("{} {}", status.as_u16(), String::from_utf8_lossy(&body))),
+        }
+    }
+
+    /// Tells whether Synapse has logged this.
+    pub(crate) fn has_logged(&self, what: &str) -> bool {
+        fs::read_to_string(&self.log).expect("Synapse logs").contains(what)
     }
 }
 
@@ -149,9 +163,12 @@ pub(crate) struct User<'a> {
 }
 
 impl User<'_> {
-    /// Makes a room that anybody may join. Returns its ID.
+    /// Makes a room that anybody may join, with an alias that is named after its version. Returns its ID.
     pub(crate) async fn create_room(&self, version: &str) -> String {
-        let room = json!({ "room_version": version, "preset": "public_chat", "name": "Live" });
+        let alias = format!("live{version}");
+        let room = json!({
+            "room_version": version, "preset": "public_chat", "name": "Live", "room_alias_name": alias,
+        });
         self.call("POST", "createRoom", &room, "room_id").await
     }
 
@@ -171,15 +188,39 @@ impl User<'_> {
 
     /// Reads a message, as soon as it is there.
     pub(crate) async fn reads(&self, room: &str, event_id: &str) -> String {
-        let path = format!("/_matrix/client/v3/rooms/{room}/event/{event_id}");
+        let event = self.eventually(&format!("rooms/{room}/event/{event_id}"), |_| true).await;
+        event["content"]["body"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the room says so of a user.
+    pub(crate) async fn sees(&self, room: &str, user: &str, membership: &str) {
+        let path = format!("rooms/{room}/state/m.room.member/{user}");
+        self.eventually(&path, |content| content["membership"] == membership).await;
+    }
+
+    /// Returns the joined members. While the room is partial Synapse lets this wait until it is not.
+    pub(crate) async fn joined_members(&self, room: &str) -> BTreeSet<String> {
+        let answer = self.eventually(&format!("rooms/{room}/joined_members"), |_| true).await;
+        answer["joined"].as_object().expect("members").keys().cloned().collect()
+    }
+
+    /// Joins a room by a server that is in it.
+    pub(crate) async fn join(&self, room: &str, via: &ServerName) {
+        self.call("POST", &format!("join/{room}?server_name={via}&via={via}"), &json!({}), "room_id").await;
+    }
+
+    async fn eventually(&self, path: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let path = format!("/_matrix/client/v3/{path}");
+        let mut last = String::new();
         for _ in 0..100 {
             match self.synapse.call("GET", &path, Some(&self.token), None).await {
-                Ok(event) => return event["content"]["body"].as_str().unwrap_or_default().to_owned(),
-                Err(HostError::Refused { status: 404, .. }) => tokio::time::sleep(Duration::from_millis(100)).await,
-                Err(error) => panic!("{path}: {error}"),
+                Ok(answer) if is_it(&answer) => return answer,
+                Ok(answer) => last = answer.to_string(),
+                Err(error) => last = error,
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("{event_id} has not come to Synapse within 10 s");
+        panic!("{path}: not within 10 s, but {last}");
     }
 
     /// Sets some state. Returns the event's ID.

@@ -51,7 +51,9 @@ impl Looked {
 fn status_in_words(status: &ResyncStatus) -> String {
     match status {
         ResyncStatus::Idle => "no state is missing".to_owned(),
-        ResyncStatus::Running { needs } => format!("running, {needs} states are needed"),
+        ResyncStatus::Running { needs, named, missing } => {
+            format!("running, {needs} states are needed, and {missing} of the {named} events that were named for them")
+        }
         ResyncStatus::BackingOff { until_ms, rounds, .. } => {
             format!("backing off until {until_ms} ms, after {rounds} rounds in vain")
         }
