@@ -8,7 +8,7 @@ use gibbous_codec::{
     OwnedServerName, OwnedUserId, Pdu, RedactedRecord, Rejection, RoomId, RoomRules, RoomVersionId, Stage, StateKey,
     States, VerifyError, content_hash_holds,
 };
-use gibbous_storage::{RoomRows, Txn};
+use gibbous_storage::{Entry, RoomRows, Txn};
 
 use crate::{
     Error, Limits,
@@ -454,7 +454,7 @@ fn told_state(
     txn: &Txn<'_>,
     extremity: &Extremity,
     is_create: bool,
-) -> Result<Result<BTreeMap<StateKey, EventNum>, ImportError>, Error> {
+) -> Result<Result<BTreeMap<StateKey, Entry>, ImportError>, Error> {
     let no_state = |why: String| ImportError::NotAState { extremity: extremity.event_id.clone(), why };
     let mut state = BTreeMap::new();
     for event_id in &extremity.state_before {
@@ -464,10 +464,12 @@ fn told_state(
         if *event_id == extremity.event_id {
             return Ok(Err(no_state("it has the event that it is before".to_owned())));
         }
-        let Some(key) = txn.event_record(num)?.state_key.clone() else {
+        let record = txn.event_record(num)?;
+        let Some(key) = &record.state_key else {
             return Ok(Err(no_state(format!("{event_id} is no state event"))));
         };
-        if state.insert(key.clone(), num).is_some_and(|other| other != num) {
+        let other = state.insert(key.clone(), Entry::of(key, event_id, num));
+        if other.is_some_and(|other| other.event != num) {
             return Ok(Err(no_state(format!("it has two events for {key}"))));
         }
     }

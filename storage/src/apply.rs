@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use gibbous_codec::{
     CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind,
     LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
-    StateGroup, UnfoldedRow, WholeCopyRow, entry_hash, path,
+    StateGroup, UnfoldedRow, WholeCopyRow, path,
 };
 
 use crate::{
     StoreError, Table,
     keys::{current_key, decode_row, encode_row, redaction_key, room_bytes_key, room_seq_key},
     rows::RoomRows,
-    state_group::{self, Change, NodeSink},
+    state_group::{self, Change, Entry, NodeSink},
     state_index::{index_state_event, take_citations},
 };
 
@@ -188,7 +188,7 @@ fn apply_group<W: RoomRowsMut>(rows: &mut W, group: &GroupRecord) -> Result<(), 
     let mut changes: Vec<Change> = group.removed.iter().map(|key| (path(key), None)).collect();
     for num in &group.set {
         let record = rows.event_record(*num)?;
-        changes.push(change_of(&record, *num)?);
+        changes.push(entry_of(&record, *num)?.put());
     }
     expect_group(rows, group.base, &changes, group.result)
 }
@@ -300,7 +300,7 @@ fn ensure_state_after<W: RoomRowsMut>(
     if states.before == states.after || is_stored(rows, states.after)? {
         return Ok(());
     }
-    let change = change_of(record, num)?;
+    let change = entry_of(record, num)?.put();
     expect_group(rows, states.before, &[change], states.after)
 }
 
@@ -308,12 +308,12 @@ fn is_stored<W: RoomRowsMut>(rows: &W, group: StateGroup) -> Result<bool, StoreE
     Ok(group.is_empty() || rows.node(&group.root)?.is_some())
 }
 
-/// Returns the change that puts a state event at its key.
-pub(crate) fn change_of(record: &EventRecord, num: EventNum) -> Result<Change, StoreError> {
-    let Some(key) = &record.state_key else {
-        return Err(StoreError::Inconsistent(format!("{} is no state event", record.event_id)));
-    };
-    Ok((path(key), Some((entry_hash(key, &record.event_id), num))))
+/// Returns the entry of a state event.
+pub(crate) fn entry_of(record: &EventRecord, num: EventNum) -> Result<Entry, StoreError> {
+    match &record.state_key {
+        Some(key) => Ok(Entry::of(key, &record.event_id, num)),
+        None => Err(StoreError::Inconsistent(format!("{} is no state event", record.event_id))),
+    }
 }
 
 fn expect_group<W: RoomRowsMut>(

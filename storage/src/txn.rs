@@ -5,16 +5,16 @@ use std::{cell::RefCell, collections::BTreeMap, mem, sync::Arc};
 
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, GroupRecord, Hex, IdRow, Kind, LogRecord, LogSeq, NodeHash,
-    RoomHead, RoomNum, StateGroup, StateKey, entry_hash, path,
+    RoomHead, RoomNum, StateGroup, StateKey, path,
 };
 
 use crate::{
     Batch, Row, Snapshot, StoreError, Table,
-    apply::{self, RoomRowsMut, apply, change_of},
+    apply::{self, RoomRowsMut, apply, entry_of},
     kept::{CITED_MAX, Kept},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
     rows::{RoomRows, Rows, event_record_of, event_state_of, id_row_of, missing_event},
-    state_group::{self, Change, Node, NodeSink, NodeSource},
+    state_group::{self, Change, Entry, Node, NodeSink, NodeSource},
     state_index::first_cited_and_missing,
     store::Store,
 };
@@ -132,7 +132,7 @@ impl<'s> Txn<'s> {
         event_id: &EventId,
         num: EventNum,
     ) -> Result<StateGroup, StoreError> {
-        state_group::update(self, &before, &[(path(key), Some((entry_hash(key, event_id), num)))])
+        state_group::update(self, &before, &[Entry::of(key, event_id, num).put()])
     }
 
     /// Returns `base` with events put in and keys taken out, and appends the records from which it can be built again.
@@ -148,14 +148,27 @@ impl<'s> Txn<'s> {
         set: &[EventNum],
         removed: &[StateKey],
     ) -> Result<StateGroup, StoreError> {
+        let mut entries = Vec::with_capacity(set.len());
+        for num in set {
+            entries.push(entry_of(&*self.event_record(*num)?, *num)?);
+        }
+        self.stage_entries(base, entries, removed)
+    }
+
+    /// The same for a caller that has the entries of the events at hand, which are to be those of their records.
+    ///
+    /// # Errors
+    ///
+    /// As [`Txn::stage`].
+    pub fn stage_entries(
+        &mut self,
+        base: StateGroup,
+        mut set: Vec<Entry>,
+        removed: &[StateKey],
+    ) -> Result<StateGroup, StoreError> {
         /// A record names 4,096 events in 32 KiB: half of what a value may hold.
         const EVENTS_A_RECORD: usize = 4_096;
-        let mut changes = Vec::with_capacity(set.len());
-        for num in set {
-            let record = self.event_record(*num)?;
-            changes.push((change_of(&record, *num)?, *num));
-        }
-        changes.sort_by_key(|((path, _), _): &(Change, EventNum)| *path);
+        set.sort_by_key(|entry| entry.path);
         let mut group = base;
         if !removed.is_empty() {
             let gone: Vec<Change> = removed.iter().map(|key| (path(key), None)).collect();
@@ -163,10 +176,10 @@ impl<'s> Txn<'s> {
             self.stage_group_record(group, Vec::new(), removed.to_vec(), result)?;
             group = result;
         }
-        for chunk in changes.chunks(EVENTS_A_RECORD) {
-            let updates: Vec<_> = chunk.iter().map(|(change, _)| *change).collect();
+        for chunk in set.chunks(EVENTS_A_RECORD) {
+            let updates: Vec<Change> = chunk.iter().map(|entry| entry.put()).collect();
             let result = state_group::update(self, &group, &updates)?;
-            self.stage_group_record(group, chunk.iter().map(|(_, num)| *num).collect(), Vec::new(), result)?;
+            self.stage_group_record(group, chunk.iter().map(|entry| entry.event).collect(), Vec::new(), result)?;
             group = result;
         }
         Ok(group)

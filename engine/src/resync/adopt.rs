@@ -7,7 +7,7 @@ use gibbous_codec::{
     Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, RefusalReason, Rejection, Rule,
     ServerName, Stage, StateGroup, StateKey, States,
 };
-use gibbous_storage::{RoomRows, Txn};
+use gibbous_storage::{Entry, RoomRows, Txn};
 
 use crate::{
     Error,
@@ -157,7 +157,7 @@ impl Room {
         };
         let _span = tracing::debug_span!("adopt", room = %self.id, event = %prev, events = ids.len()).entered();
         let mut txn = cx.store.txn(self.num)?;
-        let mut state: BTreeMap<StateKey, EventNum> = BTreeMap::new();
+        let mut state: BTreeMap<StateKey, Entry> = BTreeMap::new();
         let mut holes = holes.clone();
         let mut until_final = BTreeSet::new();
         for event_id in &ids {
@@ -174,7 +174,8 @@ impl Room {
                 continue;
             };
             // what is no state event is dropped; a rejected event is never part of a state.
-            let Some(key) = txn.event_record(num)?.state_key.clone() else { continue };
+            let record = txn.event_record(num)?;
+            let Some(key) = &record.state_key else { continue };
             match self.standing_in_state(&txn, num, &stage, &holes)? {
                 Standing::Accepted => {}
                 Standing::Rejected => continue,
@@ -186,7 +187,8 @@ impl Room {
                     until_final.insert(num);
                 }
             }
-            if state.insert(key.clone(), num).is_some_and(|other| other != num) && until_final.is_empty() {
+            let other = state.insert(key.clone(), Entry::of(key, event_id, num));
+            if other.is_some_and(|other| other.event != num) && until_final.is_empty() {
                 txn.discard();
                 return Ok(Adoption::Refused(RefusalReason::Untrue(format!("it names two events for {key}"))));
             }
@@ -308,17 +310,17 @@ impl Room {
     pub(crate) fn stage_state(
         &mut self,
         txn: &mut Txn<'_>,
-        state: &BTreeMap<StateKey, EventNum>,
+        state: &BTreeMap<StateKey, Entry>,
     ) -> Result<StateGroup, Error> {
         let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
-        let wanted: BTreeSet<EventNum> = state.values().copied().collect();
-        let set: Vec<EventNum> = wanted.difference(&base).copied().collect();
+        let wanted: BTreeSet<EventNum> = state.values().map(|entry| entry.event).collect();
+        let set: Vec<Entry> = state.values().filter(|entry| !base.contains(&entry.event)).copied().collect();
         let mut removed = Vec::new();
         for num in base.difference(&wanted) {
             let key = txn.event_record(*num)?.state_key.clone();
             removed.extend(key.filter(|key| !state.contains_key(key)));
         }
-        Ok(txn.stage_group(self.last_adopted, &set, &removed)?)
+        Ok(txn.stage_entries(self.last_adopted, set, &removed)?)
     }
 
     /// Notes the state before `prev` with that event. Returns whether the event itself could be verified, or why there

@@ -13,7 +13,12 @@
 //! The layout is written by hand rather than by bincode because it needs no lengths, and because a change of state
 //! writes some six nodes: every byte here is written for each.
 
-use gibbous_codec::{EventNum, Kind, NodeHash, Path, WireError, decode_bytes, encode_bytes, inner_hash, leaf_hash};
+use gibbous_codec::{
+    EventId, EventNum, Kind, NodeHash, Path, StateKey, WireError, decode_bytes, encode_bytes, entry_hash, inner_hash,
+    leaf_hash, path,
+};
+
+use super::Change;
 
 /// The number of entries up to which a subtree is one leaf.
 pub const LEAF_MAX: usize = 16;
@@ -39,6 +44,18 @@ pub struct Entry {
     pub hash: NodeHash,
     /// The event by its local number; not covered by any hash.
     pub event: EventNum,
+}
+
+impl Entry {
+    /// Returns the entry of a state event: by its key, its ID, and its local number.
+    pub fn of(key: &StateKey, event_id: &EventId, event: EventNum) -> Self {
+        Self { path: path(key), hash: entry_hash(key, event_id), event }
+    }
+
+    /// Returns the change that puts it in.
+    pub(crate) fn put(&self) -> Change {
+        (self.path, Some((self.hash, self.event)))
+    }
 }
 
 /// An inner node: its children and the digits at which they stand.

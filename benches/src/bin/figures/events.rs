@@ -19,7 +19,7 @@ use super::clock::{Clock, median, timed};
 
 const SMALL: usize = 1_000;
 const GREAT: usize = 100_000;
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
 
 /// The time of one state event at the tip, in a great room over that in a small one.
 pub(super) fn tip() -> Result<f64, String> {
@@ -41,8 +41,8 @@ fn ratio(time: impl Fn(usize) -> Result<Duration, String>) -> Result<f64, String
     Ok(great.as_secs_f64() / small.as_secs_f64())
 }
 
-/// Plays the recording of a room. Returns the store that it leaves.
-fn played(members: usize, events: usize) -> Result<MemoryBackend, String> {
+/// Plays the recording of a room over a store.
+pub(super) fn played(members: usize, events: usize, storage: &Storage) -> Result<(), String> {
     let synth = Synth { room_version: RoomVersionId::V11, members, events, forks: 0, seed: SEED };
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = dir.path().join("room.recording.jsonl.zst");
@@ -52,20 +52,19 @@ fn played(members: usize, events: usize) -> Result<MemoryBackend, String> {
 
     let input = exchange::open(&path.display().to_string()).map_err(|error| error.to_string())?;
     let spill = tempfile::tempfile().map_err(|error| error.to_string())?;
-    let backend = MemoryBackend::new();
     let mut host = Host { elapsed: &|| Duration::ZERO, progress: &mut |_| {}, trouble: Trouble::default() };
-    let report =
-        play(input, &Storage::Kept(Arc::new(backend.clone())), spill, &mut host).map_err(|error| error.to_string())?;
+    let report = play(input, storage, spill, &mut host).map_err(|error| error.to_string())?;
     if !report.passed() {
         return Err(format!("the room of {members} members ends otherwise: {} mismatches", report.mismatches.len()));
     }
-    Ok(backend)
+    Ok(())
 }
 
 /// Returns the median time of a topic, received in a room with full state.
 fn at_the_tip(members: usize) -> Result<Duration, String> {
     const TOPICS: u64 = 500;
-    let backend = Arc::new(played(members, 0)?);
+    let backend = Arc::new(MemoryBackend::new());
+    played(members, 0, &Storage::Kept(backend.clone()))?;
     let rooms = Store::open(backend.clone()).and_then(|store| store.rooms()).map_err(|error| error.to_string())?;
     let (room_id, _) = rooms.into_iter().next().ok_or("there is no room")?;
     let config = Config::new("us.example".try_into().expect("it is a server name"));
@@ -125,7 +124,7 @@ static GREAT_FLIPS: OnceLock<Result<Vec<Flip>, String>> = OnceLock::new();
 /// Plays a room and notes when its events flip.
 fn flips(members: usize) -> Result<Vec<Flip>, String> {
     const EVENTS: usize = 2_000;
-    noted_flips(|| played(members, EVENTS).map(drop))
+    noted_flips(|| played(members, EVENTS, &Storage::Kept(Arc::new(MemoryBackend::new()))))
 }
 
 /// Returns when events flip while something is done.

@@ -11,6 +11,7 @@ mod groups;
 mod memory;
 mod resolution;
 mod resync;
+mod tip;
 
 use std::process::ExitCode;
 
@@ -32,7 +33,7 @@ use Target::{AtLeast, AtMost};
 
 const AS_FAST: &str = "times as fast as ruma, median";
 
-const FIGURES: [Figure; 27] = [
+const FIGURES: [Figure; 29] = [
     figure("resolve-cold", AS_FAST, AtLeast(2.0), resolution::cold),
     figure("resolve-warm", AS_FAST, AtLeast(5.0), resolution::warm),
     figure("resolve-slowest", "times as fast as ruma, least", AtLeast(1.0), resolution::slowest),
@@ -64,6 +65,8 @@ const FIGURES: [Figure; 27] = [
     figure("live_bytes_over_json_50k", "times the JSON, any backend", AtMost(1.4), resync::live_bytes_over_json),
     figure("open_mid_resync_50k", "rows, any backend", AtMost(110.0), resync::open_mid_resync_rows),
     figure("open_mid_resync_50k_time", "ms, fjall, median", AtMost(20.0), resync::open_mid_resync_time),
+    figure("receive_tip_100k", "times floor and raw write, fjall", AtMost(1.4), tip::over_floor_and_raw),
+    figure("receive_tip_100k_syncs", "syncs for 1,000 messages", AtMost(20.0), tip::syncs),
     figure("join_usable", "times floor and one batch, fjall, median", AtMost(2.0), resync::join_usable),
 ];
 

@@ -8,7 +8,7 @@
 //! join and of the resync, without the receipt of what is pushed meanwhile. Machines differ and are disturbed, so that
 //! times are compared with what is measured in the same round; the median of three rounds counts.
 
-mod raw;
+pub(super) mod raw;
 mod room;
 mod run;
 

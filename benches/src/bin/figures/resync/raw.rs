@@ -15,7 +15,7 @@ use super::{super::clock::timed, run::Phase};
 
 /// A write or a sync.
 #[derive(Debug)]
-pub(super) struct Op {
+pub(in super::super) struct Op {
     pub(super) phase: Phase,
     /// None is a sync.
     batch: Option<Batch>,
@@ -24,6 +24,11 @@ pub(super) struct Op {
 impl Op {
     pub(super) fn batch(&self) -> Option<&Batch> {
         self.batch.as_ref()
+    }
+
+    /// Returns the same without what a batch expects.
+    fn bare(&self) -> Self {
+        Self { phase: self.phase, batch: self.batch().map(|batch| rows_of([batch].into_iter())) }
     }
 
     fn apply(&self, backend: &impl Backend) -> Result<(), String> {
@@ -46,11 +51,16 @@ fn rows_of<'b>(batches: impl Iterator<Item = &'b Batch>) -> Batch {
     rows
 }
 
+/// Does everything again on an empty database.
+pub(in super::super) fn write_all(ops: &[Op], backend: &impl Backend) -> Result<(), String> {
+    ops.iter().try_for_each(|op| op.bare().apply(backend))
+}
+
 /// Does everything again on an empty database. Returns the time of what belongs to the join and the resync.
 pub(super) fn write(ops: &[Op], backend: &impl Backend) -> Result<Duration, String> {
     let mut spent = Duration::ZERO;
     for op in ops {
-        let bare = Op { phase: op.phase, batch: op.batch().map(|batch| rows_of([batch].into_iter())) };
+        let bare = op.bare();
         let (time, done) = timed(|| bare.apply(backend));
         done?;
         if op.phase != Phase::Receipt {
@@ -70,7 +80,7 @@ pub(super) fn write_as_one(ops: &[&Op], backend: &impl Backend) -> Result<Durati
 
 /// A store in memory that keeps what is done to it.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(in super::super) struct Recorder {
     pub(super) rows: MemoryBackend,
     phase: Mutex<Phase>,
     ops: Mutex<Vec<Op>>,
@@ -91,7 +101,7 @@ impl Recorder {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    pub(super) fn take(&self) -> Vec<Op> {
+    pub(in super::super) fn take(&self) -> Vec<Op> {
         std::mem::take(&mut self.ops.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
