@@ -1,7 +1,7 @@
 //! The engine: every room's writer behind its own lock, and the questions and updates of all of them.
 //!
-//! Order of locks: a room's slot, then the requests or the updates; the map of rooms is never held together with
-//! another.
+//! Order of locks: a room's slot, then the requests or the updates. Every other lock, that of the map of rooms among them,
+//! is held alone and shortly.
 
 mod answers;
 mod damaged;
@@ -223,9 +223,11 @@ impl Engine {
         self.read(room_id, &mut slot)?;
         let Some(room) = &mut slot.room else { return Ok(Collected::default()) };
         let _span = tracing::debug_span!("collect_garbage", room = %room_id).entered();
-        let collected = room.collect_garbage(&self.inner.store)?;
-        tracing::info!(nodes = collected.nodes, bytes = collected.bytes, "garbage is collected");
-        Ok(collected)
+        let collected = room.collect_garbage(&self.inner.store);
+        if let Ok(Collected { nodes: nodes @ 1.., bytes }) = collected {
+            tracing::info!(room = %room_id, nodes, bytes, "garbage is collected");
+        }
+        self.settle(self.context(0), room_id, &mut slot, collected)
     }
 
     /// Returns a room as it stands now, or `None` for one that is not known.

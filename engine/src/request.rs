@@ -105,7 +105,7 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// Returns the last part of the endpoint's path that says what is asked, as `state_ids`: for logs and metrics.
+    /// Returns what is asked in one word, mostly that of the endpoint's path, as `state_ids`: for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::StateIds { .. } => "state_ids",
@@ -114,7 +114,7 @@ impl RequestKind {
             Self::MissingEvents { .. } => "get_missing_events",
             Self::Backfill { .. } => "backfill",
             Self::EventAuth { .. } => "event_auth",
-            Self::ServerKeys { .. } => "key/v2/server",
+            Self::ServerKeys { .. } => "server_keys",
         }
     }
 }

@@ -59,3 +59,13 @@ fn resolutions_are_counted_by_their_algorithm() {
         assert!(stats.resolutions_remembered > 0, "{version}");
     }
 }
+
+#[test]
+fn a_partial_room_is_counted_until_it_is_gone() {
+    let mut story = Story::new(&RoomVersionId::V11).join_held();
+    story.restart();
+    let partial_rooms = |story: &Story| story.engine().stats().partial_rooms;
+    assert_eq!(partial_rooms(&story), 1, "before anything has been asked of it");
+    story.engine().purge(story.room.id()).expect("the store works");
+    assert_eq!(partial_rooms(&story), 0);
+}

@@ -11,6 +11,7 @@ const ENTRY_BYTES: usize = 200;
 
 /// How often something was found in a cache, and how often it was not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheCounts {
     /// How often it was there.
     pub hits: u64,

@@ -74,10 +74,8 @@ impl Store {
         let mut txn = self.txn(room)?;
         txn.expect_end(end)?;
         txn.stage(&LogRecord::Collected)?;
-        let head = txn.commit_with_head()?.1;
-        // Of the nodes that were stored some are no longer.
-        self.kept().remove(room);
-        Ok(head.unwrap_or_default())
+        txn.forget_stored_nodes();
+        Ok(txn.commit_with_head()?.1.unwrap_or_default())
     }
 }
 

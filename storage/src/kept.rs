@@ -91,6 +91,10 @@ impl Kept {
         self.nodes.extend(hashes.into_iter().take(NODES_MAX));
     }
 
+    pub(crate) fn forget_nodes(&mut self) {
+        self.nodes.clear();
+    }
+
     /// Another row has been staged, which may yet be discarded.
     pub(crate) fn note_staged(&mut self, table: Table, key: &[u8]) {
         match table {

@@ -11,7 +11,7 @@ use std::sync::{
 
 use gibbous_codec::{
     AcknowledgedRow, EventNum, EventRecord, FormatRow, Hex, InviteRow, Kind, NodeHash, OwnedRoomId, QuestionKey,
-    QuestionRow, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName, UserId,
+    QuestionRow, RoomId, RoomNum, RoomRow, ServerKeysRow, ServerName, UserId, decode_bytes,
 };
 
 use crate::{
@@ -314,9 +314,14 @@ impl Store {
         }
     }
 
-    /// Returns how often events, and nodes of state groups, were found in their caches since the store was opened.
-    pub fn read_counts(&self) -> (CacheCounts, CacheCounts) {
-        (self.shared.events.counts(), self.shared.nodes.counts())
+    /// Returns how often events were found in their cache since the store was opened.
+    pub fn event_reads(&self) -> CacheCounts {
+        self.shared.events.counts()
+    }
+
+    /// Returns how often nodes of state groups were found in their cache since the store was opened.
+    pub fn node_reads(&self) -> CacheCounts {
+        self.shared.nodes.counts()
     }
 
     /// Returns the signing keys that are stored of a server.
@@ -494,12 +499,17 @@ impl Store {
     }
 
     fn format(&self, bytes: &[u8]) -> Result<FormatRow, StoreError> {
-        let format: FormatRow = decode_row(Table::Format, FORMAT_KEY, Kind::Format, bytes)?;
-        if format.magic != MAGIC || format.version != FORMAT_VERSION {
-            let found = format!("magic {} version {}", Hex(&format.magic), format.version);
+        // What else is in the row of another version is not known.
+        let payload = decode_bytes(Kind::Format, 0, bytes)
+            .map_err(|source| StoreError::wire(Table::Format, FORMAT_KEY, source))?;
+        if let Some((magic, rest)) = payload.split_first_chunk::<8>()
+            && let Some(version) = rest.first_chunk().map(|version| u32::from_le_bytes(*version))
+            && (*magic != MAGIC || version != FORMAT_VERSION)
+        {
+            let found = format!("magic {} version {version}", Hex(magic));
             return Err(StoreError::Format { expected: format!("version {FORMAT_VERSION}"), found });
         }
-        Ok(format)
+        decode_row(Table::Format, FORMAT_KEY, Kind::Format, bytes)
     }
 
     /// Returns the format row of a store without rooms.

@@ -279,6 +279,11 @@ impl<'s> Txn<'s> {
         Ok(value)
     }
 
+    /// Lets nodes that were stored before be written again: some are about to be removed.
+    pub(crate) fn forget_stored_nodes(&mut self) {
+        self.kept.get_mut().forget_nodes();
+    }
+
     /// Drops everything that is staged.
     pub fn discard(self) {}
 }

@@ -38,6 +38,14 @@ fn a_store_of_another_version_is_refused_by_name_and_left_as_it_is() {
 }
 
 #[test]
+fn a_row_that_a_later_version_has_made_longer_is_known_all_the_same() {
+    let backend = finished();
+    let row = (*b"gibbous\0", FORMAT_VERSION + 1, 3_u64, Vec::<u64>::new(), "what will be there");
+    write(&backend, Table::Format, b"format", Some(&encode(Kind::Format, 0, &row).expect("the row is short")));
+    expect_refusal(Store::open(Arc::new(backend)), &format!("version {}", FORMAT_VERSION + 1));
+}
+
+#[test]
 fn rows_of_another_program_are_no_store() {
     let backend = store_that_says(*b"another\0", FORMAT_VERSION);
     expect_refusal(Store::open(Arc::new(backend)), &format!("magic 616e6f7468657200 version {FORMAT_VERSION}"));

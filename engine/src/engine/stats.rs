@@ -17,6 +17,7 @@ use crate::room::Room;
 
 /// What an engine has done since it was opened, and what it is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Rows written and removed.
     pub rows_written: u64,
@@ -58,6 +59,7 @@ pub struct Stats {
 
 /// One number of [`Stats`], as exporters want it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Metric {
     /// Its name, after the naming rules of Prometheus; counters end in `_total`.
     pub name: &'static str,
@@ -104,6 +106,7 @@ impl Stats {
     pub fn metrics(&self, now_ms: u64) -> impl Iterator<Item = Metric> {
         use MetricKind::{Counter, Gauge};
         let age_ms = self.oldest_resync_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        let age_seconds = age_ms / 1_000;
         [
             ("gibbous_rows_written_total", "rows written and removed", Counter, self.rows_written),
             ("gibbous_bytes_written_total", "bytes of keys and values written", Counter, self.bytes_written),
@@ -129,7 +132,7 @@ impl Stats {
             ("gibbous_requests_in_flight", "questions that wait for an answer", Gauge, self.requests_in_flight),
             ("gibbous_records_untold", "log records the host is to be told of", Gauge, self.records_untold),
             ("gibbous_partial_rooms", "rooms with partial state", Gauge, self.partial_rooms),
-            ("gibbous_oldest_resync_age_ms", "age of the oldest resync in milliseconds", Gauge, age_ms),
+            ("gibbous_oldest_resync_age_seconds", "age of the oldest resync", Gauge, age_seconds),
         ]
         .into_iter()
         .map(|(name, help, kind, value)| Metric { name, help, kind, value })
@@ -184,8 +187,8 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let counted = &self.inner.counted;
         let written = self.inner.store.write_counts();
-        let (event_reads, node_reads) = self.inner.store.read_counts();
         let (requests_queued, requests_in_flight) = lock(&self.inner.requests).counts();
+        let records_untold = lock(&self.inner.updates).untold();
         let resyncs = lock(&counted.resyncs);
         Stats {
             rows_written: written.rows,
@@ -199,11 +202,11 @@ impl Engine {
             resolutions_v2: counted.resolutions_v2.load(Relaxed),
             resolutions_v2_1: counted.resolutions_v2_1.load(Relaxed),
             resolutions_remembered: counted.resolutions_remembered.load(Relaxed),
-            event_reads,
-            node_reads,
+            event_reads: self.inner.store.event_reads(),
+            node_reads: self.inner.store.node_reads(),
             requests_queued,
             requests_in_flight,
-            records_untold: lock(&self.inner.updates).untold(),
+            records_untold,
             partial_rooms: resyncs.len() as u64,
             oldest_resync_since_ms: resyncs.values().min().copied(),
         }

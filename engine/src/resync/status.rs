@@ -17,7 +17,7 @@ pub enum ResyncStatus {
     Running {
         /// How many states are needed.
         needs: usize,
-        /// How many events these and their auth chains consist of, as far as servers have named them.
+        /// How many events servers have named for these and their auth chains; one that several lists name counts in each.
         named: usize,
         /// How many of those are still to come, never more than `named`: a measure of how far it is.
         missing: usize,
