@@ -238,7 +238,7 @@ pub(crate) fn stage_folded(txn: &mut Txn<'_>, head: &RoomHead, mut record: Folde
 
 impl Room {
     /// Check 6: returns why an event that has this verdict, and is or takes this number, fails against the current state,
-    /// if it does.
+    /// if it does. Where there is no extremity, as before the first join, there is no current state that could refuse it.
     pub(crate) fn check_current(
         &self,
         txn: &mut Txn<'_>,

@@ -253,9 +253,13 @@ impl Oracle {
             if handshakes.contains(event_id) {
                 ours.extend(key_of(event));
             }
+            // Where there is no extremity, as before the first join, there is no current state that could refuse it.
+            let has_current = !outcome.extremities.is_empty();
             if begins_anew {
                 since_join.clear();
-            } else if !judged.is_rejected() && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
+            } else if is_accepted
+                && has_current
+                && self.check_against(event, &outcome.current, Check::CurrentState).is_err()
             {
                 outcome.soft_failed.insert(event_id.clone());
             }

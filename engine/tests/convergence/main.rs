@@ -164,6 +164,11 @@ const SCRIPTS: &[&str] = &[
     "81/7 a0l a0w a0e h2,8 h3,4,6 t t t r",
     // Told states were resolved by the verdict that an event had while it was partial.
     "9/40 h0 g139 g139 g139 g139 g139 g139 g139 g139 g139 g139 g139 h11 h23 h0 j0.9985",
+    // What the first join follows was pulled after the second, and the oracle soft-failed it by a current state that was
+    // none yet.
+    "23/5 h1 v0 j0.0",
+    "42/5 h3 v0 j0.12",
+    "77/5 h0 v0 j0.12 h2",
 ];
 
 /// How many failures are shortened: one takes some seconds.
