@@ -18,7 +18,12 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 
-use crate::{Error, OurKey, driver, outbox::Outbox, server, wire::Wire};
+use crate::{
+    Error, OurKey, driver,
+    outbox::Outbox,
+    server,
+    wire::{Wire, redirects},
+};
 
 /// How long we say that our key is valid: a day.
 const KEY_VALID_MS: u64 = 86_400_000;
@@ -70,7 +75,7 @@ impl Host {
     pub async fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), Error> {
         // Only the first one in a process is taken, and they are all the same.
         let _ = ring::default_provider().install_default();
-        let mut http = Client::builder().https_only(true).timeout(PATIENCE);
+        let mut http = Client::builder().https_only(true).redirect(redirects()).timeout(PATIENCE);
         if let Some(trusted) = config.trusted {
             http = http.add_root_certificate(Certificate::from_pem(&fs::read(trusted)?)?);
         }
