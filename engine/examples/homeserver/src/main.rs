@@ -1,7 +1,7 @@
 //! A homeserver for one user, on the command line: what is said in a room is printed, what is typed is said.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::IsTerminal,
     net::{SocketAddr, TcpListener},
@@ -78,6 +78,7 @@ async fn main() -> Result<(), Error> {
     let user: OwnedUserId = format!("@{}:{}", args.user, args.server_name).try_into()?;
     let config = Config {
         key: OurKey::load(args.server_name, &args.data_dir.join("signing.key"))?,
+        users: BTreeSet::from([user.clone()]),
         listener: TcpListener::bind(args.listen)?,
         tls: (args.certificate, args.key),
         trusted: args.ca,
