@@ -19,6 +19,8 @@ use crate::Error;
 
 /// The name of our one key: it never changes.
 const VERSION: &str = "1";
+/// How many keys a server may have at once: a hundred, as in the engine.
+const KEYS_MAX: usize = 100;
 /// How long keys are believed at most (server-server specification, "Publishing Keys"): seven days.
 const VALID_MS_MAX: u64 = 7 * 86_400_000;
 
@@ -109,6 +111,9 @@ pub(crate) fn published_by(server: &ServerName, body: &[u8], now_ms: u64) -> Res
     let published: ServerSigningKeys = serde_json::from_slice(body)?;
     if published.server_name != server {
         return Err(format!("{} publishes the keys of {}", server, published.server_name).into());
+    }
+    if published.verify_keys.len() > KEYS_MAX {
+        return Err(format!("{server} publishes more than {KEYS_MAX} keys").into());
     }
     let keys = published.verify_keys.into_iter().map(|(key_id, key)| (key_id.to_string(), key.key)).collect();
     let keys = PublicKeyMap::from([(server.to_string(), keys)]);

@@ -7,8 +7,9 @@ use std::{
 
 use gibbous::{OwnedServerName, ServerName};
 
-/// How many servers are remembered: more than the largest rooms have. Names and keys of so many are some 10 MB.
-const SERVERS_MAX: usize = 20_000;
+/// How many servers are remembered: 2,000, as in the engine. With a key or two each that is 1 MB, with as many keys as are
+/// believed 50 MB.
+const SERVERS_MAX: usize = 2_000;
 
 /// Something of each server, and until when it is remembered.
 #[derive(Debug)]
