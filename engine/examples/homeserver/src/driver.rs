@@ -8,6 +8,7 @@ use std::{
 
 use gibbous::{
     Engine, EventId, OwnedEventId, Request, RequestError, RequestId, RequestKind, Response, ServerName, Update,
+    gibbous_storage::{BackendError, StoreError},
 };
 use ruma::{
     UInt,
@@ -28,8 +29,9 @@ use crate::{Error, host::Shared, wire::Refused};
 
 /// How many events of one question are asked for at a time.
 const EVENTS_AT_ONCE: usize = 8;
-/// How long to wait where the engine says nothing.
-const LONG_MS: u64 = 3_600_000;
+/// How long to wait at least and at most: what has failed is tried again, and not all the time.
+const PAUSE_MS_MIN: u64 = 100;
+const PAUSE_MS_MAX: u64 = 10_000;
 
 /// How the engine says that there is something to poll, from whatever thread it was called.
 struct Bell(Notify);
@@ -40,7 +42,7 @@ impl Wake for Bell {
     }
 }
 
-/// Drives the engine until the store fails. What it has begun ends with it.
+/// Drives the engine until the store takes nothing in any more. What it has begun ends with it.
 pub(crate) async fn drive(
     shared: Arc<Shared>,
     updates: mpsc::UnboundedSender<Update>,
@@ -64,8 +66,15 @@ pub(crate) async fn drive(
             () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
             Some(answered) = questions.join_next() => {
                 // Question and answer find each other by the ID; what comes late is ignored.
-                let (id, response) = answered?;
-                shared.call(move |engine, now_ms| engine.handle_response(id, response, now_ms)).await?;
+                let (id, response) = match answered {
+                    Ok(answered) => answered,
+                    Err(error) => {
+                        // The engine takes it for a question that took too long.
+                        tracing::error!(%error, "a question has failed");
+                        continue;
+                    }
+                };
+                shared.call(move |engine, now_ms| pass(engine.handle_response(id, response, now_ms))).await?;
             }
         }
     }
@@ -77,18 +86,35 @@ fn turn(engine: &Engine, waker: &Waker, now_ms: u64) -> Result<(Vec<Request>, Ve
     // Registered before anything is polled, so that what comes in between rings, too.
     engine.register_waker(waker);
     // Time is an input: what took too long is given up, and servers are asked again after a pause.
-    engine.handle_timeout(now_ms)?;
+    pass(engine.handle_timeout(now_ms))?;
     // What the engine wants to know.
     let (mut requests, mut updates) = (Vec::new(), Vec::new());
-    while let Some(request) = engine.poll_request(now_ms)? {
+    while let Some(request) = pass(engine.poll_request(now_ms))? {
         requests.push(request);
     }
     // What has changed. It is durable, and may be told to clients.
-    while let Some(update) = engine.poll_update()? {
+    while let Some(update) = pass(engine.poll_update())? {
         updates.push(update);
     }
-    let pause_ms = engine.poll_timeout().map_or(LONG_MS, |at_ms| at_ms.saturating_sub(now_ms).max(1));
-    Ok((requests, updates, pause_ms))
+    let pause_ms = engine.poll_timeout().map_or(PAUSE_MS_MAX, |at_ms| at_ms.saturating_sub(now_ms));
+    Ok((requests, updates, pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX)))
+}
+
+/// Lets trouble pass that is not the end: it is one room's, mostly, and the other rooms go on.
+fn pass<T: Default>(done: Result<T, gibbous::Error>) -> Result<T, gibbous::Error> {
+    match done {
+        Err(error) if !is_over(&error) => {
+            tracing::error!(%error, "the engine's loop goes on after this");
+            Ok(T::default())
+        }
+        done => done,
+    }
+}
+
+/// Tells whether the store takes nothing in any more: the engine must be opened anew.
+fn is_over(error: &gibbous::Error) -> bool {
+    use gibbous::Error::Store;
+    matches!(error, Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. })))
 }
 
 /// Asks another server. Whatever goes wrong is an answer, too: the engine asks another one then.
@@ -155,5 +181,20 @@ fn in_engine_words(error: &Error) -> RequestError {
     match error.downcast_ref() {
         Some(Refused { status, errcode }) => RequestError::Status { status: *status, errcode: errcode.clone() },
         None => RequestError::Timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_store_that_takes_nothing_in_ends_the_loop() {
+        let room = "!room:us.example".try_into().expect("a room ID");
+        let of_one_room = gibbous::Error::DamagedRoom { room, why: "its log has a hole".to_owned() };
+        assert_eq!(pass::<Option<u8>>(Err(of_one_room)).expect("the others go on"), None);
+        assert_eq!(pass(Ok(Some(1))).expect("it is fine"), Some(1));
+        pass::<()>(Err(StoreError::Poisoned.into())).expect_err("it takes nothing in");
+        pass::<()>(Err(StoreError::from(BackendError::Poisoned { backend: "memory" }).into())).expect_err("nor it");
     }
 }

@@ -1,6 +1,7 @@
 //! The host: what a homeserver has around the engine, started and stopped as one.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use gibbous::{Backend, Engine, OwnedServerName, RoomId, RoomView, ServerName, Update};
+use gibbous::{Backend, Engine, OwnedServerName, OwnedUserId, RoomId, RoomView, ServerName, Update};
 use reqwest::{Certificate, Client};
 use ruma::api::{OutgoingRequest, federation::authentication::ServerSignatures, path_builder::SinglePath};
 use rustls::crypto::ring;
@@ -18,7 +19,12 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 
-use crate::{Error, OurKey, driver, outbox::Outbox, server, wire::Wire};
+use crate::{
+    Error, OurKey, driver,
+    outbox::Outbox,
+    server,
+    wire::{Wire, redirects},
+};
 
 /// How long we say that our key is valid: a day.
 const KEY_VALID_MS: u64 = 86_400_000;
@@ -32,6 +38,8 @@ const LAST_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Our signing key, in our server's name. Other servers must reach `listener` by that name.
     pub key: OurKey,
+    /// Our users: those who may be invited.
+    pub users: BTreeSet<OwnedUserId>,
     /// Where other servers come.
     pub listener: TcpListener,
     /// What we present there: certificate and key, PEM.
@@ -59,9 +67,10 @@ pub(crate) struct Shared {
     engine: Engine,
     pub(crate) wire: Wire,
     pub(crate) outbox: Outbox,
+    pub(crate) users: BTreeSet<OwnedUserId>,
     /// Held for writing while a `send_join` is out, and for reading while PDUs are handed over. A real homeserver has one
     /// for each room, so that a slow answer holds up nothing else.
-    pub(crate) joining: RwLock<()>,
+    pub(crate) joining: Arc<RwLock<()>>,
 }
 
 impl Host {
@@ -70,7 +79,7 @@ impl Host {
     pub async fn start(config: Config) -> Result<(Self, mpsc::UnboundedReceiver<Update>), Error> {
         // Only the first one in a process is taken, and they are all the same.
         let _ = ring::default_provider().install_default();
-        let mut http = Client::builder().https_only(true).timeout(PATIENCE);
+        let mut http = Client::builder().https_only(true).redirect(redirects()).timeout(PATIENCE);
         if let Some(trusted) = config.trusted {
             http = http.add_root_certificate(Certificate::from_pem(&fs::read(trusted)?)?);
         }
@@ -82,7 +91,8 @@ impl Host {
         let engine_config = gibbous::Config::new(our_server.clone());
         let engine = spawn_blocking(move || Engine::open(config.backend, engine_config, now_ms)).await??;
         let wire = Wire::new(config.key, http.build()?, config.now_ms);
-        let shared = Arc::new(Shared { engine, wire, outbox: Outbox::default(), joining: RwLock::default() });
+        let (outbox, joining) = (Outbox::default(), Arc::default());
+        let shared = Arc::new(Shared { engine, wire, outbox, users: config.users, joining });
         // Our own events are verified like any, by our own key.
         shared.hand_in_keys(our_server, shared.our_keys()?).await?;
 
@@ -148,6 +158,21 @@ impl Shared {
         Ok(spawn_blocking(move || work(&engine, now_ms)).await??)
     }
 
+    /// Makes a call that is not made between `send_join` and `begin_join`.
+    ///
+    /// It waits before it has a thread, of which there are not many: who joins needs one to get done.
+    pub(crate) async fn call_beside_joins<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine, u64) -> Result<T, gibbous::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let no_join = self.joining.clone().read_owned().await;
+        self.call(move |engine, now_ms| {
+            let _no_join = no_join;
+            work(engine, now_ms)
+        })
+        .await
+    }
+
     /// Hands in keys that the engine has not asked for.
     pub(crate) async fn hand_in_keys(&self, server: OwnedServerName, keys: Vec<u8>) -> Result<(), Error> {
         Ok(self.call(move |engine, now_ms| engine.handle_server_keys(&server, &keys, now_ms)).await??)
@@ -155,5 +180,49 @@ impl Shared {
 
     pub(crate) fn our_keys(&self) -> Result<Vec<u8>, Error> {
         self.wire.key.published((self.wire.now_ms)() + KEY_VALID_MS)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use gibbous::MemoryBackend;
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    /// Returns a host of `@me:us.example` that neither asks nor serves.
+    pub(crate) fn shared(dir: &Path) -> Arc<Shared> {
+        let _ = ring::default_provider().install_default();
+        let us: OwnedServerName = "us.example".try_into().expect("a server name");
+        let engine = Engine::open(Arc::new(MemoryBackend::new()), gibbous::Config::new(us.clone()), 0);
+        let key = OurKey::load(us, &dir.join("key")).expect("the directory can be used");
+        Arc::new(Shared {
+            engine: engine.expect("an empty store is opened"),
+            wire: Wire::new(key, Client::new(), || 1_000),
+            outbox: Outbox::default(),
+            users: BTreeSet::from(["@me:us.example".try_into().expect("a user ID")]),
+            joining: Arc::default(),
+        })
+    }
+
+    #[test]
+    fn transactions_that_wait_for_a_join_take_no_threads_from_it() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        let shared = shared(dir.path());
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        runtime.expect("a runtime can be made").block_on(async {
+            let joining = shared.joining.write().await;
+            let waiting = shared.clone();
+            let transaction = tokio::spawn(async move { waiting.call_beside_joins(|_, _| Ok(())).await });
+            tokio::task::yield_now().await;
+            let begun = shared.call(|_, _| Ok(()));
+            let begun = tokio::time::timeout(Duration::from_secs(20), begun).await;
+            begun.expect("the join goes on").expect("it has a thread");
+            assert!(!transaction.is_finished());
+            drop(joining);
+            transaction.await.expect("nobody panics").expect("the join is done");
+        });
     }
 }

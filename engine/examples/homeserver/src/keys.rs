@@ -1,10 +1,14 @@
 //! Signing keys: ours, and other servers' as they publish them.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, ErrorKind, Write},
+    path::Path,
+};
 
 use gibbous::{OwnedServerName, ServerName, Signer};
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, CanonicalJsonValue, UInt,
     api::federation::discovery::ServerSigningKeys,
     serde::{Base64, base64::Standard},
     signatures::{Ed25519KeyPair, KeyPair, PublicKeyMap, sign_json, verify_json},
@@ -15,6 +19,10 @@ use crate::Error;
 
 /// The name of our one key: it never changes.
 const VERSION: &str = "1";
+/// How many keys a server may have at once: a hundred, as in the engine.
+const KEYS_MAX: usize = 100;
+/// How long keys are believed at most (server-server specification, "Publishing Keys"): seven days.
+const VALID_MS_MAX: u64 = 7 * 86_400_000;
 
 /// Our server's one signing key.
 #[derive(Debug)]
@@ -30,7 +38,7 @@ impl OurKey {
         let document = match fs::read(file) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let document = Ed25519KeyPair::generate();
-                fs::write(file, &document)?;
+                write_secret(file, &document)?;
                 document.to_vec()
             }
             read => read?,
@@ -66,15 +74,133 @@ impl Signer for OurKey {
     }
 }
 
-/// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself. Returns its keys, and
-/// until when they are valid.
-pub(crate) fn published_by(server: &ServerName, body: &[u8]) -> Result<(PublicKeyMap, u64), Error> {
+/// Writes a file that nobody else may read; it is there wholly or not at all.
+fn write_secret(file: &Path, secret: &[u8]) -> io::Result<()> {
+    let unfinished = file.with_extension("new");
+    // It may be left from a start that was cut short.
+    fs::remove_file(&unfinished).or_else(|error| match error.kind() {
+        ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut written = options.open(&unfinished)?;
+    written.write_all(secret)?;
+    written.sync_all()?;
+    fs::rename(&unfinished, file)?;
+    // The new name is in the directory, which is synced by itself; elsewhere than on Unix it cannot be opened.
+    #[cfg(unix)]
+    fs::File::open(file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(())
+}
+
+/// A server's keys.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) keys: PublicKeyMap,
+    pub(crate) valid_until_ts: u64,
+    /// The server's answer, in which the keys are valid no longer than seven days from now: for the engine, which
+    /// takes that time as it is.
+    pub(crate) document: Vec<u8>,
+}
+
+/// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself.
+pub(crate) fn published_by(server: &ServerName, body: &[u8], now_ms: u64) -> Result<Published, Error> {
     let published: ServerSigningKeys = serde_json::from_slice(body)?;
     if published.server_name != server {
         return Err(format!("{} publishes the keys of {}", server, published.server_name).into());
     }
+    if published.verify_keys.len() > KEYS_MAX {
+        return Err(format!("{server} publishes more than {KEYS_MAX} keys").into());
+    }
     let keys = published.verify_keys.into_iter().map(|(key_id, key)| (key_id.to_string(), key.key)).collect();
     let keys = PublicKeyMap::from([(server.to_string(), keys)]);
-    verify_json(&keys, &serde_json::from_slice(body)?)?;
-    Ok((keys, published.valid_until_ts.get().into()))
+    let mut document: CanonicalJsonObject = serde_json::from_slice(body)?;
+    // `verify_json` checks the signatures of all who have signed, even if nobody has: whether the server has is asked
+    // here, and who else has does not matter.
+    let own = match document.remove("signatures") {
+        Some(CanonicalJsonValue::Object(mut signatures)) => signatures.remove(server.as_str()),
+        _ => None,
+    };
+    let own = own.ok_or_else(|| format!("{server} has not signed its keys"))?;
+    let signatures = CanonicalJsonObject::from([(server.to_string(), own)]);
+    document.insert("signatures".to_owned(), signatures.into());
+    verify_json(&keys, &document)?;
+
+    let valid_until_ts = u64::from(published.valid_until_ts.get()).min(now_ms + VALID_MS_MAX);
+    let valid_until = CanonicalJsonValue::Integer(UInt::new_saturating(valid_until_ts).into());
+    document.insert("valid_until_ts".to_owned(), valid_until);
+    Ok(Published { keys, valid_until_ts, document: serde_json::to_vec(&document)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(server: &str, dir: &Path) -> OurKey {
+        OurKey::load(server.try_into().expect("a server name"), &dir.join(server)).expect("the directory can be used")
+    }
+
+    #[test]
+    fn published_keys_are_signed_by_their_server_whoever_else_signs() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        let [us, other] = ["us.example", "other.example"].map(|server| key(server, dir.path()));
+        let signed: CanonicalJsonObject =
+            serde_json::from_slice(&us.published(1_000).expect("it can be signed")).expect("it is JSON");
+        let read = |document: &CanonicalJsonObject| {
+            published_by(&us.server, &serde_json::to_vec(document).expect("JSON can be written"), 0)
+        };
+        let published = read(&signed).expect("it is signed");
+        assert_eq!((published.valid_until_ts, published.keys.len()), (1_000, 1));
+
+        let mut by_both = signed.clone();
+        sign_json(other.server.as_str(), &other.pair, &mut by_both).expect("it can be signed");
+        read(&by_both).expect("it is signed by its server, too");
+
+        let signatures = |signatures| {
+            let mut document = signed.clone();
+            document.insert("signatures".to_owned(), signatures);
+            document
+        };
+        let nobody = CanonicalJsonObject::new();
+        read(&signatures(nobody.clone().into())).expect_err("nobody has signed");
+        let empty = CanonicalJsonObject::from([(us.server.to_string(), nobody.into())]);
+        read(&signatures(empty.into())).expect_err("its entry is empty");
+        let mut by_another = signed.clone();
+        by_another.remove("signatures");
+        read(&by_another).expect_err("there are no signatures");
+        sign_json(other.server.as_str(), &other.pair, &mut by_another).expect("it can be signed");
+        read(&by_another).expect_err("only another has signed");
+        let mut changed = signed.clone();
+        changed.insert("valid_until_ts".to_owned(), CanonicalJsonValue::Integer(2_000_u32.into()));
+        read(&changed).expect_err("that was not signed");
+    }
+
+    #[test]
+    fn keys_are_believed_for_seven_days() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        let us = key("us.example", dir.path());
+        let body = us.published(u64::MAX >> 12).expect("it can be signed");
+        let published = published_by(&us.server, &body, 5).expect("it is signed");
+        assert_eq!(published.valid_until_ts, VALID_MS_MAX + 5);
+        let document: ServerSigningKeys = serde_json::from_slice(&published.document).expect("keys");
+        assert_eq!(u64::from(document.valid_until_ts.get()), VALID_MS_MAX + 5);
+    }
+
+    #[test]
+    fn our_key_is_kept_and_nobody_else_reads_it() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        fs::write(dir.path().join("us.new"), "cut short").expect("the directory can be used");
+        let made = key("us.example", dir.path());
+        assert_eq!(made.pair.public_key(), key("us.example", dir.path()).pair.public_key());
+        assert!(!dir.path().join("us.new").exists());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::metadata(dir.path().join("us.example")).expect("it is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
 }

@@ -10,17 +10,19 @@
 //! | `server.rs` | takes in what other servers send, answers what they ask | `receive`, `handle_invite`, `make_join`, `send_join`, `make_leave`, `send_leave`, `serve_…`, `handle_server_keys` |
 //! | `users.rs` | does what our users want | `create_room`, `create`, `how_to_join`, `begin_join`, `join_status` |
 //! | `outbox.rs` | sends our events, in order | |
-//! | `wire.rs`, `keys.rs` | where servers are, requests to them, signatures | |
+//! | `wire.rs`, `keys.rs`, `known.rs` | where servers are, requests to them, signatures; what of it is remembered | |
 //! | `main.rs` | the command line, which reads [`RoomView`]s | |
 //!
 //! What a homeserver needs and this one has not: clients, EDUs, SRV records, notaries, a queue that outlives a restart,
-//! limits on what one server may send.
+//! limits on what one server may send, a filter that keeps requests out of private networks: a server's name may lead to
+//! any address.
 
 #![allow(clippy::missing_errors_doc, reason = "what has failed is told by the error, and nothing depends on which")]
 
 mod driver;
 mod host;
 mod keys;
+mod known;
 mod outbox;
 mod server;
 mod users;

@@ -1,6 +1,7 @@
 //! A homeserver for one user, on the command line: what is said in a room is printed, what is typed is said.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::IsTerminal,
     net::{SocketAddr, TcpListener},
@@ -19,6 +20,9 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
     time::{Duration, interval},
 };
+
+/// How many updates are printed before they are acknowledged.
+const UPDATES_AT_ONCE: usize = 100;
 
 /// A homeserver for one user.
 #[derive(Parser)]
@@ -74,6 +78,7 @@ async fn main() -> Result<(), Error> {
     let user: OwnedUserId = format!("@{}:{}", args.user, args.server_name).try_into()?;
     let config = Config {
         key: OurKey::load(args.server_name, &args.data_dir.join("signing.key"))?,
+        users: BTreeSet::from([user.clone()]),
         listener: TcpListener::bind(args.listen)?,
         tls: (args.certificate, args.key),
         trusted: args.ca,
@@ -82,19 +87,29 @@ async fn main() -> Result<(), Error> {
     };
     let (host, mut updates) = Host::start(config).await?;
     let room_id = enter(&host, &user, args.what).await?;
-    println!("{user} is in {room_id}. What you type is said; /leave leaves, /quit stops.");
+    println!("{user} is in {}. What you type is said; /leave leaves, /quit stops.", printable(room_id.as_str()));
 
     let (mut lines, mut is_typing) = (BufReader::new(stdin()).lines(), true);
+    let mut changed = Vec::new();
     let (mut bar, mut tick) = (String::new(), interval(Duration::from_millis(200)));
     loop {
         tokio::select! {
-            update = updates.recv() => {
-                let update = update.ok_or("the engine's loop has ended")?;
-                if update.room_id == room_id {
-                    redraw(&mut bar, String::new());
-                    print(&host, &update).await?;
+            count = updates.recv_many(&mut changed, UPDATES_AT_ONCE) => {
+                if count == 0 {
+                    return Err("the engine's loop has ended".into());
                 }
-                host.acknowledge(update).await?;
+                let mut last = BTreeMap::new();
+                for update in changed.drain(..) {
+                    if update.room_id == room_id {
+                        redraw(&mut bar, String::new());
+                        print(&host, &update).await?;
+                    }
+                    last.insert(update.room_id.clone(), update);
+                }
+                // A room's last one stands for those before it: each acknowledgement is a sync.
+                for update in last.into_values() {
+                    host.acknowledge(update).await?;
+                }
             }
             _ = tick.tick() => {
                 if let Some(view) = host.room(&room_id).await? {
@@ -112,7 +127,7 @@ async fn main() -> Result<(), Error> {
                 Some("") => {}
                 Some(body) => {
                     if let Err(refusal) = host.say(&room_id, &user, body).await {
-                        eprintln!("not sent: {refusal}");
+                        eprintln!("not sent: {}", printable(&refusal.to_string()));
                     }
                 }
             },
@@ -165,11 +180,27 @@ async fn print(host: &Host, update: &Update) -> Result<(), Error> {
     let Some((shown, _)) = view.event_shown(event_id)? else { return Ok(()) };
     let content: serde_json::Value = serde_json::from_str(shown.pdu.content().get())?;
     match (shown.pdu.event_type(), shown.pdu.membership()) {
-        ("m.room.message", _) => println!("{}{note}: {}", shown.pdu.sender(), content["body"].as_str().unwrap_or("?")),
-        (_, Some(membership)) => println!("{}{note}: {membership}", shown.pdu.state_key().unwrap_or_default()),
+        ("m.room.message", _) => {
+            let body = content["body"].as_str().unwrap_or("?");
+            println!("{}{note}: {}", printable(shown.pdu.sender().as_str()), printable(body));
+        }
+        (_, Some(membership)) => {
+            let user = shown.pdu.state_key().unwrap_or_default();
+            println!("{}{note}: {}", printable(user), printable(membership));
+        }
         _ => {}
     }
     Ok(())
+}
+
+/// Replaces in a text of others what would not be shown but do something to the terminal, or to the text beside it:
+/// control characters, line separators, and marks that change the direction of writing.
+fn printable(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if acts(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Says how far the resync is; nothing of a room that has its full state.
@@ -197,5 +228,17 @@ fn redraw(shown: &mut String, text: String) {
             false => eprintln!("{text}"),
         }
         *shown = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn what_others_write_does_nothing_to_the_terminal() {
+        assert_eq!(printable("caf\u{e9} \u{5e9}\u{5dc}\u{5d5}\u{5dd}"), "caf\u{e9} \u{5e9}\u{5dc}\u{5d5}\u{5dd}");
+        assert_eq!(printable("a\u{1b}[2Jb\r\nc"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+        assert_eq!(printable("\u{9b}\u{7f}\u{202e}\u{2069}\u{200f}\u{2028}"), "\u{fffd}".repeat(6));
     }
 }

@@ -12,7 +12,7 @@ use ruma::{MilliSecondsSinceUnixEpoch, UInt, api::federation::transactions::send
 use serde_json::value::RawValue;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::{Error, host::Shared};
+use crate::{Error, host::Shared, wire::Refused};
 
 /// How many PDUs a transaction may have, by the specification.
 pub(crate) const PDUS_MAX: usize = 50;
@@ -75,11 +75,35 @@ async fn deliver(shared: Weak<Shared>, server: OwnedServerName, mut pdus: mpsc::
         let mut pause = PAUSE;
         while let Some(shared) = shared.upgrade() {
             let Err(error) = shared.transaction(&server, &name, &batch).await else { break };
+            if is_final(&error) {
+                tracing::warn!(%server, %error, pdus = batch.len(), "our events are not wanted, and are dropped");
+                break;
+            }
             tracing::warn!(%server, %error, "our events do not arrive");
             drop(shared);
             tokio::time::sleep(pause).await;
             pause = PAUSE_MAX.min(pause * 2);
         }
         batch.clear();
+    }
+}
+
+/// Tells whether the same transaction would be refused again and again. Who has no time (408, 429), or had not got our
+/// keys (401), takes it later.
+fn is_final(error: &Error) -> bool {
+    let status = error.downcast_ref().map(|Refused { status, .. }| *status);
+    matches!(status, Some(400..=499)) && !matches!(status, Some(401 | 408 | 429))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_for_good_is_not_sent_again() {
+        let refused = |status| is_final(&Refused { status, errcode: String::new() }.into());
+        assert_eq!([400, 403, 404, 413].map(refused), [true; 4]);
+        assert_eq!([302, 401, 408, 429, 500, 503].map(refused), [false; 6]);
+        assert!(!is_final(&"it cannot be reached".into()));
     }
 }

@@ -11,7 +11,7 @@ use axum::{
     routing::{MethodFilter, get, on},
 };
 use gibbous::{
-    Engine, EventStatus, Invite, Outcome, OwnedServerName, ServerName,
+    Engine, EventStatus, Invite, InviteRefusal, Outcome, OwnedServerName, OwnedUserId, ServerName,
     serve::{Admitted, Answer, MissingEvents, Refusal, Served},
 };
 use ruma::api::{
@@ -29,6 +29,7 @@ use ruma::api::{
     },
     path_builder::{PathBuilder, SinglePath},
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{Error, host::Shared, outbox::PDUS_MAX};
@@ -49,7 +50,8 @@ struct Asked<'a, R> {
 /// Returns everything that is served, each endpoint under the path that it has in the specification.
 pub(crate) fn router(host: Arc<Shared>) -> Router {
     let router = Router::new().route("/_matrix/key/v2/server", get(keys));
-    let router = endpoint(router, send);
+    // What comes while one of ours joins waits.
+    let router = endpoint_with(router, WaitsFor::Joins, send);
     let router = endpoint(router, invite);
     // A room that we are in lets users of other servers in and out with our help. While it is partial it lets nobody
     // in.
@@ -82,7 +84,6 @@ fn send(asked: Asked<'_, send_transaction_message::v1::Request>) -> Served<Vec<u
         return Ok(Err(Refusal::BadJson(format!("more than {PDUS_MAX} PDUs"))));
     }
     let pdus: Vec<&[u8]> = asked.request.pdus.iter().map(|pdu| pdu.get().as_bytes()).collect();
-    let _no_join = asked.host.joining.blocking_read();
     // Each PDU gets a receipt, in order: judged, waiting for something, known or refused. What is to be stored is, so
     // that the transaction may be answered.
     let receipts = asked.engine.receive(asked.origin, &pdus, asked.now_ms)?;
@@ -142,9 +143,19 @@ fn admitted(host: &Arc<Shared>, admitted: Admitted) -> Answer {
     admitted.answer
 }
 
-/// One of our users is invited: our signature says that the invite has come. The engine keeps it until it is answered.
+/// One of our users is invited: our signature says that the invite has come. The engine keeps it until it is answered,
+/// so that nobody else may be.
 fn invite(asked: Asked<'_, create_invite::v2::Request>) -> Served<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Target {
+        state_key: OwnedUserId,
+    }
     let create_invite::v2::Request { room_id, room_version, event, invite_room_state, .. } = asked.request;
+    match serde_json::from_str(event.get()) {
+        Ok(Target { state_key: user }) if asked.host.users.contains(&user) => {}
+        Ok(Target { state_key: user }) => return Ok(Err(Refusal::Forbidden(format!("{user} is no user here")))),
+        Err(error) => return Ok(Err(Refusal::BadJson(error.to_string()))),
+    }
     let stripped_state = invite_room_state.iter().filter_map(|event| match event {
         RawStrippedState::Pdu(pdu) => Some(pdu.get().as_bytes()),
         #[expect(deprecated, reason = "older servers send these")]
@@ -156,6 +167,7 @@ fn invite(asked: Asked<'_, create_invite::v2::Request>) -> Served<Vec<u8>> {
     let signed = asked.engine.handle_invite(asked.origin, invite, &asked.host.wire.key, asked.now_ms)?;
     Ok(match signed {
         Ok(signed) => Ok(format!(r#"{{"event":{}}}"#, signed.canonical_json()).into_bytes()),
+        Err(InviteRefusal::MissingKeys(servers)) => Err(Refusal::MissingKeys(servers)),
         Err(refusal) => Err(Refusal::Forbidden(refusal.to_string())),
     })
 }
@@ -167,9 +179,28 @@ fn body(answer: Served<Answer>) -> Served<Vec<u8>> {
     })
 }
 
-/// Adds an endpoint.
+/// What an endpoint waits for before it answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    Nothing,
+    /// No `send_join` of ours is out.
+    Joins,
+}
+
+/// Adds an endpoint that waits for nothing.
 fn endpoint<R>(
     router: Router<Arc<Shared>>,
+    answer: impl Fn(Asked<'_, R>) -> Served<Vec<u8>> + Clone + Send + Sync + 'static,
+) -> Router<Arc<Shared>>
+where
+    R: IncomingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath> + Send + Sync + 'static,
+{
+    endpoint_with(router, WaitsFor::Nothing, answer)
+}
+
+fn endpoint_with<R>(
+    router: Router<Arc<Shared>>,
+    waits_for: WaitsFor,
     answer: impl Fn(Asked<'_, R>) -> Served<Vec<u8>> + Clone + Send + Sync + 'static,
 ) -> Router<Arc<Shared>>
 where
@@ -178,8 +209,8 @@ where
     let method = MethodFilter::try_from(R::METHOD).expect("the specification has no other methods");
     R::PATH_BUILDER.all_paths().fold(router, |router, path| {
         let answer = answer.clone();
-        let handle = |State(host): State<Arc<Shared>>, request: Request<Body>| async move {
-            serve(host, request, answer).await.unwrap_or_else(|failed| failed)
+        let handle = move |State(host): State<Arc<Shared>>, request: Request<Body>| async move {
+            serve(host, request, waits_for, answer).await.unwrap_or_else(|failed| failed)
         };
         router.route(path, on(method, handle))
     })
@@ -189,6 +220,7 @@ where
 async fn serve<R>(
     host: Arc<Shared>,
     request: Request<Body>,
+    waits_for: WaitsFor,
     answer: impl Fn(Asked<'_, R>) -> Served<Vec<u8>> + Clone + Send + 'static,
 ) -> Result<Response, Response>
 where
@@ -210,10 +242,14 @@ where
     let mut has_asked = false;
     loop {
         let (shared, origin, request, answer) = (host.clone(), origin.clone(), request.clone(), answer.clone());
-        let answered = host.call(move |engine, now_ms| {
+        let work = move |engine: &Engine, now_ms| {
             answer(Asked { engine, host: &shared, origin: &origin, request: &request, now_ms })
-        });
-        match answered.await.map_err(our_trouble)? {
+        };
+        let answered = match waits_for {
+            WaitsFor::Nothing => host.call(work).await,
+            WaitsFor::Joins => host.call_beside_joins(work).await,
+        };
+        match answered.map_err(our_trouble)? {
             Ok(body) => return Ok(reply(StatusCode::OK, body)),
             // Serving, the engine asks nobody; the host does, once.
             Err(Refusal::MissingKeys(servers)) if !has_asked => {
@@ -260,4 +296,50 @@ fn matrix_error(status: StatusCode, errcode: &str, error: &Error) -> Response {
 
 fn reply(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [("content-type", "application/json")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use gibbous::{
+        OwnedEventId, RoomVersionId,
+        gibbous_codec::{RoomRules, sign_by},
+    };
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::{OurKey, host::tests::shared};
+
+    #[tokio::test]
+    async fn only_users_of_ours_are_invited_and_keys_that_are_missing_are_named() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        let host = shared(dir.path());
+        let them: OwnedServerName = "them.example".try_into().expect("a server name");
+        let key = OurKey::load(them.clone(), &dir.path().join("their")).expect("the directory can be used");
+        let rules = RoomRules::of(&RoomVersionId::V11).expect("it is known");
+        let invited = async |user: &str| {
+            let event = json!({
+                "type": "m.room.member", "room_id": "!room:them.example", "sender": "@they:them.example",
+                "state_key": user, "content": { "membership": "invite" }, "origin_server_ts": 1, "depth": 5,
+                "prev_events": [format!("${}", "A".repeat(43))], "auth_events": [],
+            });
+            let event = sign_by(&rules, event.to_string().as_bytes(), &key).expect("it is an event");
+            let event_id: OwnedEventId = event.event_id().to_owned();
+            let event = RawValue::from_string(event.canonical_json().to_owned()).expect("it is JSON");
+            let room_id = "!room:them.example".try_into().expect("a room ID");
+            let request = create_invite::v2::Request::new(room_id, event_id, RoomVersionId::V11, event, Vec::new());
+            let (shared, origin) = (host.clone(), them.clone());
+            let answer = host.call(move |engine, now_ms| {
+                invite(Asked { engine, host: &shared, origin: &origin, request: &request, now_ms })
+            });
+            answer.await.expect("the store works")
+        };
+        let refusal = invited("@nobody:us.example").await.expect_err("there is no such user");
+        assert!(matches!(refusal, Refusal::Forbidden(_)), "{refusal}");
+        let refusal = invited("@me:us.example").await.expect_err("their keys are not known");
+        assert!(matches!(&refusal, Refusal::MissingKeys(servers) if servers.contains(&them)), "{refusal}");
+        host.hand_in_keys(them.clone(), key.published(100_000).expect("it can be signed"))
+            .await
+            .expect("they are keys");
+        assert!(invited("@me:us.example").await.is_ok());
+    }
 }

@@ -91,10 +91,12 @@ impl Ours {
     async fn on(listener: TcpListener, dir: PathBuf, certificate: Certificate) -> Self {
         let port = listener.local_addr().expect("it is bound").port();
         let name: OwnedServerName = format!("localhost:{port}").try_into().expect("a server name");
+        let carol = format!("@carol:{name}").try_into().expect("a user ID");
         let key = OurKey::load(name.clone(), &dir.join("signing.key")).expect("the directory can be used");
         let backend = SledBackend::open(&dir.join("rooms"), SledOptions::default()).expect("the directory can be used");
         let config = Config {
             key,
+            users: BTreeSet::from([carol]),
             listener,
             tls: (certificate.pem.clone(), certificate.key.clone()),
             trusted: Some(certificate.pem.clone()),
