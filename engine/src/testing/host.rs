@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Backend, Change, Completion, Config, CreateRefusal, Created, Engine, EventDraft, EventStage, JoinStatus,
     JoinTicket, Limits, MemoryBackend, Outcome, Receipt, Request, RequestId, Response, RoomView, SendJoin, SledBackend,
-    SledOptions,
+    SledOptions, Stats,
 };
 
 /// Beyond so many answers without any time passing, the engine asks in circles.
@@ -98,6 +98,12 @@ impl Host {
     /// Returns the engine.
     pub fn engine(&self) -> &Engine {
         self.engine.as_ref().expect("an engine is there but during a restart")
+    }
+
+    /// Returns how much has been written since the engine was opened: rows, bytes, batches, and syncs of the disk.
+    pub fn written(&self) -> [u64; 4] {
+        let Stats { rows_written, bytes_written, batches, syncs, .. } = self.engine().stats();
+        [rows_written, bytes_written, batches, syncs]
     }
 
     /// From here on a room stays partial until the host has acknowledged that it has its full state.

@@ -28,9 +28,9 @@ fn invited(story: &Story, user: &str) -> Vec<PendingInvite> {
 /// Asserts that an invite is refused, and that not a row has been written for it.
 #[track_caller]
 fn refused(story: &Story, origin: &str, event: &[u8]) -> InviteRefusal {
-    let was = story.engine().stats();
+    let was = story.written();
     let refusal = hand_over(story, origin, event).expect_err("it is no good");
-    assert_eq!(story.engine().stats(), was, "{refusal}");
+    assert_eq!(story.written(), was, "{refusal}");
     refusal
 }
 

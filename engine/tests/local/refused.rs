@@ -18,13 +18,13 @@ fn check_refused(
     state_key: Option<&str>,
     content: Value,
 ) -> CreateRefusal {
-    let was = (story.engine().stats(), story.view().forward_extremities(), story.view().current_state_id());
+    let was = (story.written(), story.view().forward_extremities(), story.view().current_state_id());
     let is_partial = story.view().is_partial();
     let refusal = match story.create(sender, event_type, state_key, content) {
         Err(refusal) => refusal,
         Ok(created) => panic!("expected a refusal, created {}", created.pdu.canonical_json()),
     };
-    let is = (story.engine().stats(), story.view().forward_extremities(), story.view().current_state_id());
+    let is = (story.written(), story.view().forward_extremities(), story.view().current_state_id());
     assert_eq!(is, was, "{refusal}");
     assert_eq!(story.view().is_partial(), is_partial);
     refusal
