@@ -37,7 +37,8 @@ impl Room {
         let after = with_event(txn, before, &pdu, num, status == EventStatus::Accepted)?;
         self.counts.flipped += 1;
         self.counts.judged_anew += u64::from(!holds);
-        tracing::debug!(room = %self.id, event = %pdu.event_id(), ?status, ?was, anew = !holds, "flipped");
+        let is_state = pdu.state_key().is_some();
+        tracing::debug!(room = %self.id, event = %pdu.event_id(), is_state, ?status, ?was, anew = !holds, "flipped");
         if was.is_rejected() != status.is_rejected() {
             self.present = None;
         }

@@ -154,7 +154,7 @@ struct Flip {
 
 impl Subscriber for Flips {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() == Level::DEBUG && metadata.fields().field("flipped").is_some()
+        metadata.is_event() && *metadata.level() == Level::DEBUG && metadata.fields().field("anew").is_some()
     }
 
     fn event(&self, event: &Event<'_>) {
