@@ -271,7 +271,8 @@ impl Room {
         }
         self.refresh_servers(cx)?;
         self.advance(cx)?;
-        tracing::info!(room = %self.id, event = %joined.event_id, partial = joined.partial, auth_events = parsed.pdus.len(), "joined");
+        let (partial, auth_events) = (joined.partial, parsed.pdus.len());
+        tracing::info!(room = %self.id, event = %joined.event_id, partial, auth_events, "joined");
         Ok(Ok(joined))
     }
 

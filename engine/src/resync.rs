@@ -232,10 +232,7 @@ impl Resync {
     }
 
     pub(crate) fn fetch(&self, prev: &EventId) -> Option<&Fetch> {
-        match &self.needs.get(prev)?.phase {
-            Phase::Fetching(fetch) => Some(fetch),
-            Phase::Ready | Phase::Asked => None,
-        }
+        self.needs.get(prev)?.phase.fetch()
     }
 
     /// Returns the events the states after which are being fetched.

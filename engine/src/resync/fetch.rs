@@ -122,7 +122,7 @@ impl Fetch {
 
     /// Returns how many events are wanted in all, never fewer than are missing.
     pub(super) fn wanted(&self) -> usize {
-        self.ids.all().count() + self.beside.len()
+        self.named() + self.beside.len()
     }
 
     /// Further events are missing.

@@ -6,16 +6,18 @@ use std::{
 };
 
 use gibbous::{
-    Config, Engine, EventStatus, MemoryBackend, Outcome, OwnedEventId, Pdu, RoomVersionId, StateKey,
-    gibbous_codec::{RoomRules, exchange, sign},
-    gibbous_storage::Store,
+    MemoryBackend, RoomVersionId,
+    gibbous_codec::exchange,
     replay::{Host, Storage, Trouble, play},
-    testing::{KEY_ID, SeededKeys, synth::Synth},
+    testing::synth::Synth,
 };
 use serde_json::json;
 use tracing::{Event, Level, Metadata, Subscriber, field, span, subscriber::with_default};
 
-use super::clock::{Clock, median, timed};
+use super::{
+    clock::{Clock, median},
+    tip::Tip,
+};
 
 const SMALL: usize = 1_000;
 const GREAT: usize = 100_000;
@@ -65,41 +67,12 @@ fn at_the_tip(members: usize) -> Result<Duration, String> {
     const TOPICS: u64 = 500;
     let backend = Arc::new(MemoryBackend::new());
     played(members, 0, &Storage::Kept(backend.clone()))?;
-    let rooms = Store::open(backend.clone()).and_then(|store| store.rooms()).map_err(|error| error.to_string())?;
-    let (room_id, _) = rooms.into_iter().next().ok_or("there is no room")?;
-    let config = Config::new("us.example".try_into().expect("it is a server name"));
-    let engine = Engine::open(backend, config, 0).map_err(|error| error.to_string())?;
-    let view = engine.room(&room_id).map_err(|error| error.to_string())?.ok_or("there is no room")?;
-    let state = |event_type: &str, state_key: &str| {
-        let event = view.state_event(&StateKey::new(event_type, state_key));
-        event.map_err(|error| error.to_string())?.present().ok_or(format!("the state has no {event_type}"))
-    };
-    let create = state("m.room.create", "")?;
-    let creator = create.sender();
-    let member = state("m.room.member", creator.as_str())?;
-    let cites = [&create, &state("m.room.power_levels", "")?, &member].map(|event| event.event_id().to_owned());
-    let rules = RoomRules::of(view.room_version()).ok_or("the room version is not known")?;
-    let key = SeededKeys::new(SEED).key_of(creator.server_name());
-
-    let mut prev: OwnedEventId = view.forward_extremities().first().cloned().ok_or("the room has no end")?;
+    let mut tip = Tip::open(backend)?;
     let mut times = Vec::new();
     for number in 0..TOPICS {
-        let topic = json!({
-            "room_id": room_id, "sender": creator, "type": "m.room.topic", "state_key": "",
-            "content": { "topic": format!("topic {number}") }, "depth": 1_000_000 + number,
-            "origin_server_ts": 1_800_000_000_000 + number, "prev_events": [prev], "auth_events": cites,
-        });
-        let topic: Pdu = sign(&rules, topic.to_string().as_bytes(), creator.server_name(), KEY_ID, &key)
-            .map_err(|error| error.to_string())?;
-        let pdus = [topic.canonical_json().as_bytes()];
-        let (time, receipts) = timed(|| engine.receive(creator.server_name(), &pdus, 0));
-        times.push(time);
-        let receipts = receipts.map_err(|error| error.to_string())?;
-        match receipts.first().map(|receipt| &receipt.outcome) {
-            Some(Outcome::Judged { status: EventStatus::Accepted, partial: false }) => {}
-            other => return Err(format!("a topic is not accepted: {other:?}")),
-        }
-        prev = topic.event_id().to_owned();
+        let content = json!({ "topic": format!("topic {number}") });
+        let topic = tip.say(json!({ "type": "m.room.topic", "state_key": "", "content": content }))?;
+        times.push(tip.receive(&[topic])?);
     }
     Ok(median(times))
 }

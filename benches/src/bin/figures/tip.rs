@@ -13,14 +13,14 @@ use std::{
 };
 
 use gibbous::{
-    Backend, Config, Engine, EventStatus, Outcome, OwnedUserId, Pdu, RoomVersionId, StateKey,
+    Backend, Config, Engine, EventStatus, Outcome, OwnedEventId, OwnedRoomId, OwnedUserId, Pdu, SigningKey, StateKey,
     gibbous_codec::{RoomRules, sign},
     gibbous_storage::{FjallBackend, FjallOptions, Store},
     replay::Storage,
     testing::{KEY_ID, SeededKeys},
 };
 use gibbous_benches::floor::{Keys, check_all};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     clock::timed,
@@ -65,18 +65,23 @@ impl Measured {
         let recorder = Arc::new(Recorder::default());
         played(MEMBERS, 0, &Storage::Kept(recorder.clone()))?;
         recorder.take();
-        Tip::open(recorder.clone())?.receive()?;
+        let mut tip = Tip::open(recorder.clone())?;
+        let messages = tip.messages()?;
+        tip.receive_all(&messages)?;
+        drop(tip);
         let ops: Vec<Op> = recorder.take();
         drop(recorder);
 
         played(MEMBERS, 0, &Storage::Fjall { dir: engine_dir.path().to_owned(), options: FjallOptions::default() })?;
         let tip = Tip::open(Arc::new(open(engine_dir.path())?))?;
         let before = tip.engine.stats().syncs;
-        let took = tip.receive()?;
+        let took = tip.receive_all(&messages)?;
         let syncs = tip.engine.stats().syncs - before;
-        let pdus: Vec<String> = tip.messages.iter().map(|pdu| pdu.canonical_json().to_owned()).collect();
+        let pdus: Vec<String> = messages.iter().map(|pdu| pdu.canonical_json().to_owned()).collect();
+        let of_sender = (tip.sender.server_name().to_string(), KEY_ID.to_owned());
+        let keys = Keys::from([(of_sender, tip.key.verifying_key())]);
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let (floor, checked) = timed(|| check_all(&pdus, &tip.keys, threads));
+        let (floor, checked) = timed(|| check_all(&pdus, &keys, threads));
         checked?;
         let (raw, written) = timed(|| write_all(&ops, &open(raw_dir.path())?));
         written?;
@@ -88,16 +93,20 @@ fn open(dir: &Path) -> Result<FjallBackend, String> {
     FjallBackend::open(dir, FjallOptions::default()).map_err(|error| error.to_string())
 }
 
-/// A room, and what its creator says next.
-struct Tip {
+/// A room with full state, and its creator, who goes on where it ends.
+pub(super) struct Tip {
     engine: Engine,
+    room_id: OwnedRoomId,
+    rules: RoomRules,
     sender: OwnedUserId,
-    messages: Vec<Pdu>,
-    keys: Keys,
+    key: SigningKey,
+    cites: [OwnedEventId; 3],
+    prev: OwnedEventId,
+    said: u64,
 }
 
 impl Tip {
-    fn open(backend: Arc<dyn Backend>) -> Result<Self, String> {
+    pub(super) fn open(backend: Arc<dyn Backend>) -> Result<Self, String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
         let rooms = Store::open(backend.clone()).and_then(|store| store.rooms()).map_err(|error| words(&error))?;
         let (room_id, _) = rooms.into_iter().next().ok_or("there is no room")?;
@@ -112,39 +121,48 @@ impl Tip {
         let sender = create.sender().to_owned();
         let cites = [&create, &state("m.room.power_levels", "")?, &state("m.room.member", sender.as_str())?]
             .map(|event| event.event_id().to_owned());
-        let rules = RoomRules::of(&RoomVersionId::V11).ok_or("the room version is not known")?;
+        let rules = RoomRules::of(view.room_version()).ok_or("the room version is not known")?;
         let key = SeededKeys::new(SEED).key_of(sender.server_name());
-        let mut prev = view.forward_extremities().first().cloned().ok_or("the room has no end")?;
-        let mut messages = Vec::new();
-        for number in 0..MESSAGES {
-            let message = json!({
-                "room_id": room_id, "sender": sender, "type": "m.room.message",
-                "content": { "msgtype": "m.text", "body": format!("message {number}") }, "depth": 1_000_000 + number,
-                "origin_server_ts": 1_800_000_000_000 + number, "prev_events": [prev], "auth_events": cites,
-            });
-            let message = sign(&rules, message.to_string().as_bytes(), sender.server_name(), KEY_ID, &key)
-                .map_err(|error| words(&error))?;
-            prev = message.event_id().to_owned();
-            messages.push(message);
-        }
-        let keys = Keys::from([((sender.server_name().to_string(), KEY_ID.to_owned()), key.verifying_key())]);
-        Ok(Self { engine, sender, messages, keys })
+        let prev = view.forward_extremities().first().cloned().ok_or("the room has no end")?;
+        Ok(Self { engine, room_id, rules, sender, key, cites, prev, said: 0 })
     }
 
-    /// Receives all messages. Returns the time.
-    fn receive(&self) -> Result<Duration, String> {
-        let mut took = Duration::ZERO;
-        for transaction in self.messages.chunks(A_TRANSACTION) {
-            let pdus: Vec<&[u8]> = transaction.iter().map(|pdu| pdu.canonical_json().as_bytes()).collect();
-            let (time, receipts) = timed(|| self.engine.receive(self.sender.server_name(), &pdus, 0));
-            took += time;
-            for receipt in receipts.map_err(|error| error.to_string())? {
-                match receipt.outcome {
-                    Outcome::Judged { status: EventStatus::Accepted, partial: false } => {}
-                    other => return Err(format!("a message is not accepted: {other:?}")),
-                }
+    /// Returns the creator's next event: `event` has its type, state key and content.
+    pub(super) fn say(&mut self, mut event: Value) -> Result<Pdu, String> {
+        event["room_id"] = json!(self.room_id);
+        event["sender"] = json!(self.sender);
+        event["depth"] = json!(1_000_000 + self.said);
+        event["origin_server_ts"] = json!(1_800_000_000_000 + self.said);
+        event["prev_events"] = json!([self.prev]);
+        event["auth_events"] = json!(self.cites);
+        let server = self.sender.server_name();
+        let pdu = sign(&self.rules, event.to_string().as_bytes(), server, KEY_ID, &self.key)
+            .map_err(|error| error.to_string())?;
+        self.prev = pdu.event_id().to_owned();
+        self.said += 1;
+        Ok(pdu)
+    }
+
+    /// Receives events in one transaction. Returns the time.
+    pub(super) fn receive(&self, events: &[Pdu]) -> Result<Duration, String> {
+        let pdus: Vec<&[u8]> = events.iter().map(|pdu| pdu.canonical_json().as_bytes()).collect();
+        let (time, receipts) = timed(|| self.engine.receive(self.sender.server_name(), &pdus, 0));
+        for receipt in receipts.map_err(|error| error.to_string())? {
+            match receipt.outcome {
+                Outcome::Judged { status: EventStatus::Accepted, partial: false } => {}
+                other => return Err(format!("an event is not accepted: {other:?}")),
             }
         }
-        Ok(took)
+        Ok(time)
+    }
+
+    fn messages(&mut self) -> Result<Vec<Pdu>, String> {
+        let content = |number| json!({ "msgtype": "m.text", "body": format!("message {number}") });
+        (0..MESSAGES).map(|number| self.say(json!({ "type": "m.room.message", "content": content(number) }))).collect()
+    }
+
+    /// Receives messages as transactions. Returns the time.
+    fn receive_all(&self, messages: &[Pdu]) -> Result<Duration, String> {
+        messages.chunks(A_TRANSACTION).map(|transaction| self.receive(transaction)).sum()
     }
 }
