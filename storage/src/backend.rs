@@ -99,13 +99,13 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn bytes_on_disk(&self) -> Result<Option<u64>, BackendError>;
 }
 
-/// A view for reading.
+/// A view for reading, by several threads at once.
 ///
 /// The least that every backend promises: each single `get` sees every batch wholly or not at all, and a later read
 /// sees no less than an earlier one. A view may show batches that were committed after it was opened, even between two
 /// rows of one `scan`: sled has no snapshots. Rows are written once except for head rows, so that who reads one head
 /// row and then only what it leads to has a consistent view all the same.
-pub trait Snapshot {
+pub trait Snapshot: Sync {
     /// Reads a row.
     ///
     /// # Errors
@@ -130,4 +130,18 @@ pub trait Snapshot {
     ///
     /// As [`Snapshot::get`].
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError>;
+}
+
+impl Snapshot for &(dyn Snapshot + '_) {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
+        (**self).get(table, key)
+    }
+
+    fn multi_get(&self, keys: &[(Table, &[u8])]) -> Result<Vec<Option<Vec<u8>>>, BackendError> {
+        (**self).multi_get(keys)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError> {
+        (**self).scan(table, from, prefix, limit)
+    }
 }

@@ -9,7 +9,7 @@ use gibbous_codec::{
 };
 
 use crate::{
-    Batch, Row, Snapshot, StoreError, Table,
+    Batch, RoomSnapshot, Row, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, entry_of},
     kept::{CITED_MAX, Kept},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
@@ -77,6 +77,11 @@ impl<'s> Txn<'s> {
     /// Returns the place in the log that the first record of the transaction took, or will take.
     pub fn first_seq(&self) -> LogSeq {
         LogSeq(self.next_seq().0 - self.records)
+    }
+
+    /// Returns the room as it stood when the transaction began: without what is staged, and for several threads to read.
+    pub fn as_begun(&self) -> RoomSnapshot<'_> {
+        RoomSnapshot::of(self.store, self.room, Box::new(&*self.snapshot))
     }
 
     /// Demands that the log ended, when the transaction began, where the caller has seen it end.

@@ -27,6 +27,14 @@ pub(crate) enum Standing {
     NotFinal,
 }
 
+impl Standing {
+    /// Returns how an event stands that is verified and whose verdict cannot change any more.
+    pub(crate) fn if_final(stage: &Stage) -> Option<Self> {
+        let is_final = stage.is_verified() && !may_change(stage);
+        is_final.then(|| if is_rejected(stage) { Self::Rejected } else { Self::Accepted })
+    }
+}
+
 /// What has been found out on the way through the events that one cites.
 #[derive(Debug, Default)]
 struct Walk {
@@ -83,15 +91,15 @@ impl Room {
     /// Returns how an event stands, where it is known of those that it cites itself.
     fn standing_by(&self, txn: &Txn<'_>, num: EventNum, walk: &mut Walk) -> Result<Standing, Error> {
         let stage = txn.stage_of(num)?;
+        if let Some(standing) = Standing::if_final(&stage) {
+            return Ok(standing);
+        }
         match &stage {
             Stage::Unverified => {
                 let is_stuck = self.open.get(num).is_some_and(|event| event.is_stuck);
                 return Ok(if is_stuck || walk.at_once { Standing::Hole } else { Standing::NotFinal });
             }
             stage if !stage.is_verified() => return Ok(Standing::Hole),
-            stage if !may_change(stage) => {
-                return Ok(if is_rejected(stage) { Standing::Rejected } else { Standing::Accepted });
-            }
             // Its verdict may change, but it has one.
             Stage::Placed { status, .. } if walk.at_once => {
                 return Ok(if status.is_rejected() { Standing::Rejected } else { Standing::Accepted });

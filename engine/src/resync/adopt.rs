@@ -22,6 +22,7 @@ use crate::{
     resync::{Progress, outliers::Loose},
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
+    verify_pool::map_in_turn,
 };
 
 /// What became of a state that is all there, as far as it can be had.
@@ -32,6 +33,18 @@ enum Adoption {
     /// It is not a true one.
     Refused(RefusalReason),
 }
+
+/// The events of a state that a server has named, as they stand.
+struct Named {
+    state: BTreeMap<StateKey, Entry>,
+    /// Those that cannot be had, or rest on such.
+    holes: BTreeSet<OwnedEventId>,
+    /// Those whose verdicts are not final.
+    until_final: BTreeSet<EventNum>,
+}
+
+/// What is stored of an event: its number, how far it has come, and its key if it is a state event.
+type Stored = (EventNum, Stage, Option<StateKey>);
 
 impl Room {
     /// Stores the event that a state is at, which cannot be verified: the state will be told all the same.
@@ -157,42 +170,13 @@ impl Room {
         };
         let _span = tracing::debug_span!("adopt", room = %self.id, event = %prev, events = ids.len()).entered();
         let mut txn = cx.store.txn(self.num)?;
-        let mut state: BTreeMap<StateKey, Entry> = BTreeMap::new();
-        let mut holes = holes.clone();
-        let mut until_final = BTreeSet::new();
-        for event_id in &ids {
-            let Some((num, stage)) = stage_of(&txn, event_id)?.filter(|(_, stage)| stage.is_verified()) else {
-                // It came, but what it rests on cannot be verified; what came and was lost since is asked for again.
-                let is_hole = holes.contains(event_id) || self.rests_on_holes(&txn, event_id, &holes)?;
-                if !is_hole {
-                    txn.discard();
-                    return Ok(Adoption::Refused(RefusalReason::Untrue(format!(
-                        "{event_id} is to be asked for again"
-                    ))));
-                }
-                holes.insert(event_id.clone());
-                continue;
-            };
-            // what is no state event is dropped; a rejected event is never part of a state.
-            let record = txn.event_record(num)?;
-            let Some(key) = &record.state_key else { continue };
-            match self.standing_in_state(&txn, num, &stage, &holes)? {
-                Standing::Accepted => {}
-                Standing::Rejected => continue,
-                Standing::Hole => {
-                    holes.insert(event_id.clone());
-                    continue;
-                }
-                Standing::NotFinal => {
-                    until_final.insert(num);
-                }
-            }
-            let other = state.insert(key.clone(), Entry::of(key, event_id, num));
-            if other.is_some_and(|other| other.event != num) && until_final.is_empty() {
+        let Named { state, mut holes, until_final } = match self.look_through(&txn, &ids, holes.clone())? {
+            Ok(named) => named,
+            Err(reason) => {
                 txn.discard();
-                return Ok(Adoption::Refused(RefusalReason::Untrue(format!("it names two events for {key}"))));
+                return Ok(Adoption::Refused(reason));
             }
-        }
+        };
         if !until_final.is_empty() {
             txn.discard();
             return Ok(Adoption::Held(until_final));
@@ -234,6 +218,68 @@ impl Room {
         Ok(Adoption::Done)
     }
 
+    /// Looks through the events of a state, of which some are known not to be had. Returns why it is no true one where it
+    /// is none.
+    fn look_through(
+        &self,
+        txn: &Txn<'_>,
+        ids: &[OwnedEventId],
+        holes: BTreeSet<OwnedEventId>,
+    ) -> Result<Result<Named, RefusalReason>, Error> {
+        let mut named = Named { state: BTreeMap::new(), holes, until_final: BTreeSet::new() };
+        let mut looked = Ok(());
+        let stored = txn.as_begun();
+        let find = |event_id: &&OwnedEventId| -> Result<Option<Stored>, Error> {
+            let Some((num, stage)) = stage_of(&stored, event_id)? else { return Ok(None) };
+            Ok(Some((num, stage, stored.event_record(num)?.state_key.clone())))
+        };
+        let mut in_turn = ids.iter();
+        map_in_turn(ids.iter().collect(), find, |found| {
+            for (stored, event_id) in found.into_iter().zip(in_turn.by_ref()) {
+                if looked.is_ok() {
+                    looked = self.look_at(txn, &mut named, event_id, stored?)?;
+                }
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(looked.map(|()| named))
+    }
+
+    fn look_at(
+        &self,
+        txn: &Txn<'_>,
+        named: &mut Named,
+        event_id: &OwnedEventId,
+        stored: Option<Stored>,
+    ) -> Result<Result<(), RefusalReason>, Error> {
+        let Some((num, stage, key)) = stored.filter(|(_, stage, _)| stage.is_verified()) else {
+            // It came, but what it rests on cannot be verified; what came and was lost since is asked for again.
+            if !named.holes.contains(event_id) && !self.rests_on_holes(txn, event_id, &named.holes)? {
+                return Ok(Err(RefusalReason::Untrue(format!("{event_id} is to be asked for again"))));
+            }
+            named.holes.insert(event_id.clone());
+            return Ok(Ok(()));
+        };
+        // what is no state event is dropped; a rejected event is never part of a state.
+        let Some(key) = key else { return Ok(Ok(())) };
+        match self.standing_in_state(txn, num, &stage, &named.holes)? {
+            Standing::Accepted => {}
+            Standing::Rejected => return Ok(Ok(())),
+            Standing::Hole => {
+                named.holes.insert(event_id.clone());
+                return Ok(Ok(()));
+            }
+            Standing::NotFinal => {
+                named.until_final.insert(num);
+            }
+        }
+        let entry = Entry::of(&key, event_id, num);
+        let two_events = format!("it names two events for {key}");
+        let other = named.state.insert(key, entry);
+        let is_untrue = other.is_some_and(|other| other.event != num) && named.until_final.is_empty();
+        Ok(if is_untrue { Err(RefusalReason::Untrue(two_events)) } else { Ok(()) })
+    }
+
     /// Notes events that are left out of told states, unless that was done before.
     pub(crate) fn stage_holes(&mut self, txn: &mut Txn<'_>, mut holes: BTreeSet<OwnedEventId>) -> Result<(), Error> {
         holes.retain(|hole| self.holes.insert(hole.clone()));
@@ -253,6 +299,9 @@ impl Room {
         stage: &Stage,
         holes: &BTreeSet<OwnedEventId>,
     ) -> Result<Standing, Error> {
+        if let Some(standing) = Standing::if_final(stage) {
+            return Ok(standing);
+        }
         let events = self.memory.events(txn);
         let is_open = matches!(stage, Stage::Waiting | Stage::Outlier { provisional: true, .. });
         if is_open && self.waits_for_hole(txn, &events.with_stage(num)?.0, holes)? {

@@ -20,7 +20,11 @@ pub struct RoomSnapshot<'s> {
 
 impl<'s> RoomSnapshot<'s> {
     pub(super) fn begin(store: &'s Store, room: RoomNum) -> Result<Self, StoreError> {
-        Ok(Self { store, room, snapshot: store.backend.snapshot()? })
+        Ok(Self::of(store, room, store.backend.snapshot()?))
+    }
+
+    pub(crate) fn of(store: &'s Store, room: RoomNum, snapshot: Box<dyn Snapshot + 's>) -> Self {
+        Self { store, room, snapshot }
     }
 }
 
