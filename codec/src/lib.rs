@@ -37,6 +37,7 @@ mod hash;
 mod ids;
 pub mod json;
 mod key;
+mod pack;
 mod pdu;
 mod question;
 mod record;

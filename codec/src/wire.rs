@@ -10,10 +10,14 @@
 //!
 //! A payload is either the value in bincode 1.3.3 with integers of fixed length, little-endian ([`encode`], [`decode`]),
 //! or bytes whose layout is drawn where they are written ([`encode_bytes`], [`decode_bytes`]). This file is the only
-//! caller of bincode.
+//! caller of bincode. The value of a log entry is packed besides, since a log has most of what a store holds.
+
+use std::borrow::Cow;
 
 use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::pack::{pack, unpack};
 
 /// The length of the longest payload: 1 MiB, sixteen times the longest event.
 pub const PAYLOAD_MAX: usize = 1 << 20;
@@ -61,17 +65,27 @@ pub enum Kind {
     WholeCopy = 17,
 }
 
+impl Kind {
+    fn is_packed(self) -> bool {
+        self == Self::LogEntry
+    }
+}
+
 /// Encodes a value as the bincode payload of a frame.
 ///
 /// # Errors
 ///
-/// [`WireError::TooLong`] if the payload is over [`PAYLOAD_MAX`], [`WireError::Malformed`] if the type cannot be encoded.
+/// [`WireError::TooLong`] if the value is over [`PAYLOAD_MAX`], [`WireError::Malformed`] if the type cannot be encoded.
 pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8>, WireError> {
-    let mut frame = vec![0; HEADER_LEN];
-    options().serialize_into(&mut frame, value).map_err(|error| match *error {
+    let refused = |error: bincode::Error| match *error {
         bincode::ErrorKind::SizeLimit => WireError::TooLong { kind, limit: PAYLOAD_MAX, found: None },
         _ => WireError::Malformed { kind, why: error.to_string() },
-    })?;
+    };
+    let mut frame = vec![0; HEADER_LEN];
+    match kind.is_packed() {
+        true => pack(&options().serialize(value).map_err(refused)?, &mut frame),
+        false => options().serialize_into(&mut frame, value).map_err(refused)?,
+    }
     seal(kind, version, frame)
 }
 
@@ -95,7 +109,12 @@ pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8
 /// A [`WireError`] that names the first thing that is not as [`encode`] writes it.
 pub fn decode<T: DeserializeOwned>(kind: Kind, version: u8, bytes: &[u8]) -> Result<T, WireError> {
     let payload = decode_bytes(kind, version, bytes)?;
-    options().deserialize(payload).map_err(|error| WireError::Malformed { kind, why: error.to_string() })
+    let malformed = |why| WireError::Malformed { kind, why };
+    let value = match kind.is_packed() {
+        true => unpack(payload, PAYLOAD_MAX).map_err(malformed)?,
+        false => Cow::Borrowed(payload),
+    };
+    options().deserialize(&value).map_err(|error| malformed(error.to_string()))
 }
 
 /// Frames a payload that has its own layout.

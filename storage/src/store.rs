@@ -30,6 +30,8 @@ pub use self::snapshot::RoomSnapshot;
 /// The key of the one row of [`Table::Format`].
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
 const MAGIC: [u8; 8] = *b"gibbous\0";
+/// What the record of an event takes in memory beside its JSON, about.
+const RECORD_BYTES: usize = 256;
 /// The version of the format on disk that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -490,7 +492,7 @@ impl Store {
         let key = room_seq_key(room, num.into());
         let bytes = snapshot.get(Table::Log, &key)?.ok_or_else(|| missing_event(room, num))?;
         let record = Arc::new(event_record_of(room, num, &bytes)?);
-        self.shared.events.put((room, num), record.clone(), bytes.len());
+        self.shared.events.put((room, num), record.clone(), RECORD_BYTES + record.json.len());
         Ok(record)
     }
 

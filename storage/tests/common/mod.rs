@@ -131,10 +131,11 @@ pub(crate) fn event(name: &str, key: Option<StateKey>, prev_events: Vec<Edge>, s
     }
 }
 
-/// Returns an event of some 2 KiB.
+/// Returns an event of 2 KiB that do not become fewer when they are packed.
 pub(crate) fn large_event(number: u64) -> EventRecord {
     let mut event = event(&format!("large{number}"), None, Vec::new(), outlier());
-    event.json = vec![b' '; 2 << 10];
+    event.json = vec![0; 2 << 10];
+    blake3::Hasher::new().update(&number.to_be_bytes()).finalize_xof().fill(&mut event.json);
     event
 }
 
