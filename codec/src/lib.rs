@@ -70,8 +70,8 @@ pub use record::{
     SoftFailure, Stage, States, WholeCopyRecord,
 };
 pub use row::{
-    AcknowledgedRow, CurrentRow, FormatRow, IdRow, InviteRow, PartialJoin, RedactionRow, RoomHead, RoomRow,
-    ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow, WholeCopyRow,
+    AcknowledgedRow, ChangedState, CurrentRow, EventStatesRow, FormatRow, IdRow, InviteRow, PartialJoin, RedactionRow,
+    RoomHead, RoomRow, ServerKeyRow, ServerKeysRow, ServersRow, SpanRow, UnfoldedRow, WholeCopyRow,
 };
 pub use rule::{Rule, UnknownRule};
 pub use rules::RoomRules;

@@ -5,7 +5,7 @@
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{EventNum, LogSeq, Rest, RoomNum, StateGroup};
+use crate::{EventNum, EventState, EventStatus, LogSeq, Position, Rest, RoomNum, Stage, StateGroup};
 
 /// The row that says where a room stands; rewritten with every commit to the room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +79,47 @@ pub struct IdRow {
     pub event: Option<EventNum>,
     /// Whether the room's history has passed it: should it be placed later, it is no forward extremity.
     pub passed: bool,
+}
+
+/// The events among thirty-two neighbours in the log of which something else is held than their own records say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventStatesRow {
+    /// What is held of them, by ascending number.
+    pub events: Vec<ChangedState>,
+}
+
+/// What is held of an event: an [`EventState`] that tells where the better copy of the PDU stands, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedState {
+    /// The event.
+    pub event: EventNum,
+    /// How far the event has come.
+    pub stage: Stage,
+    /// The event's place in the canonical order of its room.
+    pub position: Option<Position>,
+    /// The place in the log of the record with the better copy.
+    pub copy: Option<LogSeq>,
+    /// The final verdict that it had as an outlier, where it has been handed in since and waits.
+    pub as_outlier: Option<EventStatus>,
+}
+
+impl ChangedState {
+    /// Takes what a record of the log, at a place, says of an event.
+    pub fn of(event: EventNum, state: &EventState, at: LogSeq) -> Self {
+        let EventState { stage, position, replaced_json, as_outlier } = state;
+        Self {
+            event,
+            stage: stage.clone(),
+            position: *position,
+            copy: replaced_json.as_ref().map(|_| at),
+            as_outlier: as_outlier.clone(),
+        }
+    }
+
+    /// Returns what is held of the event, with the better copy of the PDU.
+    pub fn with_copy(self, replaced_json: Option<Vec<u8>>) -> EventState {
+        EventState { stage: self.stage, position: self.position, replaced_json, as_outlier: self.as_outlier }
+    }
 }
 
 /// The events among sixty-four neighbours in the log whose verdict may still change, or that wait.

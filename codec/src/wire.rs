@@ -33,8 +33,8 @@ pub enum Kind {
     Head = 1,
     /// A record of the log.
     LogEntry = 2,
-    /// An event's verdict and states.
-    EventState = 3,
+    /// What has changed of the events among thirty-two neighbours in the log.
+    EventStates = 3,
     /// A row from an identifier to its number.
     IdRow = 4,
     /// A node of a state group.

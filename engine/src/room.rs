@@ -372,7 +372,7 @@ impl Room {
         }
         // What was held of it without a place in the room's history, the host was never told.
         let was = was.filter(|_| was_placed);
-        txn.stage(&LogRecord::Judged(vec![Judgement { event: num, was, state: state.clone() }]))?;
+        txn.stage_judgement(Judgement { event: num, was, state: state.clone() })?;
         self.note(num, &record.event_id, record.depth, record.state_key.as_ref(), &state);
         if self.open.lacks_prev_events(num) {
             self.open.follow(num, prev_events_of(txn, &record)?);

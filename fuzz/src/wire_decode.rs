@@ -4,8 +4,8 @@
 use std::fmt::Debug;
 
 use gibbous_codec::{
-    EventState, FormatRow, IdRow, Kind, LogRecord, RoomHead, RoomRow, ServerKeysRow, ServersRow, UnfoldedRow, decode,
-    decode_bytes, encode, encode_bytes,
+    EventStatesRow, FormatRow, IdRow, Kind, LogRecord, RoomHead, RoomRow, ServerKeysRow, ServersRow, UnfoldedRow,
+    decode, decode_bytes, encode, encode_bytes,
 };
 use gibbous_storage::state_group::Node;
 use serde::{Serialize, de::DeserializeOwned};
@@ -31,7 +31,7 @@ enum Input<'a> {
 const KINDS: [fn(Input<'_>); 10] = [
     |input| check::<RoomHead>(Kind::Head, input),
     |input| check::<LogRecord>(Kind::LogEntry, input),
-    |input| check::<EventState>(Kind::EventState, input),
+    |input| check::<EventStatesRow>(Kind::EventStates, input),
     |input| check::<IdRow>(Kind::IdRow, input),
     |input| check::<UnfoldedRow>(Kind::Unfolded, input),
     |input| check::<ServersRow>(Kind::Servers, input),

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use gibbous_codec::{
-    CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement, Kind,
-    LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
+    ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement,
+    Kind, LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
     StateGroup, UnfoldedRow, WholeCopyRow, path,
 };
 
@@ -21,6 +21,9 @@ use crate::{
 pub(crate) trait RoomRowsMut: RoomRows + NodeSink {
     /// Puts a row, or removes it.
     fn write(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>);
+
+    /// Puts what is now held of an event. Kept apart because neighbours share a row, which is written once a commit.
+    fn put_changed(&mut self, changed: ChangedState) -> Result<(), StoreError>;
 
     /// Puts the head row. Kept apart because it is written once a commit, however many records change it.
     fn set_head(&mut self, head: RoomHead);
@@ -66,7 +69,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         LogRecord::Event(event) => apply_event(rows, &mut head, EventNum(seq.0), event)?,
         LogRecord::Judged(judgements) => {
             for judgement in judgements {
-                apply_judgement(rows, judgement)?;
+                apply_judgement(rows, seq, judgement)?;
             }
         }
         LogRecord::Group(group) => apply_group(rows, group)?,
@@ -193,7 +196,7 @@ fn apply_group<W: RoomRowsMut>(rows: &mut W, group: &GroupRecord) -> Result<(), 
     expect_group(rows, group.base, &changes, group.result)
 }
 
-fn apply_judgement<W: RoomRowsMut>(rows: &mut W, judgement: &Judgement) -> Result<(), StoreError> {
+fn apply_judgement<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, judgement: &Judgement) -> Result<(), StoreError> {
     let num = judgement.event;
     let record = rows.event_record(num)?;
     ensure_state_after(rows, num, &record, &judgement.state.stage)?;
@@ -201,9 +204,7 @@ fn apply_judgement<W: RoomRowsMut>(rows: &mut W, judgement: &Judgement) -> Resul
     if was_dropped != is_dropped(&judgement.state.stage) {
         index_state_event(rows, num, &record, was_dropped)?;
     }
-    let key = room_seq_key(rows.room(), LogSeq(num.0));
-    let value = encode_row(Table::Events, &key, Kind::EventState, &judgement.state)?;
-    rows.write(Table::Events, key, Some(value));
+    rows.put_changed(ChangedState::of(num, &judgement.state, seq))?;
     set_unfolded(rows, num, !is_settled(&judgement.state.stage))
 }
 
@@ -212,16 +213,14 @@ fn apply_folded<W: RoomRowsMut>(rows: &mut W, head: &mut RoomHead, folded: &Fold
         set_unfolded(rows, *num, false)?;
     }
     for num in folded.soft_failed.iter().map(|failure| failure.event) {
-        let key = room_seq_key(rows.room(), LogSeq(num.0));
-        let mut state = match rows.changed_state(num)? {
-            Some(state) => state,
-            None => rows.event_record(num)?.state.clone(),
+        let mut changed = match rows.changed(num)? {
+            Some(changed) => changed,
+            None => ChangedState::of(num, &rows.event_record(num)?.state, num.into()),
         };
-        if let Stage::Placed { status, .. } = &mut state.stage {
+        if let Stage::Placed { status, .. } = &mut changed.stage {
             *status = EventStatus::SoftFailed;
         }
-        let value = encode_row(Table::Events, &key, Kind::EventState, &state)?;
-        rows.write(Table::Events, key, Some(value));
+        rows.put_changed(changed)?;
     }
     for event_id in &folded.passed {
         let row = rows.id_row(event_id)?;

@@ -6,9 +6,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use gibbous_codec::{EventId, EventNum, EventState, IdRow, NodeHash, OwnedEventId, RoomNum};
+use gibbous_codec::{ChangedState, EventId, EventNum, IdRow, NodeHash, OwnedEventId, RoomNum};
 
-use crate::{Table, keys::seq_of, state_index::cited_id};
+use crate::{Table, state_index::cited_id};
 
 /// How many rows of each kind are kept of a room: half a MiB of each.
 const ROWS_MAX: usize = 4_096;
@@ -29,7 +29,7 @@ pub(crate) struct Kept {
     pub(crate) head: Option<Vec<u8>>,
     ids: BTreeMap<OwnedEventId, IdRow>,
     /// `None`: nothing has changed of the event since it was stored.
-    states: BTreeMap<EventNum, Option<EventState>>,
+    states: BTreeMap<EventNum, Option<ChangedState>>,
     cited: Cited,
     /// Nodes that were committed and not removed since: garbage is collected with a record, too.
     nodes: BTreeSet<NodeHash>,
@@ -54,15 +54,17 @@ impl Kept {
         put(&mut self.ids, event_id.to_owned(), row);
     }
 
-    pub(crate) fn state(&self, num: EventNum) -> Option<&Option<EventState>> {
+    pub(crate) fn state(&self, num: EventNum) -> Option<&Option<ChangedState>> {
         self.states.get(&num)
     }
 
-    pub(crate) fn keep_state(&mut self, num: EventNum, state: &Option<EventState>) {
-        // A better copy of an event may be as long as events may be.
-        if state.as_ref().is_none_or(|state| state.replaced_json.is_none()) {
-            put(&mut self.states, num, state.clone());
-        }
+    pub(crate) fn keep_state(&mut self, num: EventNum, state: Option<ChangedState>) {
+        put(&mut self.states, num, state);
+    }
+
+    /// What is held of an event has been staged, and may yet be discarded.
+    pub(crate) fn forget_state(&mut self, num: EventNum) {
+        self.states.remove(&num);
     }
 
     /// Tells whether state events may cite an event that is not stored; `None` where that has not been found out.
@@ -110,11 +112,6 @@ impl Kept {
                 let id = key.get(size_of::<u64>()..).and_then(|id| std::str::from_utf8(id).ok());
                 if let Some(event_id) = id.and_then(|id| <&EventId>::try_from(id).ok()) {
                     self.ids.remove(event_id);
-                }
-            }
-            Table::Events => {
-                if let Ok(seq) = seq_of(table, key) {
-                    self.states.remove(&EventNum(seq.0));
                 }
             }
             _ => {}

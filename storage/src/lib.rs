@@ -43,6 +43,7 @@ mod beside;
 mod cache;
 mod check;
 mod error;
+mod event_states;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
 mod garbage;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use gibbous_codec::{
-    AcknowledgedRow, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind, LogRecord, LogSeq,
-    NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RedactionRow, RoomHead, RoomNum,
-    ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
+    AcknowledgedRow, ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind,
+    LogRecord, LogSeq, NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RedactionRow, RoomHead,
+    RoomNum, ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
 };
 
 use crate::{
     Row, StoreError, Table,
+    event_states::{neighbours_of, row_key, with_copy},
     keys::{after, current_key, decode_row, redaction_key, room_bytes_key, room_prefix, room_seq_key, seq_of},
     pages::pages,
     state_group::{self, NodeSource},
@@ -143,8 +144,17 @@ pub trait RoomRows: Rows + NodeSource {
     ///
     /// If the backend fails or the row is damaged.
     fn changed_state(&self, num: EventNum) -> Result<Option<EventState>, StoreError> {
-        let key = room_seq_key(self.room(), LogSeq(num.0));
-        event_state_of(&key, self.row(Table::Events, &key)?.as_deref())
+        self.changed(num)?.map(|changed| with_copy(self, changed)).transpose()
+    }
+
+    /// The same, of which a better copy of the PDU is not read.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or the row is damaged.
+    fn changed(&self, num: EventNum) -> Result<Option<ChangedState>, StoreError> {
+        let key = row_key(self.room(), num);
+        Ok(neighbours_of(&key, self.row(Table::Events, &key)?.as_deref())?.remove(&num))
     }
 
     /// Returns a stored event.
@@ -164,8 +174,8 @@ pub trait RoomRows: Rows + NodeSource {
     ///
     /// As [`RoomRows::event`].
     fn stage_of(&self, num: EventNum) -> Result<Stage, StoreError> {
-        match self.changed_state(num)? {
-            Some(state) => Ok(state.stage),
+        match self.changed(num)? {
+            Some(changed) => Ok(changed.stage),
             None => Ok(self.event_record(num)?.state.stage.clone()),
         }
     }
@@ -345,11 +355,6 @@ pub trait RoomRows: Rows + NodeSource {
 /// Reads what is known of an event ID from its row, if it has one.
 pub(crate) fn id_row_of(key: &[u8], row: Option<&[u8]>) -> Result<IdRow, StoreError> {
     row.map_or(Ok(IdRow::default()), |bytes| decode_row(Table::EventIds, key, Kind::IdRow, bytes))
-}
-
-/// Reads what has changed of an event from its row, if it has one.
-pub(crate) fn event_state_of(key: &[u8], row: Option<&[u8]>) -> Result<Option<EventState>, StoreError> {
-    row.map(|bytes| decode_row(Table::Events, key, Kind::EventState, bytes)).transpose()
 }
 
 /// Reads the record of an event.

@@ -4,16 +4,17 @@
 use std::{cell::RefCell, collections::BTreeMap, mem, sync::Arc};
 
 use gibbous_codec::{
-    Edge, EventId, EventNum, EventRecord, EventState, GroupRecord, Hex, IdRow, Kind, LogRecord, LogSeq, NodeHash,
-    RoomHead, RoomNum, StateGroup, StateKey, path,
+    ChangedState, Edge, EventId, EventNum, EventRecord, EventState, GroupRecord, Hex, IdRow, Judgement, Kind,
+    LogRecord, LogSeq, NodeHash, RoomHead, RoomNum, StateGroup, StateKey, path,
 };
 
 use crate::{
     Batch, RoomSnapshot, Row, Snapshot, StoreError, Table,
     apply::{self, RoomRowsMut, apply, entry_of},
+    event_states::{Neighbours, StagedStates, neighbours_of, row_key},
     kept::{CITED_MAX, Kept},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
-    rows::{RoomRows, Rows, event_record_of, event_state_of, id_row_of, missing_event},
+    rows::{RoomRows, Rows, event_record_of, id_row_of, missing_event},
     state_group::{self, Change, Entry, Node, NodeSink, NodeSource},
     state_index::first_cited_and_missing,
     store::Store,
@@ -30,6 +31,9 @@ pub struct Txn<'s> {
     head: Option<RoomHead>,
     batch: Batch,
     nodes: BTreeMap<NodeHash, Arc<Node>>,
+    states: StagedStates,
+    /// Judgements that share one record, and its place: it is written when another one follows.
+    judged: Option<(LogSeq, Vec<Judgement>)>,
     /// Rows as they are stored. Should another writer have changed one since, the head row is another too, and the
     /// commit a conflict.
     kept: RefCell<Kept>,
@@ -60,6 +64,8 @@ impl<'s> Txn<'s> {
             head: None,
             batch: Batch::new(),
             nodes: BTreeMap::new(),
+            states: StagedStates::default(),
+            judged: None,
             kept,
             records: 0,
         };
@@ -103,13 +109,57 @@ impl<'s> Txn<'s> {
     /// If a row cannot be read or is damaged, or the record contradicts what is stored. The transaction is then to be
     /// discarded.
     pub fn stage(&mut self, record: &LogRecord) -> Result<LogSeq, StoreError> {
+        self.end_judged()?;
         let seq = self.next_seq();
-        let key = room_seq_key(self.room, seq);
-        let value = encode_row(Table::Log, &key, Kind::LogEntry, record)?;
-        self.write(Table::Log, key, Some(value));
+        self.write_record(seq, record)?;
         apply(self, seq, record)?;
         self.records += 1;
         Ok(seq)
+    }
+
+    /// Notes what is now held of an event. Judgements that directly follow each other share a record.
+    ///
+    /// # Errors
+    ///
+    /// As [`Txn::stage`].
+    pub fn stage_judgement(&mut self, judgement: Judgement) -> Result<(), StoreError> {
+        /// They fit into 60 KiB, were each event rejected before and after because of one with the longest ID.
+        const JUDGEMENTS_A_RECORD: usize = 64;
+        // A better copy of an event may take half of what a record may hold; and what has its place in the canonical order
+        // by its place in the log shares that with nothing.
+        let EventState { position, replaced_json, .. } = &judgement.state;
+        if replaced_json.is_some() || position.is_some_and(|position| position.root >= self.next_seq()) {
+            return self.stage(&LogRecord::Judged(vec![judgement])).map(drop);
+        }
+        if self.judged.as_ref().is_some_and(|(_, judgements)| judgements.len() >= JUDGEMENTS_A_RECORD) {
+            self.end_judged()?;
+        }
+        let seq = match &self.judged {
+            Some((seq, _)) => *seq,
+            None => {
+                self.records += 1;
+                self.next_seq()
+            }
+        };
+        let record = LogRecord::Judged(vec![judgement]);
+        apply(self, seq, &record)?;
+        let LogRecord::Judged(judgement) = record else { return Ok(()) };
+        self.judged.get_or_insert_with(|| (seq, Vec::new())).1.extend(judgement);
+        Ok(())
+    }
+
+    fn end_judged(&mut self) -> Result<(), StoreError> {
+        match self.judged.take() {
+            Some((seq, judgements)) => self.write_record(seq, &LogRecord::Judged(judgements)),
+            None => Ok(()),
+        }
+    }
+
+    fn write_record(&mut self, seq: LogSeq, record: &LogRecord) -> Result<(), StoreError> {
+        let key = room_seq_key(self.room, seq);
+        let value = encode_row(Table::Log, &key, Kind::LogEntry, record)?;
+        self.write(Table::Log, key, Some(value));
+        Ok(())
     }
 
     /// Appends the record of a new event and returns its number.
@@ -215,7 +265,7 @@ impl<'s> Txn<'s> {
 
     /// Returns how many bytes are staged, for callers that commit bulk facts in several batches.
     pub fn bytes(&self) -> usize {
-        self.batch.bytes()
+        self.batch.bytes() + self.states.bytes()
     }
 
     /// Tells whether nothing is staged.
@@ -238,8 +288,13 @@ impl<'s> Txn<'s> {
         if self.is_empty() {
             return Ok((Committed::default(), self.head_before.take()));
         }
+        self.end_judged()?;
         let key = room_prefix(self.room);
         let mut batch = mem::take(&mut self.batch);
+        for row in mem::take(&mut self.states).into_rows(self.room) {
+            let (key, value) = row?;
+            batch.put(Table::Events, key, value);
+        }
         let mut nodes = mem::take(&mut self.nodes);
         nodes.retain(|hash, _| !self.kept.get_mut().has_node(hash));
         for (hash, node) in &nodes {
@@ -291,6 +346,11 @@ impl<'s> Txn<'s> {
 
     /// Drops everything that is staged.
     pub fn discard(self) {}
+
+    fn stored_neighbours(&self, num: EventNum) -> Result<Neighbours, StoreError> {
+        let key = row_key(self.room, num);
+        neighbours_of(&key, self.snapshot.get(Table::Events, &key)?.as_deref())
+    }
 }
 
 impl Drop for Txn<'_> {
@@ -346,17 +406,16 @@ impl RoomRows for Txn<'_> {
         Ok(row)
     }
 
-    fn changed_state(&self, num: EventNum) -> Result<Option<EventState>, StoreError> {
-        if let Some(state) = self.kept.borrow().state(num) {
-            return Ok(state.clone());
+    fn changed(&self, num: EventNum) -> Result<Option<ChangedState>, StoreError> {
+        if let Some(changed) = self.kept.borrow().state(num) {
+            return Ok(changed.clone());
         }
-        let key = room_seq_key(self.room, num.into());
-        if let Some(row) = self.batch.staged(Table::Events, &key) {
-            return event_state_of(&key, row);
+        if let Some(staged) = self.states.neighbours(num) {
+            return Ok(staged.get(&num).cloned());
         }
-        let state = event_state_of(&key, self.snapshot.get(Table::Events, &key)?.as_deref())?;
-        self.kept.borrow_mut().keep_state(num, &state);
-        Ok(state)
+        let changed = self.stored_neighbours(num)?.remove(&num);
+        self.kept.borrow_mut().keep_state(num, changed.clone());
+        Ok(changed)
     }
 
     fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
@@ -376,6 +435,16 @@ impl RoomRowsMut for Txn<'_> {
             Some(value) => self.batch.put(table, key, value),
             None => self.batch.delete(table, key),
         }
+    }
+
+    fn put_changed(&mut self, changed: ChangedState) -> Result<(), StoreError> {
+        self.kept.get_mut().forget_state(changed.event);
+        let stored = match self.states.neighbours(changed.event) {
+            Some(_) => None,
+            None => Some(self.stored_neighbours(changed.event)?),
+        };
+        self.states.put(changed, stored);
+        Ok(())
     }
 
     fn set_head(&mut self, head: RoomHead) {

@@ -9,10 +9,10 @@ mod common;
 use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc};
 
 use gibbous_codec::{
-    AcknowledgedRow, AuthChainQuestion, Backoff, Check, Completed, Completing, CurrentRow, Edge, EventId, EventNum,
-    EventRecord, EventState, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex, IdRow, ImportRecord,
-    InviteRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash, OwnedEventId,
-    OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord,
+    AcknowledgedRow, AuthChainQuestion, Backoff, ChangedState, Check, Completed, Completing, CurrentRow, Edge, EventId,
+    EventNum, EventRecord, EventState, EventStatesRow, EventStatus, Folded, FormatRow, GapQuestion, GroupRecord, Hex,
+    IdRow, ImportRecord, InviteRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash,
+    OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord,
     RedactionRecord, RedactionRow, RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum, RoomOpened, RoomRow,
     RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey,
     StateQuestion, States, UnfoldedRow, WholeCopyRecord, WholeCopyRow, encode,
@@ -94,7 +94,10 @@ fn refusals() -> Vec<Refused> {
 }
 
 fn event_states(golden: &mut Golden) {
-    let mut put = |name: &str, state: &EventState| put(golden, &format!("event_state/{name}"), Kind::EventState, state);
+    let mut put = |name: &str, state: &EventState| {
+        let row = EventStatesRow { events: vec![ChangedState::of(EventNum(3), state, LogSeq(9))] };
+        put(golden, &format!("event_states/{name}"), Kind::EventStates, &row);
+    };
     put("unverified", &state(Stage::Unverified));
     put("waiting", &state(Stage::Waiting));
     put("dropped", &state(Stage::Dropped));
