@@ -7,25 +7,29 @@ use std::{
 };
 
 use gibbous::{
-    Engine, EventId, OwnedEventId, Request, RequestError, RequestId, RequestKind, Response, ServerName, Update,
+    Engine, OwnedEventId, OwnedServerName, Request, RequestError, RequestKind, Response, Update,
     gibbous_storage::{BackendError, StoreError},
 };
 use ruma::{
     UInt,
-    api::federation::{
-        authorization::get_event_authorization,
-        backfill::get_backfill,
-        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    api::{
+        error::Error as MatrixError,
+        federation::{
+            authorization::get_event_authorization,
+            backfill::get_backfill,
+            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+        },
     },
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 
-use crate::{Error, host::Shared, wire::Refused};
+use crate::{
+    Error, Host,
+    wire::{Wire, read},
+};
 
 /// How many events of one question are asked for at a time.
 const EVENTS_AT_ONCE: usize = 8;
@@ -42,40 +46,31 @@ impl Wake for Bell {
     }
 }
 
-/// Drives the engine until the store takes nothing in any more. What it has begun ends with it.
-pub(crate) async fn drive(
-    shared: Arc<Shared>,
-    updates: mpsc::UnboundedSender<Update>,
-    may_resync: watch::Receiver<bool>,
-) -> Result<(), Error> {
+/// Drives the engine until nobody hears of updates any more, or the store takes nothing in. What it has begun ends with
+/// it.
+pub(crate) async fn drive(host: Arc<Host>, updates: mpsc::UnboundedSender<Update>) -> Result<(), Error> {
     let bell = Arc::new(Bell(Notify::new()));
     let mut questions = JoinSet::new();
     loop {
         let waker = Waker::from(bell.clone());
-        let (requests, changed, pause_ms) = shared.call(move |engine, now_ms| turn(engine, &waker, now_ms)).await?;
+        let (requests, changed, pause_ms) = host.call(move |host, now_ms| turn(&host.engine, &waker, now_ms)).await?;
         for update in changed {
             tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
-            // Nobody may be interested any more.
+            // That nobody hears it is noticed below.
             let _ = updates.send(update);
         }
         for request in requests {
-            questions.spawn(ask(shared.clone(), request, may_resync.clone()));
+            questions.spawn(settle(host.clone(), request));
         }
         tokio::select! {
             () = bell.0.notified() => {}
             () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
-            Some(answered) = questions.join_next() => {
-                // Question and answer find each other by the ID; what comes late is ignored.
-                let (id, response) = match answered {
-                    Ok(answered) => answered,
-                    Err(error) => {
-                        // The engine takes it for a question that took too long.
-                        tracing::error!(%error, "a question has failed");
-                        continue;
-                    }
-                };
-                shared.call(move |engine, now_ms| pass(engine.handle_response(id, response, now_ms))).await?;
-            }
+            Some(settled) = questions.join_next() => settled.unwrap_or_else(|error| {
+                // The engine takes it for a question that took too long.
+                tracing::error!(%error, "a question has failed");
+                Ok(())
+            })?,
+            () = updates.closed() => return Ok(()),
         }
     }
 }
@@ -117,15 +112,22 @@ fn is_over(error: &gibbous::Error) -> bool {
     matches!(error, Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. })))
 }
 
+/// Asks a question, and hands in the answer. They find each other by the ID; what comes late is ignored.
+async fn settle(host: Arc<Host>, request: Request) -> Result<(), Error> {
+    let id = request.id;
+    let response = ask(&host, request).await;
+    host.call(move |host, now_ms| pass(host.engine.handle_response(id, response, now_ms))).await
+}
+
 /// Asks another server. Whatever goes wrong is an answer, too: the engine asks another one then.
-async fn ask(shared: Arc<Shared>, request: Request, mut may_resync: watch::Receiver<bool>) -> (RequestId, Response) {
-    let Request { id, room_id, destination: to, kind, .. } = request;
+async fn ask(host: &Host, request: Request) -> Response {
+    let Request { room_id, destination: to, kind, .. } = request;
     if matches!(kind, RequestKind::StateIds { .. } | RequestKind::State { .. }) {
         // An error means that the host is gone.
-        let _ = may_resync.wait_for(|may| *may).await;
+        let _ = host.may_resync.subscribe().wait_for(|may| *may).await;
     }
     tracing::debug!(%to, ?kind, "asks");
-    let wire = &shared.wire;
+    let wire = &host.wire;
     let answer = match kind {
         RequestKind::StateIds { event_id } => {
             wire.ask(&to, get_room_state_ids::v1::Request::new(event_id, room_id)).await
@@ -143,43 +145,40 @@ async fn ask(shared: Arc<Shared>, request: Request, mut may_resync: watch::Recei
             wire.ask(&to, gap).await
         }
         // We are asked for our own keys, too.
-        RequestKind::ServerKeys { server } if server == wire.key.server => shared.our_keys(),
-        RequestKind::ServerKeys { server } => wire.keys(&server).await,
-        RequestKind::Events { event_ids } => return (id, events(&shared, &to, event_ids).await),
+        RequestKind::ServerKeys { server } if server == wire.key.server => host.our_keys(),
+        RequestKind::ServerKeys { server } => wire.keys(&server).await.map(|keys| keys.document),
+        RequestKind::Events { event_ids } => return Response::Events(events(wire, &to, &event_ids).await),
         _ => Err("a later engine asks this".into()),
     };
-    (id, answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body))
+    answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body)
 }
 
-/// The one question that is several requests, and of whose answers the envelope is taken off.
-async fn events(shared: &Arc<Shared>, to: &ServerName, event_ids: Vec<OwnedEventId>) -> Response {
-    let limit = Arc::new(Semaphore::new(EVENTS_AT_ONCE));
-    let mut answers = JoinSet::new();
-    for event_id in event_ids {
-        let (shared, to, limit) = (shared.clone(), to.to_owned(), limit.clone());
-        answers.spawn(async move {
-            let _permit = limit.acquire().await;
-            let answer = event(&shared, &to, &event_id).await.map_err(|error| in_engine_words(&error));
-            (event_id, answer)
-        });
+type OneEvent = (OwnedEventId, Result<Vec<u8>, RequestError>);
+
+/// The one question that is several requests.
+async fn events(wire: &Arc<Wire>, to: &OwnedServerName, event_ids: &[OwnedEventId]) -> Vec<OneEvent> {
+    let mut answers = Vec::new();
+    for some in event_ids.chunks(EVENTS_AT_ONCE) {
+        let asked: JoinSet<_> = some.iter().map(|id| event(wire.clone(), to.clone(), id.clone())).collect();
+        answers.extend(asked.join_all().await);
     }
-    Response::Events(answers.join_all().await)
+    answers
 }
 
-async fn event(shared: &Shared, to: &ServerName, event_id: &EventId) -> Result<Vec<u8>, Error> {
-    #[derive(Deserialize)]
-    struct Transaction {
-        pdus: (Box<RawValue>,),
-    }
-    let body = shared.wire.ask(to, get_event::v1::Request::new(event_id.to_owned())).await?;
-    let Transaction { pdus: (pdu,) } = serde_json::from_slice(&body)?;
-    Ok(pdu.get().as_bytes().to_vec())
+/// Asks for an event, and takes the envelope off.
+async fn event(wire: Arc<Wire>, to: OwnedServerName, event_id: OwnedEventId) -> OneEvent {
+    let answer = wire.ask(&to, get_event::v1::Request::new(event_id.clone())).await;
+    let pdu = answer.and_then(|body| Ok(read::<get_event::v1::Response>(&body)?.pdu.get().as_bytes().to_vec()));
+    (event_id, pdu.map_err(|error| in_engine_words(&error)))
 }
 
 /// The engine has no word for an answer that is none, nor for trouble of the host's own.
 fn in_engine_words(error: &Error) -> RequestError {
-    match error.downcast_ref() {
-        Some(Refused { status, errcode }) => RequestError::Status { status: *status, errcode: errcode.clone() },
+    match error.downcast_ref::<MatrixError>() {
+        Some(refused) => RequestError::Status {
+            status: refused.status_code.as_u16(),
+            errcode: refused.error_kind().map(|kind| kind.errcode().to_string()).unwrap_or_default(),
+        },
         None => RequestError::Timeout,
     }
 }

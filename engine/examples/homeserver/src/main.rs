@@ -1,9 +1,8 @@
 //! A homeserver for one user, on the command line: what is said in a room is printed, what is typed is said.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
-    io::IsTerminal,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
@@ -14,15 +13,13 @@ use gibbous::{
     Change, EventStatus, Lookup, OwnedRoomId, OwnedServerName, OwnedUserId, ResyncStatus, SledBackend, SledOptions,
     StateKey,
 };
-use gibbous_example_homeserver::{Config, Error, Host, OurKey, RoomView, Update};
+use gibbous_example_homeserver::{Config, Draft, Error, Host, OurKey, RoomView};
+use indicatif::{ProgressBar, ProgressStyle};
 use ruma::OwnedRoomOrAliasId;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
     time::{Duration, interval},
 };
-
-/// How many updates are printed before they are acknowledged.
-const UPDATES_AT_ONCE: usize = 100;
 
 /// A homeserver for one user.
 #[derive(Parser)]
@@ -62,7 +59,7 @@ enum What {
         via: Vec<OwnedServerName>,
     },
     /// Makes a room that anybody may join.
-    Create { name: Option<String> },
+    Create,
 }
 
 #[expect(clippy::disallowed_types, reason = "the one place where the clock is read")]
@@ -77,7 +74,7 @@ async fn main() -> Result<(), Error> {
     fs::create_dir_all(&args.data_dir)?;
     let user: OwnedUserId = format!("@{}:{}", args.user, args.server_name).try_into()?;
     let config = Config {
-        key: OurKey::load(args.server_name, &args.data_dir.join("signing.key"))?,
+        key: OurKey::load(args.server_name, &args.data_dir)?,
         users: BTreeSet::from([user.clone()]),
         listener: TcpListener::bind(args.listen)?,
         tls: (args.certificate, args.key),
@@ -90,30 +87,24 @@ async fn main() -> Result<(), Error> {
     println!("{user} is in {}. What you type is said; /leave leaves, /quit stops.", printable(room_id.as_str()));
 
     let (mut lines, mut is_typing) = (BufReader::new(stdin()).lines(), true);
-    let mut changed = Vec::new();
-    let (mut bar, mut tick) = (String::new(), interval(Duration::from_millis(200)));
+    let (bar, mut tick) = (ProgressBar::new(0), interval(Duration::from_millis(200)));
+    bar.set_style(ProgressStyle::with_template("full state: {msg} [{bar:30}] {pos} of {len} events")?);
     loop {
         tokio::select! {
-            count = updates.recv_many(&mut changed, UPDATES_AT_ONCE) => {
-                if count == 0 {
-                    return Err("the engine's loop has ended".into());
+            update = updates.recv() => {
+                let update = update.ok_or("the engine's loop has ended")?;
+                if update.room_id == room_id
+                    && let Some(view) = host.room(&room_id).await?
+                    && let Some(line) = told(&view, &update.change)?
+                {
+                    bar.suspend(|| println!("{line}"));
                 }
-                let mut last = BTreeMap::new();
-                for update in changed.drain(..) {
-                    if update.room_id == room_id {
-                        redraw(&mut bar, String::new());
-                        print(&host, &update).await?;
-                    }
-                    last.insert(update.room_id.clone(), update);
-                }
-                // A room's last one stands for those before it: each acknowledgement is a sync.
-                for update in last.into_values() {
-                    host.acknowledge(update).await?;
-                }
+                // Each is a sync of the disk. Who has more to tell lets a room's last update stand for those before it.
+                host.acknowledge(update).await?;
             }
             _ = tick.tick() => {
                 if let Some(view) = host.room(&room_id).await? {
-                    redraw(&mut bar, progress(&view));
+                    show(&bar, &view);
                 }
             }
             line = lines.next_line(), if is_typing => match line?.as_deref().map(str::trim) {
@@ -126,23 +117,24 @@ async fn main() -> Result<(), Error> {
                 }
                 Some("") => {}
                 Some(body) => {
-                    if let Err(refusal) = host.say(&room_id, &user, body).await {
-                        eprintln!("not sent: {}", printable(&refusal.to_string()));
+                    if let Err(refusal) = host.create(&room_id, Draft::message(&user, body)).await {
+                        bar.suspend(|| eprintln!("not sent: {}", printable(&refusal.to_string())));
                     }
                 }
             },
             _ = tokio::signal::ctrl_c() => break,
         }
     }
-    host.stop().await;
+    bar.finish_and_clear();
+    host.stop(updates).await;
     // What waits for a line to be typed would keep us.
     std::process::exit(0)
 }
 
 /// Makes a room, joins one, or opens one where the user was when the host stopped.
-async fn enter(host: &Host, user: &OwnedUserId, what: What) -> Result<OwnedRoomId, Error> {
+async fn enter(host: &Arc<Host>, user: &OwnedUserId, what: What) -> Result<OwnedRoomId, Error> {
     let (room, mut via) = match what {
-        What::Create { name } => return host.create_room(user, name.as_deref()).await,
+        What::Create => return host.create_room(user).await,
         What::Join { room, via } => (room, via),
     };
     let room_id = match OwnedRoomId::try_from(room) {
@@ -163,34 +155,24 @@ async fn enter(host: &Host, user: &OwnedUserId, what: What) -> Result<OwnedRoomI
     Ok(room_id)
 }
 
-/// Prints what an update tells of: a message, who comes and goes, what was wrong with one of these, the full state.
-async fn print(host: &Host, update: &Update) -> Result<(), Error> {
-    let (event_id, note) = match &update.change {
+/// Returns what is printed of a change: a message, who comes and goes, what was wrong with one of these, the full state.
+fn told(view: &RoomView, change: &Change) -> Result<Option<String>, Error> {
+    let (event_id, note) = match change {
         Change::EventPersisted { event_id, status: EventStatus::Accepted, partial: true, .. } => (event_id, " (?)"),
         Change::EventPersisted { event_id, status: EventStatus::Accepted, .. } => (event_id, ""),
         Change::VerdictChanged { event_id, is: EventStatus::Accepted, .. } => (event_id, " (now allowed)"),
         Change::VerdictChanged { event_id, .. } => (event_id, " (not allowed after all)"),
-        Change::RoomUnPartialStated { .. } => {
-            println!("The room has its full state.");
-            return Ok(());
-        }
-        _ => return Ok(()),
+        Change::RoomUnPartialStated { .. } => return Ok(Some("The room has its full state.".to_owned())),
+        _ => return Ok(None),
     };
-    let Some(view) = host.room(&update.room_id).await? else { return Ok(()) };
-    let Some((shown, _)) = view.event_shown(event_id)? else { return Ok(()) };
+    let Some((shown, _)) = view.event_shown(event_id)? else { return Ok(None) };
     let content: serde_json::Value = serde_json::from_str(shown.pdu.content().get())?;
-    match (shown.pdu.event_type(), shown.pdu.membership()) {
-        ("m.room.message", _) => {
-            let body = content["body"].as_str().unwrap_or("?");
-            println!("{}{note}: {}", printable(shown.pdu.sender().as_str()), printable(body));
-        }
-        (_, Some(membership)) => {
-            let user = shown.pdu.state_key().unwrap_or_default();
-            println!("{}{note}: {}", printable(user), printable(membership));
-        }
-        _ => {}
-    }
-    Ok(())
+    let (who, what) = match (shown.pdu.event_type(), shown.pdu.membership()) {
+        ("m.room.message", _) => (shown.pdu.sender().as_str(), content["body"].as_str().unwrap_or("?")),
+        (_, Some(membership)) => (shown.pdu.state_key().unwrap_or_default(), membership),
+        _ => return Ok(None),
+    };
+    Ok(Some(format!("{}{note}: {}", printable(who), printable(what))))
 }
 
 /// Replaces in a text of others what would not be shown but do something to the terminal, or to the text beside it:
@@ -203,32 +185,20 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if acts(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Says how far the resync is; nothing of a room that has its full state.
-fn progress(view: &RoomView) -> String {
-    const WIDTH: usize = 30;
-    match view.resync() {
-        _ if !view.is_partial() => String::new(),
-        ResyncStatus::Running { named, missing, .. } if named > 0 => {
-            let (there, done) = (named - missing, WIDTH * (named - missing) / named);
-            format!("full state: [{:.<WIDTH$}] {there} of {named} events", "#".repeat(done))
+/// Shows how far the resync is; nothing of a room that has its full state.
+fn show(bar: &ProgressBar, view: &RoomView) {
+    let message = match view.resync() {
+        _ if !view.is_partial() => return bar.finish_and_clear(),
+        ResyncStatus::Running { named, missing, .. } => {
+            bar.set_length(named as u64);
+            bar.set_position((named - missing) as u64);
+            String::new()
         }
-        ResyncStatus::Resting { rest, .. } => format!("full state: at rest ({rest:?})"),
-        ResyncStatus::BackingOff { rounds, .. } => format!("full state: nobody has it, {rounds} rounds so far"),
-        ResyncStatus::Running { .. } | ResyncStatus::Idle => "full state: it is asked for".to_owned(),
-    }
-}
-
-/// Writes a line over the last one, where there is somebody to see it.
-fn redraw(shown: &mut String, text: String) {
-    if text != *shown {
-        let width = shown.chars().count();
-        match std::io::stderr().is_terminal() {
-            true => eprint!("\r{text:width$}\r"),
-            false if text.is_empty() => {}
-            false => eprintln!("{text}"),
-        }
-        *shown = text;
-    }
+        ResyncStatus::Resting { rest, .. } => format!("at rest ({rest:?})"),
+        ResyncStatus::BackingOff { rounds, .. } => format!("nobody has it, {rounds} rounds so far"),
+        ResyncStatus::Idle => String::new(),
+    };
+    bar.set_message(message);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod synapse;
 use std::path::PathBuf;
 
 use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, StateKey};
-use gibbous_example_homeserver::RoomView;
+use gibbous_example_homeserver::{Draft, RoomView};
 use serde_json::json;
 use tokio::sync::Mutex;
 
@@ -71,9 +71,8 @@ async fn live_join_through_synapse() {
     let anybody = json!({ "users": { &alice.id: 100 }, "events": { "m.room.topic": 0 } });
     alice.set(&room, "m.room.power_levels", "", &anybody).await;
     let was_in = third.host.join(&room_id, &mallory, &via).await.expect("the room is public").event_id;
-    let topic = json!({ "topic": "Mallory was here" });
-    let topic =
-        third.host.create(&room_id, &mallory, "m.room.topic", Some(String::new()), topic).await.expect("she may");
+    let topic = Draft::state(&mallory, "m.room.topic", "", &json!({ "topic": "Mallory was here" }));
+    let topic = third.host.create(&room_id, topic).await.expect("she may");
     alice.reads(&room, topic.as_str()).await;
     alice.act(&room, "ban", json!({ "user_id": mallory })).await;
     users[11].say(&room, "Somebody was banned").await;
@@ -108,7 +107,7 @@ async fn live_join_through_synapse() {
     late.act(&room, "join", json!({})).await;
     let message = late.say(&room, "I am late").await;
     events.push(ours.accepts(&message, true).await);
-    let answer = ours.host.say(&room_id, &carol, "It is me").await.expect("she is in the room");
+    let answer = ours.host.create(&room_id, Draft::message(&carol, "It is me")).await.expect("she is in the room");
     assert_eq!(late.reads(&room, answer.as_str()).await, "It is me");
     events.push(ours.accepts(answer.as_str(), true).await);
 
@@ -183,13 +182,16 @@ async fn live_synapse_joins_our_room() {
     // Our users come and go, and some of a third server, whom we let in as well.
     let told = now_ms();
     let carol = ours.user("carol");
-    let room_id = ours.host.create_room(&carol, None).await.expect("she may");
+    let room_id = ours.host.create_room(&carol).await.expect("she may");
     let room = room_id.to_string();
     for n in 1..OUR_MEMBERS {
         let user = ours.user(&format!("user{n}"));
         ours.host.join(&room_id, &user, &[]).await.expect("anybody may join");
         if n % 4 == 0 {
-            ours.host.say(&room_id, &user, &format!("Hello from {n}")).await.expect("he is in the room");
+            ours.host
+                .create(&room_id, Draft::message(&user, &format!("Hello from {n}")))
+                .await
+                .expect("he is in the room");
         }
         if n % 10 == 0 {
             ours.host.leave(&room_id, &user).await.expect("he is in the room");
@@ -217,7 +219,7 @@ async fn live_synapse_joins_our_room() {
     assert!(synapse.has_logged(&format!("Syncing state for room {room} via {}", ours.name)), "it joined partially");
     let said = alice.say(&room, "I am in already").await;
     ours.accepts(&said, false).await;
-    let answer = ours.host.say(&room_id, &carol, "So you are").await.expect("she is in the room");
+    let answer = ours.host.create(&room_id, Draft::message(&carol, "So you are")).await.expect("she is in the room");
     assert_eq!(alice.reads(&room, answer.as_str()).await, "So you are");
     let theirs = alice.joined_members(&room).await;
     let full = now_ms();

@@ -14,7 +14,7 @@ use gibbous::{
     RoomVersionId, SledBackend, SledOptions, StateKey,
     gibbous_codec::{RoomRules, sign_by},
 };
-use gibbous_example_homeserver::{Config, Error, Host, OurKey, RoomView, Update};
+use gibbous_example_homeserver::{Config, Error, Host, OurKey, RoomView, Updates};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     api::federation::{
@@ -27,7 +27,6 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The one place where a real clock is read.
 #[expect(clippy::disallowed_types, reason = "there is a real server on the other side")]
@@ -65,9 +64,9 @@ impl Certificate {
 
 /// A host, and what changes in it.
 pub(crate) struct Ours {
-    pub(crate) host: Host,
+    pub(crate) host: Arc<Host>,
     pub(crate) name: OwnedServerName,
-    updates: UnboundedReceiver<Update>,
+    updates: Updates,
     dir: PathBuf,
     certificate: Certificate,
 }
@@ -82,7 +81,7 @@ impl Ours {
 
     /// Stops it and starts it again, at the same address and with the same store.
     pub(crate) async fn restart(self) -> Self {
-        self.host.stop().await;
+        self.host.stop(self.updates).await;
         let port = self.name.port().expect("it has one");
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("it is free again");
         Self::on(listener, self.dir, self.certificate).await
@@ -92,7 +91,7 @@ impl Ours {
         let port = listener.local_addr().expect("it is bound").port();
         let name: OwnedServerName = format!("localhost:{port}").try_into().expect("a server name");
         let carol = format!("@carol:{name}").try_into().expect("a user ID");
-        let key = OurKey::load(name.clone(), &dir.join("signing.key")).expect("the directory can be used");
+        let key = OurKey::load(name.clone(), &dir).expect("the directory can be used");
         let backend = SledBackend::open(&dir.join("rooms"), SledOptions::default()).expect("the directory can be used");
         let config = Config {
             key,
@@ -183,7 +182,7 @@ impl Ours {
     }
 
     fn key(&self) -> OurKey {
-        OurKey::load(self.name.clone(), &self.dir.join("signing.key")).expect("it was written")
+        OurKey::load(self.name.clone(), &self.dir).expect("it was written")
     }
 
     /// Waits until something changes as wanted.
