@@ -6,19 +6,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use gibbous::{
-    Engine, OwnedEventId, OwnedServerName, Request, RequestError, RequestKind, Response, Update,
+    Engine, OwnedEventId, Request, RequestError, RequestKind, Response, ServerName, Update,
     gibbous_storage::{BackendError, StoreError},
 };
 use ruma::{
     UInt,
     api::{
         error::Error as MatrixError,
-        federation::{
-            authorization::get_event_authorization,
-            backfill::get_backfill,
-            event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
-        },
+        federation::{authorization::get_event_authorization, backfill::get_backfill, event},
     },
 };
 use tokio::{
@@ -53,7 +50,7 @@ pub(crate) async fn drive(host: Arc<Host>, updates: mpsc::UnboundedSender<Update
     let mut questions = JoinSet::new();
     loop {
         let waker = Waker::from(bell.clone());
-        let (requests, changed, pause_ms) = host.call(move |host, now_ms| turn(&host.engine, &waker, now_ms)).await?;
+        let (requests, changed, pause_ms) = host.call(|engine, now_ms| turn(engine, &waker, now_ms))?;
         for update in changed {
             tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
             // That nobody hears it is noticed below.
@@ -116,7 +113,7 @@ fn is_over(error: &gibbous::Error) -> bool {
 async fn settle(host: Arc<Host>, request: Request) -> Result<(), Error> {
     let id = request.id;
     let response = ask(&host, request).await;
-    host.call(move |host, now_ms| pass(host.engine.handle_response(id, response, now_ms))).await
+    Ok(host.call(|engine, now_ms| pass(engine.handle_response(id, response, now_ms)))?)
 }
 
 /// Asks another server. Whatever goes wrong is an answer, too: the engine asks another one then.
@@ -130,9 +127,11 @@ async fn ask(host: &Host, request: Request) -> Response {
     let wire = &host.wire;
     let answer = match kind {
         RequestKind::StateIds { event_id } => {
-            wire.ask(&to, get_room_state_ids::v1::Request::new(event_id, room_id)).await
+            wire.ask(&to, event::get_room_state_ids::v1::Request::new(event_id, room_id)).await
         }
-        RequestKind::State { event_id } => wire.ask(&to, get_room_state::v1::Request::new(event_id, room_id)).await,
+        RequestKind::State { event_id } => {
+            wire.ask(&to, event::get_room_state::v1::Request::new(event_id, room_id)).await
+        }
         RequestKind::EventAuth { event_id } => {
             wire.ask(&to, get_event_authorization::v1::Request::new(room_id, event_id)).await
         }
@@ -140,35 +139,29 @@ async fn ask(host: &Host, request: Request) -> Response {
             wire.ask(&to, get_backfill::v1::Request::new(room_id, from, limit.into())).await
         }
         RequestKind::MissingEvents { earliest, latest, limit, min_depth } => {
-            let mut gap = get_missing_events::v1::Request::new(room_id, earliest, latest);
+            let mut gap = event::get_missing_events::v1::Request::new(room_id, earliest, latest);
             (gap.limit, gap.min_depth) = (limit.into(), UInt::new_saturating(min_depth));
             wire.ask(&to, gap).await
         }
-        // We are asked for our own keys, too.
-        RequestKind::ServerKeys { server } if server == wire.key.server => host.our_keys(),
-        RequestKind::ServerKeys { server } => wire.keys(&server).await.map(|keys| keys.document),
-        RequestKind::Events { event_ids } => return Response::Events(events(wire, &to, &event_ids).await),
+        RequestKind::ServerKeys { server } => wire.keys(&server).await,
+        // The one question that is several requests.
+        RequestKind::Events { event_ids } => {
+            let events = stream::iter(event_ids).map(|event_id| ask_event(wire, &to, event_id));
+            return Response::Events(events.buffer_unordered(EVENTS_AT_ONCE).collect().await);
+        }
         _ => Err("a later engine asks this".into()),
     };
     answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body)
 }
 
-type OneEvent = (OwnedEventId, Result<Vec<u8>, RequestError>);
-
-/// The one question that is several requests.
-async fn events(wire: &Arc<Wire>, to: &OwnedServerName, event_ids: &[OwnedEventId]) -> Vec<OneEvent> {
-    let mut answers = Vec::new();
-    for some in event_ids.chunks(EVENTS_AT_ONCE) {
-        let asked: JoinSet<_> = some.iter().map(|id| event(wire.clone(), to.clone(), id.clone())).collect();
-        answers.extend(asked.join_all().await);
-    }
-    answers
-}
-
 /// Asks for an event, and takes the envelope off.
-async fn event(wire: Arc<Wire>, to: OwnedServerName, event_id: OwnedEventId) -> OneEvent {
-    let answer = wire.ask(&to, get_event::v1::Request::new(event_id.clone())).await;
-    let pdu = answer.and_then(|body| Ok(read::<get_event::v1::Response>(&body)?.pdu.get().as_bytes().to_vec()));
+async fn ask_event(
+    wire: &Wire,
+    to: &ServerName,
+    event_id: OwnedEventId,
+) -> (OwnedEventId, Result<Vec<u8>, RequestError>) {
+    let answer = wire.ask(to, event::get_event::v1::Request::new(event_id.clone())).await;
+    let pdu = answer.and_then(|body| Ok(read::<event::get_event::v1::Response>(&body)?.pdu.get().as_bytes().to_vec()));
     (event_id, pdu.map_err(|error| in_engine_words(&error)))
 }
 

@@ -10,6 +10,7 @@ use gibbous::{OwnedServerName, ServerName, Signer};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, UInt,
     api::federation::discovery::ServerSigningKeys,
+    canonical_json::to_canonical_value,
     serde::{Base64, base64::Standard},
     signatures::{Ed25519KeyPair, KeyPair, PublicKeyMap, sign_json, verify_json},
 };
@@ -107,13 +108,8 @@ pub(crate) fn published_by(server: &ServerName, body: &[u8], now_ms: u64) -> Res
     let mut document: CanonicalJsonObject = serde_json::from_slice(body)?;
     // `verify_json` checks the signatures of all who have signed, even if nobody has: whether the server has is asked
     // here, and who else has does not matter.
-    let own = match document.remove("signatures") {
-        Some(CanonicalJsonValue::Object(mut signatures)) => signatures.remove(server.as_str()),
-        _ => None,
-    };
-    let own = own.ok_or_else(|| format!("{server} has not signed its keys"))?;
-    let signatures = CanonicalJsonObject::from([(server.to_string(), own)]);
-    document.insert("signatures".to_owned(), signatures.into());
+    let own = published.signatures.get(server).ok_or_else(|| format!("{server} has not signed its keys"))?;
+    document.insert("signatures".to_owned(), to_canonical_value(json!({ server.as_str(): own }))?);
     verify_json(&keys, &document)?;
 
     let valid_until_ts = u64::from(published.valid_until_ts.get()).min(now_ms + VALID_MS_MAX);

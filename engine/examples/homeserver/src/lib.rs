@@ -5,9 +5,9 @@
 //!
 //! | file | duty | calls of the engine |
 //! |---|---|---|
-//! | `host.rs` | opens the engine, and closes it | `open`, `room`, `acknowledge`, `handle_server_keys` |
+//! | `host.rs` | opens the engine, and closes it | `open`, `room`, `acknowledge` |
 //! | `driver.rs` | asks what the engine wants to know, tells what has changed | `handle_timeout`, `poll_request`, `handle_response`, `poll_update`, `poll_timeout`, `register_waker` |
-//! | `server.rs` | takes in what other servers send, answers what they ask | `receive`, `handle_invite`, `make_join`, `send_join`, `make_leave`, `send_leave`, `serve_…` |
+//! | `server.rs` | takes in what other servers send, answers what they ask | `receive`, `handle_invite`, `make_join`, `send_join`, `make_leave`, `send_leave`, `serve_…`, `handle_server_keys` |
 //! | `users.rs` | does what our users want | `create_room`, `create`, `how_to_join`, `begin_join`, `join_status` |
 //! | `outbox.rs` | sends our events, in order | |
 //! | `wire.rs`, `keys.rs`, `known.rs` | where servers are, requests to them, signatures; what of it is remembered | |
@@ -31,7 +31,8 @@ mod wire;
 pub use gibbous::{RoomView, Update};
 pub use host::{Config, Host, Updates};
 pub use keys::OurKey;
-pub use users::{Draft, Joined};
+pub use users::Joined;
+pub use wire::Wire;
 
 /// What goes wrong, on our side or another's.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -1,50 +1,28 @@
 //! A homeserver for one user, on the command line: what is said in a room is printed, what is typed is said.
 
 use std::{
-    collections::BTreeSet,
-    fs,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
-    sync::Arc,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
-use gibbous::{
-    Change, EventStatus, Lookup, OwnedRoomId, OwnedServerName, OwnedUserId, ResyncStatus, SledBackend, SledOptions,
-    StateKey,
-};
-use gibbous_example_homeserver::{Config, Draft, Error, Host, OurKey, RoomView};
+use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, OwnedServerName, ResyncStatus, StateKey};
+use gibbous_example_homeserver::{Config, Error, Host, RoomView};
 use indicatif::{ProgressBar, ProgressStyle};
 use ruma::OwnedRoomOrAliasId;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
-    time::{Duration, interval},
+    time::interval,
 };
 
 /// A homeserver for one user.
 #[derive(Parser)]
 struct Args {
-    /// The server's name; a port in it is where others come to, without a `.well-known` file it is 8448.
-    #[arg(long)]
-    server_name: OwnedServerName,
-    /// Where rooms and the signing key are kept.
-    #[arg(long)]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    config: Config,
     /// The address to serve at.
     #[arg(long, default_value = "0.0.0.0:8448")]
     listen: SocketAddr,
-    /// The certificate, PEM.
-    #[arg(long)]
-    certificate: PathBuf,
-    /// The certificate's key, PEM.
-    #[arg(long)]
-    key: PathBuf,
-    /// A certificate that is believed beside those of the system, PEM.
-    #[arg(long)]
-    ca: Option<PathBuf>,
-    /// The user's name, without the server's.
-    #[arg(long, default_value = "me")]
-    user: String,
     #[command(subcommand)]
     what: What,
 }
@@ -70,21 +48,10 @@ fn now_ms() -> u64 {
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let args = Args::parse();
-    fs::create_dir_all(&args.data_dir)?;
-    let user: OwnedUserId = format!("@{}:{}", args.user, args.server_name).try_into()?;
-    let config = Config {
-        key: OurKey::load(args.server_name, &args.data_dir)?,
-        users: BTreeSet::from([user.clone()]),
-        listener: TcpListener::bind(args.listen)?,
-        tls: (args.certificate, args.key),
-        trusted: args.ca,
-        backend: Arc::new(SledBackend::open(&args.data_dir.join("rooms"), SledOptions::default())?),
-        now_ms,
-    };
-    let (host, mut updates) = Host::start(config).await?;
-    let room_id = enter(&host, &user, args.what).await?;
-    println!("{user} is in {}. What you type is said; /leave leaves, /quit stops.", printable(room_id.as_str()));
+    let Args { config, listen, what } = Args::parse();
+    let (host, mut updates) = Host::start(config, TcpListener::bind(listen)?, now_ms).await?;
+    let room_id = enter(&host, what).await?;
+    println!("{} is in {}. What you type is said; /leave leaves, /quit stops.", host.user, printable(room_id.as_str()));
 
     let (mut lines, mut is_typing) = (BufReader::new(stdin()).lines(), true);
     let (bar, mut tick) = (ProgressBar::new(0), interval(Duration::from_millis(200)));
@@ -94,16 +61,16 @@ async fn main() -> Result<(), Error> {
             update = updates.recv() => {
                 let update = update.ok_or("the engine's loop has ended")?;
                 if update.room_id == room_id
-                    && let Some(view) = host.room(&room_id).await?
+                    && let Some(view) = host.room(&room_id)?
                     && let Some(line) = told(&view, &update.change)?
                 {
                     bar.suspend(|| println!("{line}"));
                 }
                 // Each is a sync of the disk. Who has more to tell lets a room's last update stand for those before it.
-                host.acknowledge(update).await?;
+                host.acknowledge(&update)?;
             }
             _ = tick.tick() => {
-                if let Some(view) = host.room(&room_id).await? {
+                if let Some(view) = host.room(&room_id)? {
                     show(&bar, &view);
                 }
             }
@@ -112,12 +79,12 @@ async fn main() -> Result<(), Error> {
                 None => is_typing = false,
                 Some("/quit") => break,
                 Some("/leave") => {
-                    host.leave(&room_id, &user).await?;
+                    host.leave(&room_id, &host.user)?;
                     break;
                 }
                 Some("") => {}
                 Some(body) => {
-                    if let Err(refusal) = host.create(&room_id, Draft::message(&user, body)).await {
+                    if let Err(refusal) = host.say(&room_id, &host.user, body) {
                         bar.suspend(|| eprintln!("not sent: {}", printable(&refusal.to_string())));
                     }
                 }
@@ -132,11 +99,8 @@ async fn main() -> Result<(), Error> {
 }
 
 /// Makes a room, joins one, or opens one where the user was when the host stopped.
-async fn enter(host: &Arc<Host>, user: &OwnedUserId, what: What) -> Result<OwnedRoomId, Error> {
-    let (room, mut via) = match what {
-        What::Create => return host.create_room(user).await,
-        What::Join { room, via } => (room, via),
-    };
+async fn enter(host: &Host, what: What) -> Result<OwnedRoomId, Error> {
+    let What::Join { room, mut via } = what else { return host.create_room(&host.user) };
     let room_id = match OwnedRoomId::try_from(room) {
         Ok(room_id) => room_id,
         Err(alias) => {
@@ -145,12 +109,11 @@ async fn enter(host: &Arc<Host>, user: &OwnedUserId, what: What) -> Result<Owned
             room_id
         }
     };
-    let member = match host.room(&room_id).await? {
-        Some(view) => view.state_event(&StateKey::new("m.room.member", user.as_str()))?,
-        None => Lookup::Absent,
-    };
-    if member.present().is_none_or(|member| member.membership() != Some("join")) {
-        host.join(&room_id, user, &via).await?;
+    let member = StateKey::new("m.room.member", host.user.as_str());
+    let member = host.room(&room_id)?.map(|view| view.state_event(&member)).transpose()?;
+    let is_in = member.and_then(Lookup::present).is_some_and(|member| member.membership() == Some("join"));
+    if !is_in {
+        host.join(&room_id, &host.user, &via).await?;
     }
     Ok(room_id)
 }

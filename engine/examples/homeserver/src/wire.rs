@@ -25,6 +25,8 @@ use crate::{
     known::Known,
 };
 
+/// How long we say that our key is valid: a day.
+const KEY_VALID_MS: u64 = 86_400_000;
 /// How long an answer may take. The engine gives up by itself, mostly before.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How large an answer may be: 500 MiB, as in Synapse; `send_join` and `state` of the largest rooms have 100 MiB.
@@ -41,7 +43,7 @@ const KEYS_FRESH_MS: u64 = 60_000;
 
 /// Requests to other servers.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub struct Wire {
     pub(crate) key: OurKey,
     pub(crate) now_ms: fn() -> u64,
     http: Client,
@@ -69,7 +71,7 @@ impl Wire {
     }
 
     /// Asks another server, and returns the body of its 200 answer.
-    pub(crate) async fn ask<R>(&self, to: &ServerName, request: R) -> Result<Vec<u8>, Error>
+    pub async fn ask<R>(&self, to: &ServerName, request: R) -> Result<Vec<u8>, Error>
     where
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
@@ -80,31 +82,34 @@ impl Wire {
         self.call(request, ANSWER_BYTES_MAX).await
     }
 
-    /// Returns who has sent a request: the server that has signed it. Its keys too, if they had to be asked for.
-    pub(crate) async fn authenticate(
-        &self,
-        request: &Request<&[u8]>,
-    ) -> Result<(OwnedServerName, Option<Vec<u8>>), Error> {
+    /// Returns who has sent a request: the server that has signed it.
+    pub(crate) async fn authenticate(&self, request: &Request<&[u8]>) -> Result<OwnedServerName, Error> {
         let claim = XMatrix::extract_from_http_headers(request.headers())?;
         let verify = |by: &Published| match by.valid_until_ts >= (self.now_ms)() {
             true => claim.verify_http_request(request, &self.key.server, &by.keys).map_err(Error::from),
             false => Err("its keys are not valid any more".into()),
         };
         let known = self.keys.of(&claim.origin).await.given.clone();
-        if known.is_some_and(|keys| verify(&keys).is_ok()) {
-            return Ok((claim.origin, None));
+        if !known.is_some_and(|keys| verify(&keys).is_ok()) {
+            verify(&self.published(&claim.origin).await?)?;
         }
-        let asked = self.keys(&claim.origin).await?;
-        verify(&asked)?;
-        Ok((claim.origin, Some(asked.document)))
+        Ok(claim.origin)
     }
 
-    /// Returns a server's keys as it publishes them, once they have been checked. Nobody makes us ask again and again by
-    /// signatures that do not hold, or in the name of a server that has no keys.
-    pub(crate) async fn keys(&self, server: &ServerName) -> Result<Published, Error> {
+    /// Returns a server's keys as the engine takes them. It asks for ours, too.
+    pub(crate) async fn keys(&self, server: &ServerName) -> Result<Vec<u8>, Error> {
+        match *server == self.key.server {
+            true => self.key.published((self.now_ms)() + KEY_VALID_MS),
+            false => Ok(self.published(server).await?.document),
+        }
+    }
+
+    /// Returns the keys that another server publishes, once they have been checked. Nobody makes us ask again and again
+    /// by signatures that do not hold, or in the name of a server that has no keys.
+    async fn published(&self, server: &ServerName) -> Result<Published, Error> {
         let mut known = self.keys.of(server).await;
         if known.until_ms <= (self.now_ms)() {
-            let published = self.publishes(server).await;
+            let published = self.ask_for_keys(server).await;
             known.until_ms = (self.now_ms)() + KEYS_FRESH_MS;
             // Where it gives none, what it gave before is as good as ever.
             known.given = Some(published?);
@@ -112,7 +117,7 @@ impl Wire {
         known.given.clone().ok_or_else(|| "its keys could not be had a moment ago".into())
     }
 
-    async fn publishes(&self, server: &ServerName) -> Result<Published, Error> {
+    async fn ask_for_keys(&self, server: &ServerName) -> Result<Published, Error> {
         let address = self.address(server).await;
         let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&address)));
         let request = request.header(HOST, address.as_str()).body(Vec::new())?;

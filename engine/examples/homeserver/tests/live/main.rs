@@ -6,8 +6,8 @@ mod synapse;
 use std::path::PathBuf;
 
 use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, StateKey};
-use gibbous_example_homeserver::{Draft, RoomView};
-use serde_json::json;
+use gibbous_example_homeserver::RoomView;
+use serde_json::{json, value::to_raw_value};
 use tokio::sync::Mutex;
 
 use ours::{Certificate, Ours, now_ms};
@@ -71,8 +71,9 @@ async fn live_join_through_synapse() {
     let anybody = json!({ "users": { &alice.id: 100 }, "events": { "m.room.topic": 0 } });
     alice.set(&room, "m.room.power_levels", "", &anybody).await;
     let was_in = third.host.join(&room_id, &mallory, &via).await.expect("the room is public").event_id;
-    let topic = Draft::state(&mallory, "m.room.topic", "", &json!({ "topic": "Mallory was here" }));
-    let topic = third.host.create(&room_id, topic).await.expect("she may");
+    let topic = to_raw_value(&json!({ "topic": "Mallory was here" })).expect("JSON can be written");
+    let topic = third.host.draft(&mallory, "m.room.topic", Some(""), &topic);
+    let topic = third.host.create(&room_id, &topic).expect("she may");
     alice.reads(&room, topic.as_str()).await;
     alice.act(&room, "ban", json!({ "user_id": mallory })).await;
     users[11].say(&room, "Somebody was banned").await;
@@ -88,13 +89,13 @@ async fn live_join_through_synapse() {
     let joined = ours.host.join(&room_id, &carol, &via).await.expect("the room is public");
     let usable = now_ms();
     assert!(joined.partial, "Synapse left the members out");
-    let members_at_first = ours.joined_members(&room_id).await.len();
+    let members_at_first = ours.joined_members(&room_id).len();
     assert!(members_at_first < MEMBERS / 2, "{members_at_first} members are known");
     let member = |user: &str| StateKey::new("m.room.member", user);
     let read = |view: RoomView, user: &str| view.state_event(&member(user)).expect("the store works");
-    assert!(matches!(read(ours.view(&room_id).await, &users[50].id), Lookup::Unknown(_)), "nobody knows who that is");
-    assert!(matches!(read(ours.view(&room_id).await, mallory.as_str()), Lookup::Unknown(_)), "nobody knows of the ban");
-    assert!(matches!(read(ours.view(&room_id).await, carol.as_str()), Lookup::Present(_)), "one of ours is known");
+    assert!(matches!(read(ours.view(&room_id), &users[50].id), Lookup::Unknown(_)), "nobody knows who that is");
+    assert!(matches!(read(ours.view(&room_id), mallory.as_str()), Lookup::Unknown(_)), "nobody knows of the ban");
+    assert!(matches!(read(ours.view(&room_id), carol.as_str()), Lookup::Present(_)), "one of ours is known");
 
     // While the room is partial: a message of a member that we have not heard of, a ban, a new member, a message of
     // theirs, and one of ours.
@@ -107,16 +108,16 @@ async fn live_join_through_synapse() {
     late.act(&room, "join", json!({})).await;
     let message = late.say(&room, "I am late").await;
     events.push(ours.accepts(&message, true).await);
-    let answer = ours.host.create(&room_id, Draft::message(&carol, "It is me")).await.expect("she is in the room");
+    let answer = ours.host.say(&room_id, &carol, "It is me").expect("she is in the room");
     assert_eq!(late.reads(&room, answer.as_str()).await, "It is me");
     events.push(ours.accepts(answer.as_str(), true).await);
 
     // The banned one says something, which Synapse would not send us: her server does. It cites her join, which is
     // known for the sake of the topic that she has set.
-    let lie = third.signs_message(&ours.view(&room_id).await, &mallory, &was_in);
+    let lie = third.signs_message(&ours.view(&room_id), &mallory, &was_in);
     third.pushes(&ours.name, &lie).await;
     ours.accepts(lie.event_id().as_str(), true).await;
-    assert!(ours.view(&room_id).await.is_partial());
+    assert!(ours.view(&room_id).is_partial());
 
     // We stop and start again in the midst of it, and the resync goes on.
     let let_go = now_ms();
@@ -129,11 +130,8 @@ async fn live_join_through_synapse() {
     let full_change = ours.wait_for("full state", is_full).await;
     let full = now_ms();
     assert_eq!(full_change, Change::RoomUnPartialStated { holes: Vec::new() });
-    assert!(!ours.view(&room_id).await.is_partial());
-    assert!(
-        matches!(read(ours.view(&room_id).await, &users[50].id), Lookup::Present(_)),
-        "now it is known who that is"
-    );
+    assert!(!ours.view(&room_id).is_partial());
+    assert!(matches!(read(ours.view(&room_id), &users[50].id), Lookup::Present(_)), "now it is known who that is");
 
     // Afterwards all goes on, and both servers have the same states.
     let topic = alice.set(&room, "m.room.topic", "", &json!({ "topic": "The end" })).await;
@@ -143,12 +141,12 @@ async fn live_join_through_synapse() {
     for event_id in &events {
         ours.agrees(&synapse.name, &room_id, event_id).await;
     }
-    let members = ours.joined_members(&room_id).await;
+    let members = ours.joined_members(&room_id);
     assert_eq!(members, alice.joined_members(&room).await, "our members, and Synapse's");
     assert_eq!(members.len(), MEMBERS - 3 + 2, "without those who left or were banned, with the late one and Carol");
 
     // We leave, and are seen to leave.
-    ours.host.leave(&room_id, &carol).await.expect("she is in the room");
+    ours.host.leave(&room_id, &carol).expect("she is in the room");
     alice.sees(&room, carol.as_str(), "leave").await;
 
     println!("live test: we join a room of Synapse, of {} members", members.len());
@@ -182,19 +180,16 @@ async fn live_synapse_joins_our_room() {
     // Our users come and go, and some of a third server, whom we let in as well.
     let told = now_ms();
     let carol = ours.user("carol");
-    let room_id = ours.host.create_room(&carol).await.expect("she may");
+    let room_id = ours.host.create_room(&carol).expect("she may");
     let room = room_id.to_string();
     for n in 1..OUR_MEMBERS {
         let user = ours.user(&format!("user{n}"));
         ours.host.join(&room_id, &user, &[]).await.expect("anybody may join");
         if n % 4 == 0 {
-            ours.host
-                .create(&room_id, Draft::message(&user, &format!("Hello from {n}")))
-                .await
-                .expect("he is in the room");
+            ours.host.say(&room_id, &user, &format!("Hello from {n}")).expect("he is in the room");
         }
         if n % 10 == 0 {
-            ours.host.leave(&room_id, &user).await.expect("he is in the room");
+            ours.host.leave(&room_id, &user).expect("he is in the room");
         }
     }
     third.host.hold_resync(true);
@@ -202,11 +197,8 @@ async fn live_synapse_joins_our_room() {
         let user = third.user(&format!("guest{n}"));
         third.host.join(&room_id, &user, &[ours.name.clone()]).await.expect("we let them in");
         if n == 0 {
-            assert!(third.view(&room_id).await.is_partial(), "we left the members out");
-            assert!(
-                third.joined_members(&room_id).await.contains(carol.as_str()),
-                "but for heroes: the room has no name"
-            );
+            assert!(third.view(&room_id).is_partial(), "we left the members out");
+            assert!(third.joined_members(&room_id).contains(carol.as_str()), "but for heroes: the room has no name");
         }
     }
     third.host.hold_resync(false);
@@ -219,13 +211,13 @@ async fn live_synapse_joins_our_room() {
     assert!(synapse.has_logged(&format!("Syncing state for room {room} via {}", ours.name)), "it joined partially");
     let said = alice.say(&room, "I am in already").await;
     ours.accepts(&said, false).await;
-    let answer = ours.host.create(&room_id, Draft::message(&carol, "So you are")).await.expect("she is in the room");
+    let answer = ours.host.say(&room_id, &carol, "So you are").expect("she is in the room");
     assert_eq!(alice.reads(&room, answer.as_str()).await, "So you are");
     let theirs = alice.joined_members(&room).await;
     let full = now_ms();
     assert!(synapse.has_logged(&format!("State resync complete for {room}")), "it has the full state");
 
-    let members = ours.joined_members(&room_id).await;
+    let members = ours.joined_members(&room_id);
     assert_eq!(theirs, members, "Synapse's members, and ours");
     assert_eq!(members.len(), OUR_MEMBERS - (OUR_MEMBERS - 1) / 10 + 5 + 1);
     let last = alice.say(&room, "And I know you all").await;
@@ -244,7 +236,7 @@ async fn live_synapse_joins_our_room() {
     assert_eq!(unsigned.status().as_u16(), 401);
 
     // Who leaves is seen to leave, with our help too.
-    ours.host.leave(&room_id, &ours.user("user1")).await.expect("he is in the room");
+    ours.host.leave(&room_id, &ours.user("user1")).expect("he is in the room");
     alice.sees(&room, ours.user("user1").as_str(), "leave").await;
     third.leaves_by_handshake(&ours.name, &room_id, &third.user("guest3")).await;
     alice.sees(&room, third.user("guest3").as_str(), "leave").await;
