@@ -1,14 +1,10 @@
 //! The loop that drives the engine: what it wants to know is asked, what has changed is told.
 
-use std::{
-    sync::Arc,
-    task::{Wake, Waker},
-    time::Duration,
-};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, pending, stream};
 use gibbous::{
-    Engine, OwnedEventId, Request, RequestError, RequestKind, Response, ServerName, Update,
+    Request, RequestError, RequestKind, Response, Update,
     gibbous_storage::{BackendError, StoreError},
 };
 use ruma::{
@@ -18,15 +14,9 @@ use ruma::{
         federation::{authorization::get_event_authorization, backfill::get_backfill, event},
     },
 };
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc::UnboundedSender, task::JoinSet};
 
-use crate::{
-    Error, Host,
-    wire::{Wire, read},
-};
+use crate::{Error, Host, wire::read};
 
 /// How many events of one question are asked for at a time.
 const EVENTS_AT_ONCE: usize = 8;
@@ -34,33 +24,33 @@ const EVENTS_AT_ONCE: usize = 8;
 const PAUSE_MS_MIN: u64 = 100;
 const PAUSE_MS_MAX: u64 = 10_000;
 
-/// How the engine says that there is something to poll, from whatever thread it was called.
-struct Bell(Notify);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_one();
-    }
-}
-
 /// Drives the engine until nobody hears of updates any more, or the store takes nothing in. What it has begun ends with
 /// it.
-pub(crate) async fn drive(host: Arc<Host>, updates: mpsc::UnboundedSender<Update>) -> Result<(), Error> {
-    let bell = Arc::new(Bell(Notify::new()));
+pub(crate) async fn drive(host: Arc<Host>, updates: UnboundedSender<Update>) -> Result<(), Error> {
     let mut questions = JoinSet::new();
     loop {
-        let waker = Waker::from(bell.clone());
-        let (requests, changed, pause_ms) = host.call(|engine, now_ms| turn(engine, &waker, now_ms))?;
-        for update in changed {
-            tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
-            // That nobody hears it is noticed below.
-            let _ = updates.send(update);
-        }
-        for request in requests {
-            questions.spawn(settle(host.clone(), request));
-        }
+        let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        let pause_ms = host.call(|engine, now_ms| {
+            // Registered before anything is polled: what comes in between, from whatever thread, wakes this task, too.
+            engine.register_waker(&waker);
+            // Time is an input: what took too long is given up, and servers are asked again after a pause.
+            pass(engine.handle_timeout(now_ms))?;
+            // What the engine wants to know.
+            while let Some(request) = pass(engine.poll_request(now_ms))? {
+                questions.spawn(settle(host.clone(), request));
+            }
+            // What has changed. It is durable, and may be told to clients.
+            while let Some(update) = pass(engine.poll_update())? {
+                tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
+                // That nobody hears it is noticed below.
+                let _ = updates.send(update);
+            }
+            let pause_ms = engine.poll_timeout().map_or(PAUSE_MS_MAX, |at_ms| at_ms.saturating_sub(now_ms));
+            Ok::<_, gibbous::Error>(pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX))
+        })?;
         tokio::select! {
-            () = bell.0.notified() => {}
+            // Goes on when the task is woken.
+            () = async { pending!() } => {}
             () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
             Some(settled) = questions.join_next() => settled.unwrap_or_else(|error| {
                 // The engine takes it for a question that took too long.
@@ -72,41 +62,17 @@ pub(crate) async fn drive(host: Arc<Host>, updates: mpsc::UnboundedSender<Update
     }
 }
 
-/// One turn of the loop: returns what is to be asked, what has changed, and when to come again, if nothing rings
-/// before.
-fn turn(engine: &Engine, waker: &Waker, now_ms: u64) -> Result<(Vec<Request>, Vec<Update>, u64), gibbous::Error> {
-    // Registered before anything is polled, so that what comes in between rings, too.
-    engine.register_waker(waker);
-    // Time is an input: what took too long is given up, and servers are asked again after a pause.
-    pass(engine.handle_timeout(now_ms))?;
-    // What the engine wants to know.
-    let (mut requests, mut updates) = (Vec::new(), Vec::new());
-    while let Some(request) = pass(engine.poll_request(now_ms))? {
-        requests.push(request);
-    }
-    // What has changed. It is durable, and may be told to clients.
-    while let Some(update) = pass(engine.poll_update())? {
-        updates.push(update);
-    }
-    let pause_ms = engine.poll_timeout().map_or(PAUSE_MS_MAX, |at_ms| at_ms.saturating_sub(now_ms));
-    Ok((requests, updates, pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX)))
-}
-
-/// Lets trouble pass that is not the end: it is one room's, mostly, and the other rooms go on.
+/// Lets trouble pass that is not the end: it is one room's, mostly, and the other rooms go on. It is the end when the
+/// store takes nothing in any more: the engine must be opened anew.
 fn pass<T: Default>(done: Result<T, gibbous::Error>) -> Result<T, gibbous::Error> {
+    use gibbous::Error::Store;
     match done {
-        Err(error) if !is_over(&error) => {
+        Err(Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. }))) | Ok(_) => done,
+        Err(error) => {
             tracing::error!(%error, "the engine's loop goes on after this");
             Ok(T::default())
         }
-        done => done,
     }
-}
-
-/// Tells whether the store takes nothing in any more: the engine must be opened anew.
-fn is_over(error: &gibbous::Error) -> bool {
-    use gibbous::Error::Store;
-    matches!(error, Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. })))
 }
 
 /// Asks a question, and hands in the answer. They find each other by the ID; what comes late is ignored.
@@ -120,8 +86,7 @@ async fn settle(host: Arc<Host>, request: Request) -> Result<(), Error> {
 async fn ask(host: &Host, request: Request) -> Response {
     let Request { room_id, destination: to, kind, .. } = request;
     if matches!(kind, RequestKind::StateIds { .. } | RequestKind::State { .. }) {
-        // An error means that the host is gone.
-        let _ = host.may_resync.subscribe().wait_for(|may| *may).await;
+        drop(host.resync.read().await);
     }
     tracing::debug!(%to, ?kind, "asks");
     let wire = &host.wire;
@@ -144,25 +109,18 @@ async fn ask(host: &Host, request: Request) -> Response {
             wire.ask(&to, gap).await
         }
         RequestKind::ServerKeys { server } => wire.keys(&server).await,
-        // The one question that is several requests.
+        // The one question that is several requests, and of whose answers the envelope is taken off.
         RequestKind::Events { event_ids } => {
-            let events = stream::iter(event_ids).map(|event_id| ask_event(wire, &to, event_id));
+            let events = stream::iter(event_ids).map(|event_id| async {
+                let answer = wire.ask(&to, event::get_event::v1::Request::new(event_id.clone())).await;
+                let pdu = answer.and_then(|body| Ok(read::<event::get_event::v1::Response>(&body)?.pdu));
+                (event_id, pdu.map(|pdu| pdu.get().as_bytes().to_vec()).map_err(|error| in_engine_words(&error)))
+            });
             return Response::Events(events.buffer_unordered(EVENTS_AT_ONCE).collect().await);
         }
         _ => Err("a later engine asks this".into()),
     };
     answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body)
-}
-
-/// Asks for an event, and takes the envelope off.
-async fn ask_event(
-    wire: &Wire,
-    to: &ServerName,
-    event_id: OwnedEventId,
-) -> (OwnedEventId, Result<Vec<u8>, RequestError>) {
-    let answer = wire.ask(to, event::get_event::v1::Request::new(event_id.clone())).await;
-    let pdu = answer.and_then(|body| Ok(read::<event::get_event::v1::Response>(&body)?.pdu.get().as_bytes().to_vec()));
-    (event_id, pdu.map_err(|error| in_engine_words(&error)))
 }
 
 /// The engine has no word for an answer that is none, nor for trouble of the host's own.

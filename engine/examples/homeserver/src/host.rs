@@ -12,7 +12,7 @@ use axum_server::{Handle, tls_rustls::RustlsConfig};
 use gibbous::{Engine, OwnedServerName, OwnedUserId, RoomId, RoomView, SledBackend, SledOptions, Update};
 use ruma::UserId;
 use tokio::{
-    sync::{RwLock, mpsc, watch},
+    sync::{RwLock, mpsc},
     task::block_in_place,
 };
 
@@ -59,8 +59,9 @@ pub struct Host {
     /// Held for writing while a `send_join` is out: transactions wait for that. A real homeserver has one for each room,
     /// so that a slow answer holds up nothing else.
     pub(crate) joining: RwLock<()>,
-    /// Whether states are asked for.
-    pub(crate) may_resync: watch::Sender<bool>,
+    /// Held for writing by whoever wants partial rooms to wait with their resync: where there are many of them, they may
+    /// go one after the other.
+    pub resync: Arc<RwLock<()>>,
     server: Handle<SocketAddr>,
 }
 
@@ -94,8 +95,8 @@ impl Host {
 
     pub(crate) fn new(user: OwnedUserId, wire: Wire, engine: Engine) -> Self {
         let wire = Arc::new(wire);
-        let (outbox, may_resync) = (Outbox::new(wire.clone()), watch::Sender::new(true));
-        Self { user, wire, engine, outbox, joining: RwLock::default(), may_resync, server: Handle::new() }
+        let (outbox, joining, resync) = (Outbox::new(wire.clone()), RwLock::default(), Arc::default());
+        Self { user, wire, resync, engine, outbox, joining, server: Handle::new() }
     }
 
     /// Stops the host, and returns when nothing holds its store any more.
@@ -126,12 +127,6 @@ impl Host {
     /// restart.
     pub fn acknowledge(&self, update: &Update) -> Result<(), Error> {
         Ok(self.call(|engine, now_ms| engine.acknowledge(&update.room_id, update.position, now_ms))?)
-    }
-
-    /// Holds back the questions for states, or lets them go: a host that starts with many partial rooms may have them
-    /// resync one after the other.
-    pub fn hold_resync(&self, hold: bool) {
-        self.may_resync.send_replace(!hold);
     }
 }
 

@@ -31,7 +31,6 @@ mod wire;
 pub use gibbous::{RoomView, Update};
 pub use host::{Config, Host, Updates};
 pub use keys::OurKey;
-pub use users::Joined;
 pub use wire::Wire;
 
 /// What goes wrong, on our side or another's.

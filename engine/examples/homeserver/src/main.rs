@@ -79,7 +79,7 @@ async fn main() -> Result<(), Error> {
                 None => is_typing = false,
                 Some("/quit") => break,
                 Some("/leave") => {
-                    host.leave(&room_id, &host.user)?;
+                    host.change_membership(&room_id, &host.user, "leave")?;
                     break;
                 }
                 Some("") => {}
@@ -145,7 +145,7 @@ fn printable(text: &str) -> String {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars().map(|c| if acts(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.replace(acts, "\u{fffd}")
 }
 
 /// Shows how far the resync is; nothing of a room that has its full state.

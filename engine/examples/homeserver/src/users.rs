@@ -24,15 +24,6 @@ use crate::{Error, Host, outbox::raw_json, wire::read};
 /// How soon the engine is asked again whether a join is finished.
 const JOIN_PAUSE: Duration = Duration::from_millis(10);
 
-/// A join that has been finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// The join event.
-    pub event_id: OwnedEventId,
-    /// Whether the room has partial state yet.
-    pub partial: bool,
-}
-
 impl Host {
     /// Makes a room that anybody may join.
     pub fn create_room(&self, creator: &UserId) -> Result<OwnedRoomId, Error> {
@@ -42,15 +33,17 @@ impl Host {
             ("m.room.power_levels", "", raw(&json!({ "users": {} }))),
             ("m.room.join_rules", "", raw(&json!({ "join_rule": "public" }))),
         ];
-        let initial = contents
-            .each_ref()
-            .map(|(event_type, state_key, content)| self.draft(creator, event_type, Some(state_key), content));
+        let origin_server_ts = (self.wire.now_ms)();
+        let initial = contents.each_ref().map(|(event_type, state_key, content)| {
+            let state_key = Some(*state_key);
+            EventDraft { sender: creator, event_type, state_key, content, redacts: None, origin_server_ts }
+        });
         let new_room = NewRoom {
             room_version: &RoomVersionId::V12,
             room_id: None,
             creator,
             creation_content: &raw(&json!({})),
-            origin_server_ts: (self.wire.now_ms)(),
+            origin_server_ts,
             initial: &initial,
         };
         // All of the room, or nothing of it. Its events go to nobody: nobody else is there.
@@ -58,39 +51,29 @@ impl Host {
         Ok(made.room_id)
     }
 
-    /// Says something in a room as one of our users who is in it. Returns the event's ID; it is sent to the servers in
-    /// the room by and by.
+    /// Says something in a room as one of our users who is in it.
     pub fn say(&self, room_id: &RoomId, sender: &UserId, body: &str) -> Result<OwnedEventId, Error> {
-        let content = raw(&json!({ "msgtype": "m.text", "body": body }));
-        self.create(room_id, &self.draft(sender, "m.room.message", None, &content))
+        self.create(room_id, sender, ("m.room.message", None), &json!({ "msgtype": "m.text", "body": body }))
     }
 
-    /// Leaves a room.
-    pub fn leave(&self, room_id: &RoomId, user: &UserId) -> Result<OwnedEventId, Error> {
-        self.change_membership(room_id, user, "leave")
+    /// Leaves a room, or changes another way from one membership to another.
+    pub fn change_membership(&self, room_id: &RoomId, user: &UserId, to: &str) -> Result<OwnedEventId, Error> {
+        self.create(room_id, user, ("m.room.member", Some(user.as_str())), &json!({ "membership": to }))
     }
 
-    fn change_membership(&self, room_id: &RoomId, user: &UserId, membership: &str) -> Result<OwnedEventId, Error> {
-        let content = raw(&json!({ "membership": membership }));
-        self.create(room_id, &self.draft(user, "m.room.member", Some(user.as_str()), &content))
-    }
-
-    /// Returns an event that one of our users wants, as it is before the engine completes it.
-    pub fn draft<'a>(
+    /// Has the engine make an event of one of our users. Returns its ID; it is sent to the servers in the room by and by.
+    pub fn create(
         &self,
-        sender: &'a UserId,
-        event_type: &'a str,
-        state_key: Option<&'a str>,
-        content: &'a RawValue,
-    ) -> EventDraft<'a> {
-        EventDraft { sender, event_type, state_key, content, redacts: None, origin_server_ts: (self.wire.now_ms)() }
-    }
-
-    /// Has the engine make an event of one of our users, and has it sent.
-    pub fn create(&self, room_id: &RoomId, draft: &EventDraft<'_>) -> Result<OwnedEventId, Error> {
+        room_id: &RoomId,
+        sender: &UserId,
+        (event_type, state_key): (&str, Option<&str>),
+        content: &Json,
+    ) -> Result<OwnedEventId, Error> {
+        let (content, origin_server_ts) = (raw(content), (self.wire.now_ms)());
+        let draft = EventDraft { sender, event_type, state_key, content: &content, redacts: None, origin_server_ts };
         // The engine finds what the event follows and what allows it, signs it by our key, and judges it before it
         // stores it. What it refuses is not stored, and must not leave the house.
-        let created = self.call(|engine, now_ms| engine.create(room_id, draft, &self.wire.key, now_ms))??;
+        let created = self.call(|engine, now_ms| engine.create(room_id, &draft, &self.wire.key, now_ms))??;
         self.outbox.send(&created.pdu, created.destinations.servers);
         Ok(created.pdu.event_id().to_owned())
     }
@@ -104,16 +87,16 @@ impl Host {
 
     /// Joins a room; where a server is needed that is in it, by the first of these or of those that are known that lets
     /// us in, and partially if it can.
-    pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &[OwnedServerName]) -> Result<Joined, Error> {
+    pub async fn join(&self, room_id: &RoomId, user: &UserId, via: &[OwnedServerName]) -> Result<OwnedEventId, Error> {
         // The engine knows whether we can let the user in ourselves, and whether a response may leave the members out.
         let route = self.call(|engine, _| engine.how_to_join(room_id, user))?;
         let JoinRoute::Handshake { candidates, omit_members } = route else {
-            return Ok(Joined { event_id: self.change_membership(room_id, user, "join")?, partial: false });
+            return self.change_membership(room_id, user, "join");
         };
         let mut refusal = "no server is known that is in the room".into();
         for server in via.iter().chain(&candidates).filter(|server| **server != self.wire.key.server) {
             match self.join_via(room_id, user, server, omit_members).await {
-                Ok(joined) => return Ok(joined),
+                Ok(event_id) => return Ok(event_id),
                 Err(error) => refusal = error,
             }
         }
@@ -127,7 +110,7 @@ impl Host {
         user: &UserId,
         via: &ServerName,
         omit_members: bool,
-    ) -> Result<Joined, Error> {
+    ) -> Result<OwnedEventId, Error> {
         let (join, rules) = self.make_join(room_id, user, via).await?;
         // The room sends us its PDUs from `send_join` on, and the engine would refuse them until `begin_join`, as it
         // does not know the room: who hands them over waits meanwhile.
@@ -150,7 +133,7 @@ impl Host {
         drop(joining);
         loop {
             match self.engine.join_status(ticket) {
-                JoinStatus::Joined { event_id, partial } => return Ok(Joined { event_id, partial }),
+                JoinStatus::Joined { event_id, .. } => return Ok(event_id),
                 JoinStatus::Failed(error) => return Err(error.into()),
                 JoinStatus::Checking => tokio::time::sleep(JOIN_PAUSE).await,
                 JoinStatus::Unknown => return Err("the join is forgotten".into()),
