@@ -4,19 +4,19 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, pending, stream};
 use gibbous::{
-    Request, RequestError, RequestKind, Response, Update,
+    Request, RequestKind, Response, Update,
     gibbous_storage::{BackendError, StoreError},
 };
 use ruma::{
     UInt,
-    api::{
-        error::Error as MatrixError,
-        federation::{authorization::get_event_authorization, backfill::get_backfill, event},
-    },
+    api::federation::{authorization::get_event_authorization, backfill::get_backfill, event},
 };
 use tokio::{sync::mpsc::UnboundedSender, task::JoinSet};
 
-use crate::{Error, Host, wire::read};
+use crate::{
+    Error, Host,
+    wire::{in_engine_words, read},
+};
 
 /// How many events of one question are asked for at a time.
 const EVENTS_AT_ONCE: usize = 8;
@@ -41,7 +41,6 @@ pub(crate) async fn drive(host: Arc<Host>, updates: UnboundedSender<Update>) -> 
             }
             // What has changed. It is durable, and may be told to clients.
             while let Some(update) = pass(engine.poll_update())? {
-                tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
                 // That nobody hears it is noticed below.
                 let _ = updates.send(update);
             }
@@ -88,7 +87,6 @@ async fn ask(host: &Host, request: Request) -> Response {
     if matches!(kind, RequestKind::StateIds { .. } | RequestKind::State { .. }) {
         drop(host.resync.read().await);
     }
-    tracing::debug!(%to, ?kind, "asks");
     let wire = &host.wire;
     let answer = match kind {
         RequestKind::StateIds { event_id } => {
@@ -121,17 +119,6 @@ async fn ask(host: &Host, request: Request) -> Response {
         _ => Err("a later engine asks this".into()),
     };
     answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body)
-}
-
-/// The engine has no word for an answer that is none, nor for trouble of the host's own.
-fn in_engine_words(error: &Error) -> RequestError {
-    match error.downcast_ref::<MatrixError>() {
-        Some(refused) => RequestError::Status {
-            status: refused.status_code.as_u16(),
-            errcode: refused.error_kind().map(|kind| kind.errcode().to_string()).unwrap_or_default(),
-        },
-        None => RequestError::Timeout,
-    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use gibbous::{Engine, OwnedServerName, OwnedUserId, RoomId, RoomView, SledBackend, SledOptions, Update};
+use gibbous::{Engine, OwnedServerName, OwnedUserId, SledBackend, SledOptions, Update};
 use ruma::UserId;
 use tokio::{
     sync::{RwLock, mpsc},
@@ -33,6 +33,9 @@ pub struct Config {
     /// Where rooms and the signing key are kept.
     #[arg(long)]
     pub data_dir: PathBuf,
+    /// The address to serve at.
+    #[arg(long, default_value = "0.0.0.0:8448")]
+    pub listen: SocketAddr,
     /// The certificate, PEM.
     #[arg(long)]
     pub certificate: PathBuf,
@@ -55,24 +58,22 @@ pub struct Host {
     /// Requests to other servers.
     pub wire: Arc<Wire>,
     pub(crate) engine: Engine,
-    pub(crate) outbox: Outbox,
-    /// Held for writing while a `send_join` is out: transactions wait for that. A real homeserver has one for each room,
-    /// so that a slow answer holds up nothing else.
+    pub(crate) outbox: Mutex<Outbox>,
+    /// Held for writing while a `send_join` is out: transactions wait for that. A real homeserver has one for each
+    /// room, so that a slow answer holds up nothing else.
     pub(crate) joining: RwLock<()>,
-    /// Held for writing by whoever wants partial rooms to wait with their resync: where there are many of them, they may
-    /// go one after the other.
+    /// Held for writing by whoever wants partial rooms to wait with their resync: where there are many of them, they
+    /// may go one after the other.
     pub resync: Arc<RwLock<()>>,
     server: Handle<SocketAddr>,
 }
 
 impl Host {
-    /// Starts a host, which other servers reach at `listener`. Returns it together with everything that changes in its
-    /// rooms, from what was acknowledged last on.
-    pub async fn start(
-        config: Config,
-        listener: TcpListener,
-        now_ms: fn() -> u64,
-    ) -> Result<(Arc<Self>, Updates), Error> {
+    /// Starts a host, which runs until it is stopped. Returns it together with everything that changes in its rooms,
+    /// from what was acknowledged last on.
+    pub async fn start(config: Config) -> Result<(Arc<Self>, Updates), Error> {
+        let listener = TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
         fs::create_dir_all(&config.data_dir)?;
         let key = OurKey::load(config.server_name.clone(), &config.data_dir)?;
         let wire = Wire::new(key, config.ca.as_deref(), now_ms)?;
@@ -85,7 +86,6 @@ impl Host {
         let (updates, updates_of) = mpsc::unbounded_channel();
         let driving = driver::drive(host.clone(), updates);
         tokio::spawn(async { driving.await.unwrap_or_else(|error| tracing::error!(%error, "the engine's loop ends")) });
-        listener.set_nonblocking(true)?;
         let tls = RustlsConfig::from_pem_file(config.certificate, config.key).await?;
         let serving = axum_server::from_tcp_rustls(listener, tls)?.handle(host.server.clone());
         let serving = serving.serve(server::router(host.clone()).into_make_service());
@@ -94,14 +94,13 @@ impl Host {
     }
 
     pub(crate) fn new(user: OwnedUserId, wire: Wire, engine: Engine) -> Self {
-        let wire = Arc::new(wire);
-        let (outbox, joining, resync) = (Outbox::new(wire.clone()), RwLock::default(), Arc::default());
-        Self { user, wire, resync, engine, outbox, joining, server: Handle::new() }
+        let (outbox, joining, resync) = (Mutex::default(), RwLock::default(), Arc::default());
+        Self { user, wire: Arc::new(wire), resync, engine, outbox, joining, server: Handle::new() }
     }
 
     /// Stops the host, and returns when nothing holds its store any more.
     pub async fn stop(self: Arc<Self>, updates: Updates) {
-        self.outbox.flush(LAST_PATIENCE).await;
+        self.flush(LAST_PATIENCE).await;
         self.server.shutdown();
         // The engine's loop ends when nobody hears of them.
         drop(updates);
@@ -112,22 +111,18 @@ impl Host {
 
     /// Makes a call of the engine, at the time that it is.
     ///
-    /// Calls may come from any thread, and return when what they have done is on disk: the runtime is told, and has
-    /// another thread go on with what else is to be done.
-    pub(crate) fn call<T>(&self, call: impl FnOnce(&Engine, u64) -> T) -> T {
+    /// Calls may come from any thread, and return when what they have done is on disk. The runtime, which has to be the
+    /// one with many threads, is told, and lets another one go on with its other tasks.
+    pub fn call<T>(&self, call: impl FnOnce(&Engine, u64) -> T) -> T {
         block_in_place(|| call(&self.engine, (self.wire.now_ms)()))
     }
+}
 
-    /// Returns a room as it stands now. A view changes nothing and waits for nobody.
-    pub fn room(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
-        Ok(self.call(|engine, _| engine.room(room_id))?)
-    }
-
-    /// Says that an update has been dealt with, and all before it in its room, so that they do not come again after a
-    /// restart.
-    pub fn acknowledge(&self, update: &Update) -> Result<(), Error> {
-        Ok(self.call(|engine, now_ms| engine.acknowledge(&update.room_id, update.position, now_ms))?)
-    }
+/// Returns the time, in milliseconds since 1970.
+#[expect(clippy::disallowed_types, reason = "the one place where the clock is read")]
+pub fn now_ms() -> u64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ pub struct OurKey {
 }
 
 impl OurKey {
-    /// Reads the key from a directory, and makes one where there is none. It is kept for good: other servers remember it.
+    /// Reads the key from a directory, and makes one where there is none. It is kept for good: other servers remember
+    /// it.
     pub fn load(server: OwnedServerName, dir: &Path) -> Result<Self, Error> {
         let file = dir.join("signing.key");
         let document = match fs::read(&file) {
@@ -97,11 +98,8 @@ pub(crate) struct Published {
 /// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself.
 pub(crate) fn published_by(server: &ServerName, body: &[u8], now_ms: u64) -> Result<Published, Error> {
     let published: ServerSigningKeys = serde_json::from_slice(body)?;
-    if published.server_name != server {
-        return Err(format!("{} publishes the keys of {}", server, published.server_name).into());
-    }
-    if published.verify_keys.len() > KEYS_MAX {
-        return Err(format!("{server} publishes more than {KEYS_MAX} keys").into());
+    if published.server_name != server || published.verify_keys.len() > KEYS_MAX {
+        return Err(format!("{server} publishes the keys of another server, or more than {KEYS_MAX}").into());
     }
     let keys = published.verify_keys.into_iter().map(|(key_id, key)| (key_id.to_string(), key.key)).collect();
     let keys = PublicKeyMap::from([(server.to_string(), keys)]);

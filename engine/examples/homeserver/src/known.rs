@@ -1,20 +1,17 @@
 //! What is remembered of other servers. Anybody can name servers, so that there is a limit.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous::{OwnedServerName, ServerName};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// How many servers are remembered: 2,000, as in the engine. With a key or two each that is 1 MB, with as many keys as are
-/// believed 50 MB.
+/// How many servers are remembered: 2,000, as in the engine. With a key or two each that is a few MB, with as many as
+/// are believed and fit an answer 200 MB.
 const SERVERS_MAX: usize = 2_000;
 
 /// The answers of servers to one question.
 #[derive(Debug, Default)]
-pub(crate) struct Known<T>(Mutex<BTreeMap<OwnedServerName, Arc<AsyncMutex<Answer<T>>>>>);
+pub(crate) struct Known<T>(Mutex<BTreeMap<OwnedServerName, Arc<Mutex<Answer<T>>>>>);
 
 /// What a server has answered last.
 #[derive(Debug, Default)]
@@ -27,14 +24,13 @@ pub(crate) struct Answer<T> {
 impl<T: Default> Known<T> {
     /// Returns a server's answer. Whoever asks the server meanwhile keeps it, and the others wait: it is asked once.
     pub(crate) async fn of(&self, server: &ServerName) -> OwnedMutexGuard<Answer<T>> {
-        let answer = {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever makes up servers cannot choose what is forgotten.
-            if known.len() >= SERVERS_MAX && !known.contains_key(server) {
-                known.clear();
-            }
-            known.entry(server.to_owned()).or_default().clone()
-        };
+        let mut known = self.0.lock().await;
+        // Whoever makes up servers cannot choose what is forgotten.
+        if known.len() >= SERVERS_MAX && !known.contains_key(server) {
+            known.clear();
+        }
+        let answer = known.entry(server.to_owned()).or_default().clone();
+        drop(known);
         answer.lock_owned().await
     }
 }
@@ -52,7 +48,7 @@ mod tests {
         }
         assert_eq!(known.of(&server(0)).await.given, Some(0));
         known.of(&server(SERVERS_MAX)).await.given = Some(SERVERS_MAX);
-        assert_eq!(known.0.lock().expect("nobody panics").len(), 1);
+        assert_eq!(known.0.lock().await.len(), 1);
         assert_eq!(known.of(&server(0)).await.given, None);
     }
 }

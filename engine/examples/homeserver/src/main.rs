@@ -1,13 +1,10 @@
 //! A homeserver for one user, on the command line: what is said in a room is printed, what is typed is said.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, OwnedServerName, ResyncStatus, StateKey};
-use gibbous_example_homeserver::{Config, Error, Host, RoomView};
+use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, OwnedServerName, ResyncStatus, RoomView, StateKey};
+use gibbous_example_homeserver::{Config, Error, Host};
 use indicatif::{ProgressBar, ProgressStyle};
 use ruma::OwnedRoomOrAliasId;
 use tokio::{
@@ -20,9 +17,6 @@ use tokio::{
 struct Args {
     #[command(flatten)]
     config: Config,
-    /// The address to serve at.
-    #[arg(long, default_value = "0.0.0.0:8448")]
-    listen: SocketAddr,
     #[command(subcommand)]
     what: What,
 }
@@ -40,37 +34,32 @@ enum What {
     Create,
 }
 
-#[expect(clippy::disallowed_types, reason = "the one place where the clock is read")]
-fn now_ms() -> u64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let Args { config, listen, what } = Args::parse();
-    let (host, mut updates) = Host::start(config, TcpListener::bind(listen)?, now_ms).await?;
+    let Args { config, what } = Args::parse();
+    let (host, mut updates) = Host::start(config).await?;
     let room_id = enter(&host, what).await?;
     println!("{} is in {}. What you type is said; /leave leaves, /quit stops.", host.user, printable(room_id.as_str()));
 
     let (mut lines, mut is_typing) = (BufReader::new(stdin()).lines(), true);
-    let (bar, mut tick) = (ProgressBar::new(0), interval(Duration::from_millis(200)));
-    bar.set_style(ProgressStyle::with_template("full state: {msg} [{bar:30}] {pos} of {len} events")?);
+    let (bar, mut tick) = (ProgressBar::new(1), interval(Duration::from_millis(200)));
+    bar.set_style(ProgressStyle::with_template("full state: [{bar:30}] {msg}")?);
     loop {
         tokio::select! {
             update = updates.recv() => {
                 let update = update.ok_or("the engine's loop has ended")?;
                 if update.room_id == room_id
-                    && let Some(view) = host.room(&room_id)?
+                    && let Some(view) = host.call(|engine, _| engine.room(&room_id))?
                     && let Some(line) = told(&view, &update.change)?
                 {
                     bar.suspend(|| println!("{line}"));
                 }
-                // Each is a sync of the disk. Who has more to tell lets a room's last update stand for those before it.
-                host.acknowledge(&update)?;
+                // It was dealt with, and does not come again after a restart. This is a sync of the disk: who has more
+                // to tell acknowledges a room's last update, which stands for those before it.
+                host.call(|engine, now_ms| engine.acknowledge(&update.room_id, update.position, now_ms))?;
             }
             _ = tick.tick() => {
-                if let Some(view) = host.room(&room_id)? {
+                if let Some(view) = host.call(|engine, _| engine.room(&room_id))? {
                     show(&bar, &view);
                 }
             }
@@ -101,16 +90,10 @@ async fn main() -> Result<(), Error> {
 /// Makes a room, joins one, or opens one where the user was when the host stopped.
 async fn enter(host: &Host, what: What) -> Result<OwnedRoomId, Error> {
     let What::Join { room, mut via } = what else { return host.create_room(&host.user) };
-    let room_id = match OwnedRoomId::try_from(room) {
-        Ok(room_id) => room_id,
-        Err(alias) => {
-            let (room_id, servers) = host.resolve(&alias).await?;
-            via.extend(servers);
-            room_id
-        }
-    };
+    let (room_id, servers) = host.resolve(room).await?;
+    via.extend(servers);
     let member = StateKey::new("m.room.member", host.user.as_str());
-    let member = host.room(&room_id)?.map(|view| view.state_event(&member)).transpose()?;
+    let member = host.call(|engine, _| engine.room(&room_id))?.map(|view| view.state_event(&member)).transpose()?;
     let is_in = member.and_then(Lookup::present).is_some_and(|member| member.membership() == Some("join"));
     if !is_in {
         host.join(&room_id, &host.user, &via).await?;
@@ -118,7 +101,8 @@ async fn enter(host: &Host, what: What) -> Result<OwnedRoomId, Error> {
     Ok(room_id)
 }
 
-/// Returns what is printed of a change: a message, who comes and goes, what was wrong with one of these, the full state.
+/// Returns what is printed of a change: a message, who comes and goes, what was wrong with one of these, the full
+/// state.
 fn told(view: &RoomView, change: &Change) -> Result<Option<String>, Error> {
     let (event_id, note) = match change {
         Change::EventPersisted { event_id, status: EventStatus::Accepted, partial: true, .. } => (event_id, " (?)"),
@@ -152,14 +136,14 @@ fn printable(text: &str) -> String {
 fn show(bar: &ProgressBar, view: &RoomView) {
     let message = match view.resync() {
         _ if !view.is_partial() => return bar.finish_and_clear(),
-        ResyncStatus::Running { named, missing, .. } => {
+        ResyncStatus::Running { named, missing, .. } if named > 0 => {
             bar.set_length(named as u64);
             bar.set_position((named - missing) as u64);
-            String::new()
+            format!("{} of {named} events", named - missing)
         }
         ResyncStatus::Resting { rest, .. } => format!("at rest ({rest:?})"),
         ResyncStatus::BackingOff { rounds, .. } => format!("nobody has it, {rounds} rounds so far"),
-        ResyncStatus::Idle => String::new(),
+        ResyncStatus::Running { .. } | ResyncStatus::Idle => "it is asked for".to_owned(),
     };
     bar.set_message(message);
 }

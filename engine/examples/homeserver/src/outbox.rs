@@ -4,19 +4,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use gibbous::{OwnedServerName, Pdu};
-use ruma::{
-    MilliSecondsSinceUnixEpoch, UInt,
-    api::{error::Error as MatrixError, federation::transactions::send_transaction_message},
-};
+use gibbous::{OwnedServerName, Pdu, RequestError};
+use ruma::{MilliSecondsSinceUnixEpoch, UInt, api::federation::transactions::send_transaction_message};
 use serde_json::value::RawValue;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{Error, wire::Wire};
+use crate::{Error, Host, Wire, wire::in_engine_words};
 
 /// How many PDUs a transaction may have, by the specification.
 pub(crate) const PDUS_MAX: usize = 50;
@@ -25,31 +22,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
 
 /// The queues.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    wire: Arc<Wire>,
-    queues: Mutex<Queues>,
-}
-
 #[derive(Debug, Default)]
-struct Queues {
-    senders: BTreeMap<OwnedServerName, mpsc::UnboundedSender<Box<RawValue>>>,
+pub(crate) struct Outbox {
+    queues: BTreeMap<OwnedServerName, mpsc::UnboundedSender<Box<RawValue>>>,
     /// What empties them; it ends with its queue.
     deliveries: JoinSet<()>,
 }
 
-impl Outbox {
-    pub(crate) fn new(wire: Arc<Wire>) -> Self {
-        Self { wire, queues: Mutex::default() }
-    }
-
+impl Host {
     /// Has an event sent to servers, to each after those that it has not got yet.
     pub(crate) fn send(&self, pdu: &Pdu, servers: BTreeSet<OwnedServerName>) {
         let json = raw_json(pdu);
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let Queues { senders, deliveries } = &mut *queues;
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let Outbox { queues, deliveries } = &mut *outbox;
         for server in servers {
-            let queue = senders.entry(server).or_insert_with_key(|server| {
+            let queue = queues.entry(server).or_insert_with_key(|server| {
                 let (queue, pdus) = mpsc::unbounded_channel();
                 deliveries.spawn(deliver(self.wire.clone(), server.clone(), pdus));
                 queue
@@ -61,10 +48,9 @@ impl Outbox {
 
     /// Waits for a while until everything is sent. What is not by then is dropped.
     pub(crate) async fn flush(&self, patience: Duration) {
-        let Queues { senders, deliveries } =
-            mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(senders);
-        let _ = tokio::time::timeout(patience, deliveries.join_all()).await;
+        let outbox = mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(outbox.queues);
+        let _ = tokio::time::timeout(patience, outbox.deliveries.join_all()).await;
     }
 }
 
@@ -99,14 +85,16 @@ async fn deliver(wire: Arc<Wire>, server: OwnedServerName, mut queue: mpsc::Unbo
 /// Tells whether the same transaction would be refused again and again. Who has no time (408, 429), or had not got our
 /// keys (401), takes it later.
 fn is_final(error: &Error) -> bool {
-    let status = error.downcast_ref().map(|refused: &MatrixError| refused.status_code.as_u16());
-    matches!(status, Some(400..=499)) && !matches!(status, Some(401 | 408 | 429))
+    match in_engine_words(error) {
+        RequestError::Status { status: 401 | 408 | 429, .. } | RequestError::Timeout => false,
+        RequestError::Status { status, .. } => (400..=499).contains(&status),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::Response;
-    use ruma::api::EndpointError;
+    use ruma::api::{EndpointError, error::Error as MatrixError};
 
     use super::*;
 

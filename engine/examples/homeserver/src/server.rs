@@ -17,8 +17,12 @@ use gibbous::{
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata,
     federation::{
-        authentication::ServerSignatures, authorization::get_event_authorization, backfill::get_backfill, event,
-        membership, transactions::send_transaction_message,
+        authentication::ServerSignatures,
+        authorization::get_event_authorization,
+        backfill::get_backfill,
+        event,
+        membership::{self, create_invite},
+        transactions::send_transaction_message,
     },
     path_builder::SinglePath,
 };
@@ -29,6 +33,8 @@ use crate::{Host, outbox::PDUS_MAX};
 /// How large a request may be: 50 PDUs and 100 EDUs of 64 KiB, and what stands around them.
 const REQUEST_BYTES_MAX: usize = 10 << 20;
 
+/// An answer: what was asked for, or why it is not given.
+type Answered = Result<Response, Response>;
 /// How the engine answers a server's request, at a time.
 type Serve<R> = fn(&Host, &ServerName, &R, u64) -> Served<Vec<u8>>;
 
@@ -82,23 +88,21 @@ pub(crate) fn router(host: Arc<Host>) -> Router {
         };
         body(host.engine.serve_missing_events(origin, &asked.room_id, &gap))
     });
-    router.with_state(host)
+    let unrecognized = || async { matrix_error(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", "not served here") };
+    router.fallback(unrecognized).with_state(host)
 }
 
 /// Takes in a transaction. That it may come twice needs no care: the engine knows its PDUs by then.
-async fn send(
-    State(host): State<Arc<Host>>,
-    Signed { origin, request }: Signed<send_transaction_message::v1::Request>,
-) -> Result<Response, Response> {
-    if request.pdus.len() > PDUS_MAX {
+async fn send(State(host): State<Arc<Host>>, signed: Signed<send_transaction_message::v1::Request>) -> Answered {
+    if signed.request.pdus.len() > PDUS_MAX {
         return Err(refused(&Refusal::BadJson(format!("more than {PDUS_MAX} PDUs"))));
     }
     // It may come from a room that one of ours is just joining.
     drop(host.joining.read().await);
-    let pdus: Vec<&[u8]> = request.pdus.iter().map(|pdu| pdu.get().as_bytes()).collect();
+    let pdus: Vec<&[u8]> = signed.request.pdus.iter().map(|pdu| pdu.get().as_bytes()).collect();
     // Each PDU gets a receipt, in order: judged, waiting for something, known or refused. What is to be stored is, so
     // that the transaction may be answered.
-    let receipts = host.call(|engine, now_ms| engine.receive(&origin, &pdus, now_ms)).map_err(our_trouble)?;
+    let receipts = host.call(|engine, now_ms| engine.receive(&signed.origin, &pdus, now_ms)).map_err(our_trouble)?;
     let results = receipts.into_iter().filter_map(|receipt| {
         let result = receipt.failure().map_or(json!({}), |failure| json!({ "error": failure.reason }));
         // An event without an ID cannot be answered for.
@@ -109,13 +113,8 @@ async fn send(
 
 /// One of our users is invited: our signature says that the invite has come. The engine keeps it until it is answered,
 /// so that nobody else may be.
-fn invite(
-    host: &Host,
-    origin: &ServerName,
-    asked: &membership::create_invite::v2::Request,
-    now_ms: u64,
-) -> Served<Vec<u8>> {
-    let membership::create_invite::v2::Request { room_id, room_version, event, invite_room_state, .. } = asked;
+fn invite(host: &Host, origin: &ServerName, asked: &create_invite::v2::Request, now_ms: u64) -> Served<Vec<u8>> {
+    let create_invite::v2::Request { room_id, room_version, event, invite_room_state, .. } = asked;
     // What is no event is for nobody.
     let invited: Json = serde_json::from_str(event.get()).unwrap_or_default();
     if invited["state_key"] != host.user.as_str() {
@@ -135,7 +134,7 @@ fn invite(
 
 /// The answer is for the server that has sent the event; the event is for the others in the room, and we send it.
 fn admitted(host: &Host, admitted: Admitted) -> Answer {
-    host.outbox.send(&admitted.pdu, admitted.relay_to);
+    host.send(&admitted.pdu, admitted.relay_to);
     admitted.answer
 }
 
@@ -152,14 +151,12 @@ where
     R: IncomingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath> + Send + Sync + 'static,
 {
     let method = MethodFilter::try_from(R::METHOD).expect("the specification has no other methods");
-    let handle =
-        move |State(host): State<Arc<Host>>, signed: Signed<R>| async move { answer(&host, &signed, serve).await };
-    router.route(R::PATH_BUILDER.path(), on(method, handle))
+    router.route(R::PATH_BUILDER.path(), on(method, move |host, signed| answer(host, signed, serve)))
 }
 
-async fn answer<R>(host: &Host, Signed { origin, request }: &Signed<R>, serve: Serve<R>) -> Result<Response, Response> {
-    let served = || host.call(|_, now_ms| serve(host, origin, request, now_ms)).map_err(our_trouble);
-    let mut answer = served()?;
+async fn answer<R>(State(host): State<Arc<Host>>, signed: Signed<R>, serve: Serve<R>) -> Answered {
+    let served = || host.call(|_, now_ms| serve(&host, &signed.origin, &signed.request, now_ms));
+    let mut answer = served().map_err(our_trouble)?;
     if let Err(Refusal::MissingKeys(servers)) = answer {
         // Serving, the engine asks nobody; the host does, once.
         for server in servers {
@@ -168,7 +165,7 @@ async fn answer<R>(host: &Host, Signed { origin, request }: &Signed<R>, serve: S
                 let _ = host.call(|engine, now_ms| engine.handle_server_keys(&server, &keys, now_ms));
             }
         }
-        answer = served()?;
+        answer = served().map_err(our_trouble)?;
     }
     answer.map(|body| reply(StatusCode::OK, body)).map_err(|refusal| refused(&refusal))
 }
@@ -249,7 +246,7 @@ mod tests {
             let (event_id, event): (OwnedEventId, _) = (event.event_id().to_owned(), raw_json(&event));
             let room_id = "!room:them.example".try_into().expect("a room ID");
             let version = RoomVersionId::V11;
-            let asked = membership::create_invite::v2::Request::new(room_id, event_id, version, event, Vec::new());
+            let asked = create_invite::v2::Request::new(room_id, event_id, version, event, Vec::new());
             host.call(|_, now_ms| invite(&host, &them(), &asked, now_ms)).expect("the store works")
         };
         let refusal = invited("@nobody:us.example").expect_err("there is no such user");

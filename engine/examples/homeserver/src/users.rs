@@ -8,7 +8,7 @@ use gibbous::{
     gibbous_codec::{Pdu, RoomRules, sign_by},
 };
 use ruma::{
-    OwnedRoomAliasId,
+    OwnedRoomOrAliasId,
     api::federation::{
         membership::{create_join_event, prepare_join_event},
         query::get_room_information,
@@ -27,24 +27,26 @@ const JOIN_PAUSE: Duration = Duration::from_millis(10);
 impl Host {
     /// Makes a room that anybody may join.
     pub fn create_room(&self, creator: &UserId) -> Result<OwnedRoomId, Error> {
-        let contents = [
-            ("m.room.member", creator.as_str(), raw(&json!({ "membership": "join" }))),
-            // v12: who makes the room has every right, and must not be named.
-            ("m.room.power_levels", "", raw(&json!({ "users": {} }))),
-            ("m.room.join_rules", "", raw(&json!({ "join_rule": "public" }))),
-        ];
-        let origin_server_ts = (self.wire.now_ms)();
-        let initial = contents.each_ref().map(|(event_type, state_key, content)| {
-            let state_key = Some(*state_key);
-            EventDraft { sender: creator, event_type, state_key, content, redacts: None, origin_server_ts }
-        });
+        let join = raw(&json!({ "membership": "join" }));
+        // v12: who makes the room has every right, and must not be named.
+        let power_levels = raw(&json!({ "users": {} }));
+        let join_rules = raw(&json!({ "join_rule": "public" }));
+        let (sender, origin_server_ts) = (creator, (self.wire.now_ms)());
+        let state = |event_type, state_key, content| {
+            let state_key = Some(state_key);
+            EventDraft { sender, event_type, state_key, content, redacts: None, origin_server_ts }
+        };
         let new_room = NewRoom {
             room_version: &RoomVersionId::V12,
             room_id: None,
             creator,
             creation_content: &raw(&json!({})),
             origin_server_ts,
-            initial: &initial,
+            initial: &[
+                state("m.room.member", creator.as_str(), &join),
+                state("m.room.power_levels", "", &power_levels),
+                state("m.room.join_rules", "", &join_rules),
+            ],
         };
         // All of the room, or nothing of it. Its events go to nobody: nobody else is there.
         let made = self.call(|engine, now_ms| engine.create_room(&new_room, &self.wire.key, now_ms))??;
@@ -61,7 +63,8 @@ impl Host {
         self.create(room_id, user, ("m.room.member", Some(user.as_str())), &json!({ "membership": to }))
     }
 
-    /// Has the engine make an event of one of our users. Returns its ID; it is sent to the servers in the room by and by.
+    /// Has the engine make an event of one of our users. Returns its ID; it is sent to the servers in the room by and
+    /// by.
     pub fn create(
         &self,
         room_id: &RoomId,
@@ -74,14 +77,18 @@ impl Host {
         // The engine finds what the event follows and what allows it, signs it by our key, and judges it before it
         // stores it. What it refuses is not stored, and must not leave the house.
         let created = self.call(|engine, now_ms| engine.create(room_id, &draft, &self.wire.key, now_ms))??;
-        self.outbox.send(&created.pdu, created.destinations.servers);
+        self.send(&created.pdu, created.destinations.servers);
         Ok(created.pdu.event_id().to_owned())
     }
 
-    /// Asks a room alias's server which room it names, and which servers are in it.
-    pub async fn resolve(&self, alias: &OwnedRoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
-        let request = get_room_information::v1::Request::new(alias.clone());
-        let found: get_room_information::v1::Response = read(&self.wire.ask(alias.server_name(), request).await?)?;
+    /// Returns which room is named, and where its alias's server had to be asked for that, which servers are in it.
+    pub async fn resolve(&self, room: OwnedRoomOrAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
+        let alias = match OwnedRoomId::try_from(room) {
+            Ok(room_id) => return Ok((room_id, Vec::new())),
+            Err(alias) => alias,
+        };
+        let body = self.wire.ask(alias.server_name(), get_room_information::v1::Request::new(alias.clone())).await?;
+        let found: get_room_information::v1::Response = read(&body)?;
         Ok((found.room_id, found.servers))
     }
 

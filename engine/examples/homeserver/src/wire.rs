@@ -6,7 +6,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, Response, StatusCode, header::HOST},
 };
-use gibbous::{OwnedServerName, ServerName};
+use gibbous::{OwnedServerName, RequestError, ServerName};
 use reqwest::{Certificate, Client, redirect::Policy};
 use ruma::api::{
     EndpointError, IncomingResponse, IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
@@ -77,9 +77,8 @@ impl Wire {
     {
         let address = self.address(to).await;
         let signed_by = XMatrixSigningInput::new(self.key.server.clone(), to.to_owned(), &self.key.pair);
-        let mut request = request.try_into_http_request::<Vec<u8>>(&base_url(&address), signed_by, ())?;
-        request.headers_mut().insert(HOST, address.as_str().parse()?);
-        self.call(request, ANSWER_BYTES_MAX).await
+        let request = request.try_into_http_request(&base_url(&address), signed_by, ())?;
+        self.call(&address, request, ANSWER_BYTES_MAX).await
     }
 
     /// Returns who has sent a request: the server that has signed it.
@@ -90,7 +89,7 @@ impl Wire {
             false => Err("its keys are not valid any more".into()),
         };
         let known = self.keys.of(&claim.origin).await.given.clone();
-        if !known.is_some_and(|keys| verify(&keys).is_ok()) {
+        if known.is_none_or(|keys| verify(&keys).is_err()) {
             verify(&self.published(&claim.origin).await?)?;
         }
         Ok(claim.origin)
@@ -119,9 +118,8 @@ impl Wire {
 
     async fn ask_for_keys(&self, server: &ServerName) -> Result<Published, Error> {
         let address = self.address(server).await;
-        let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&address)));
-        let request = request.header(HOST, address.as_str()).body(Vec::new())?;
-        published_by(server, &self.call(request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
+        let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&address))).body(Vec::new())?;
+        published_by(server, &self.call(&address, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
     }
 
     /// Finds where a server is (server-server specification, "Resolving server names"): at the port that it names, or
@@ -140,11 +138,12 @@ impl Wire {
 
     async fn delegated(&self, server: &ServerName) -> Result<OwnedServerName, Error> {
         let request = Request::get(format!("https://{server}{WELL_KNOWN}")).body(Vec::new())?;
-        let answer: discover_homeserver::Response = read(&self.call(request, SMALL_ANSWER_BYTES_MAX).await?)?;
+        let answer: discover_homeserver::Response = read(&self.call(server, request, SMALL_ANSWER_BYTES_MAX).await?)?;
         Ok(answer.server)
     }
 
-    async fn call(&self, request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    async fn call(&self, to: &ServerName, mut request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        request.headers_mut().insert(HOST, to.as_str().parse()?);
         let response = Response::from(self.http.execute(request.try_into()?).await?);
         let (parts, body) = response.into_parts();
         let bytes_max = if parts.status == StatusCode::OK { bytes_max } else { SMALL_ANSWER_BYTES_MAX };
@@ -159,6 +158,17 @@ impl Wire {
 /// Reads what [`Wire::ask`] returns.
 pub(crate) fn read<R: IncomingResponse>(body: &[u8]) -> Result<R, Error> {
     R::try_from_http_response(Response::new(body)).map_err(|error| error.to_string().into())
+}
+
+/// The engine has no word for an answer that is none, nor for trouble of the host's own.
+pub(crate) fn in_engine_words(error: &Error) -> RequestError {
+    match error.downcast_ref::<MatrixError>() {
+        Some(refused) => RequestError::Status {
+            status: refused.status_code.as_u16(),
+            errcode: refused.error_kind().map(|kind| kind.errcode().to_string()).unwrap_or_default(),
+        },
+        None => RequestError::Timeout,
+    }
 }
 
 fn base_url(address: &ServerName) -> String {

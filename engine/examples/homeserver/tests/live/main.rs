@@ -3,14 +3,14 @@
 mod ours;
 mod synapse;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, StateKey};
-use gibbous_example_homeserver::RoomView;
+use gibbous::{Change, EventStatus, Lookup, OwnedRoomId, ResyncStatus, RoomView, StateKey};
+use gibbous_example_homeserver::now_ms;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use ours::{Certificate, Ours, now_ms};
+use ours::{Certificate, Ours};
 use synapse::Synapse;
 
 /// How many users of Synapse are in its room at some time.
@@ -81,7 +81,7 @@ async fn live_join_through_synapse() {
     // One of ours joins, by the alias. Nothing is resynced yet.
     let mut ours = Ours::start(dir.path().join("ours"), &certificate).await;
     let alias = format!("#live11:{}", synapse.name).try_into().expect("an alias");
-    assert_eq!(ours.host.resolve(&alias).await.expect("Synapse knows it"), (room_id.clone(), via.to_vec()));
+    assert_eq!(ours.host.resolve(alias).await.expect("Synapse knows it"), (room_id.clone(), via.to_vec()));
     let carol = ours.user("carol");
     let held = ours.host.resync.clone().write_owned().await;
     let join_began = now_ms();
@@ -247,4 +247,41 @@ async fn live_synapse_joins_our_room() {
     alice.act(&private, "invite", json!({ "user_id": carol })).await;
     let private: OwnedRoomId = private.as_str().try_into().expect("Synapse makes room IDs");
     ours.host.join(&private, &carol, std::slice::from_ref(&synapse.name)).await.expect("she is invited");
+}
+
+/// How far a resync is can be seen while it goes on, not only at its end: this is what a progress bar shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resync_is_seen_half_done() {
+    let _turn = TURN.lock().await;
+    let dir = tempfile::tempdir().expect("there is room for temporary files");
+    let certificate = Certificate::new(dir.path());
+    let ours = Ours::start(dir.path().join("ours"), &certificate).await;
+    let room_id = ours.host.create_room(&ours.user("carol")).expect("she may");
+    let second = Ours::start(dir.path().join("second"), &certificate).await;
+    for n in 0..OUR_MEMBERS / 2 {
+        let user = ours.user(&format!("user{n}"));
+        ours.host.join(&room_id, &user, &[]).await.expect("anybody may join");
+    }
+    let via = [ours.name.clone()];
+    for n in 0..OUR_MEMBERS / 2 {
+        let user = second.user(&format!("user{n}"));
+        second.host.join(&room_id, &user, &via).await.expect("we let them in");
+    }
+
+    // The second one does not answer any more: who is in the room from there is known when its keys are.
+    let _silence = second.falls_silent().await;
+    let third = Ours::start(dir.path().join("third"), &certificate).await;
+    third.host.join(&room_id, &third.user("guest"), &via).await.expect("we let them in");
+    let is_half_done = |resync| match resync {
+        ResyncStatus::Running { named, missing, .. } => (named / 4..named * 3 / 4).contains(&missing) && missing > 0,
+        _ => false,
+    };
+    for _ in 0..1_000 {
+        if is_half_done(third.view(&room_id).resync()) {
+            println!("live test: half done: {:?}", third.view(&room_id).resync());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 10 s, but {:?}", third.view(&room_id).resync());
 }

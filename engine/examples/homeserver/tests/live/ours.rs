@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -11,10 +11,10 @@ use std::{
 
 use gibbous::{
     Change, EventId, EventStatus, Membership, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, Pdu, RoomId,
-    RoomVersionId, StateKey,
+    RoomVersionId, RoomView, StateKey,
     gibbous_codec::{RoomRules, sign_by},
 };
-use gibbous_example_homeserver::{Config, Error, Host, OurKey, RoomView, Updates};
+use gibbous_example_homeserver::{Config, Error, Host, OurKey, Updates, now_ms};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     api::federation::{
@@ -27,13 +27,6 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-
-/// The one place where a real clock is read.
-#[expect(clippy::disallowed_types, reason = "there is a real server on the other side")]
-pub(crate) fn now_ms() -> u64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
-    u64::try_from(since_1970.as_millis()).expect("it is before the year 500,000,000")
-}
 
 /// One certificate, of `localhost`, that all servers present and believe.
 #[derive(Clone)]
@@ -74,30 +67,38 @@ pub(crate) struct Ours {
 impl Ours {
     /// Starts one, with its store in a directory.
     pub(crate) async fn start(dir: PathBuf, certificate: &Certificate) -> Self {
+        // Somebody else may take the port before the host does, which then cannot be reached.
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-        Self::on(listener, dir, certificate.clone()).await
+        let listen = listener.local_addr().expect("it is bound");
+        drop(listener);
+        Self::on(listen, dir, certificate.clone()).await
     }
 
     /// Stops it and starts it again, at the same address and with the same store.
     pub(crate) async fn restart(self) -> Self {
         self.host.stop(self.updates).await;
-        let port = self.name.port().expect("it has one");
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("it is free again");
-        Self::on(listener, self.dir, self.certificate).await
+        let listen = ([127, 0, 0, 1], self.name.port().expect("it has one")).into();
+        Self::on(listen, self.dir, self.certificate).await
     }
 
-    async fn on(listener: TcpListener, dir: PathBuf, certificate: Certificate) -> Self {
-        let port = listener.local_addr().expect("it is bound").port();
-        let name: OwnedServerName = format!("localhost:{port}").try_into().expect("a server name");
+    /// Stops it, and has everybody who comes to its address wait.
+    pub(crate) async fn falls_silent(self) -> TcpListener {
+        self.host.stop(self.updates).await;
+        TcpListener::bind(("127.0.0.1", self.name.port().expect("it has one"))).expect("it is free again")
+    }
+
+    async fn on(listen: SocketAddr, dir: PathBuf, certificate: Certificate) -> Self {
+        let name: OwnedServerName = format!("localhost:{}", listen.port()).try_into().expect("a server name");
         let config = Config {
             server_name: name.clone(),
             user: "carol".to_owned(),
             data_dir: dir.clone(),
+            listen,
             certificate: certificate.pem.clone(),
             key: certificate.key.clone(),
             ca: Some(certificate.pem.clone()),
         };
-        let (host, updates) = Host::start(config, listener, now_ms).await.expect("it starts");
+        let (host, updates) = Host::start(config).await.expect("it starts");
         Self { host, name, updates, dir, certificate }
     }
 
@@ -106,7 +107,7 @@ impl Ours {
     }
 
     pub(crate) fn view(&self, room_id: &RoomId) -> RoomView {
-        self.host.room(room_id).expect("the store works").expect("the room is known")
+        self.host.call(|engine, _| engine.room(room_id)).expect("the store works").expect("the room is known")
     }
 
     /// Makes a message that the engine would not: behind the newest events that `seen` knows of, by the leave of a
