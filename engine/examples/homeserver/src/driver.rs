@@ -31,10 +31,11 @@ pub(crate) async fn drive(host: Arc<Host>, updates: UnboundedSender<Update>) -> 
     loop {
         let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
         let pause_ms = host.call(|engine, now_ms| {
-            // Registered before anything is polled: what comes in between, from whatever thread, wakes this task, too.
-            engine.register_waker(&waker);
             // Time is an input: what took too long is given up, and servers are asked again after a pause.
             pass(engine.handle_timeout(now_ms))?;
+            // Registered before anything is polled: what comes in between, from whatever thread, wakes this task, too.
+            // After the call above, which itself wakes whoever is registered as long as questions wait for their turn.
+            engine.register_waker(&waker);
             // What the engine wants to know.
             while let Some(request) = pass(engine.poll_request(now_ms))? {
                 questions.spawn(settle(host.clone(), request));
