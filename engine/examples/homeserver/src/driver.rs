@@ -1,31 +1,22 @@
 //! The loop that drives the engine: what it wants to know is asked, what has changed is told.
 
-use std::{
-    sync::Arc,
-    task::{Wake, Waker},
-    time::Duration,
-};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
+use futures_util::{StreamExt, pending, stream};
 use gibbous::{
-    Engine, EventId, OwnedEventId, Request, RequestError, RequestId, RequestKind, Response, ServerName, Update,
+    Request, RequestKind, Response, Update,
     gibbous_storage::{BackendError, StoreError},
 };
 use ruma::{
     UInt,
-    api::federation::{
-        authorization::get_event_authorization,
-        backfill::get_backfill,
-        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
-    },
+    api::federation::{authorization::get_event_authorization, backfill::get_backfill, event},
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc::UnboundedSender, task::JoinSet};
 
-use crate::{Error, host::Shared, wire::Refused};
+use crate::{
+    Error, Host,
+    wire::{in_engine_words, read},
+};
 
 /// How many events of one question are asked for at a time.
 const EVENTS_AT_ONCE: usize = 8;
@@ -33,104 +24,78 @@ const EVENTS_AT_ONCE: usize = 8;
 const PAUSE_MS_MIN: u64 = 100;
 const PAUSE_MS_MAX: u64 = 10_000;
 
-/// How the engine says that there is something to poll, from whatever thread it was called.
-struct Bell(Notify);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_one();
-    }
-}
-
-/// Drives the engine until the store takes nothing in any more. What it has begun ends with it.
-pub(crate) async fn drive(
-    shared: Arc<Shared>,
-    updates: mpsc::UnboundedSender<Update>,
-    may_resync: watch::Receiver<bool>,
-) -> Result<(), Error> {
-    let bell = Arc::new(Bell(Notify::new()));
+/// Drives the engine until nobody hears of updates any more, or the store takes nothing in. What it has begun ends with
+/// it.
+pub(crate) async fn drive(host: Arc<Host>, updates: UnboundedSender<Update>) -> Result<(), Error> {
     let mut questions = JoinSet::new();
     loop {
-        let waker = Waker::from(bell.clone());
-        let (requests, changed, pause_ms) = shared.call(move |engine, now_ms| turn(engine, &waker, now_ms)).await?;
-        for update in changed {
-            tracing::debug!(room_id = %update.room_id, change = ?update.change, "changed");
-            // Nobody may be interested any more.
-            let _ = updates.send(update);
-        }
-        for request in requests {
-            questions.spawn(ask(shared.clone(), request, may_resync.clone()));
-        }
-        tokio::select! {
-            () = bell.0.notified() => {}
-            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
-            Some(answered) = questions.join_next() => {
-                // Question and answer find each other by the ID; what comes late is ignored.
-                let (id, response) = match answered {
-                    Ok(answered) => answered,
-                    Err(error) => {
-                        // The engine takes it for a question that took too long.
-                        tracing::error!(%error, "a question has failed");
-                        continue;
-                    }
-                };
-                shared.call(move |engine, now_ms| pass(engine.handle_response(id, response, now_ms))).await?;
+        let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        let pause_ms = host.call(|engine, now_ms| {
+            // Time is an input: what took too long is given up, and servers are asked again after a pause.
+            pass(engine.handle_timeout(now_ms))?;
+            // Registered before anything is polled: what comes in between, from whatever thread, wakes this task, too.
+            // After the call above, which itself wakes whoever is registered as long as questions wait for their turn.
+            engine.register_waker(&waker);
+            // What the engine wants to know.
+            while let Some(request) = pass(engine.poll_request(now_ms))? {
+                questions.spawn(settle(host.clone(), request));
             }
+            // What has changed. It is durable, and may be told to clients.
+            while let Some(update) = pass(engine.poll_update())? {
+                // That nobody hears it is noticed below.
+                let _ = updates.send(update);
+            }
+            let pause_ms = engine.poll_timeout().map_or(PAUSE_MS_MAX, |at_ms| at_ms.saturating_sub(now_ms));
+            Ok::<_, gibbous::Error>(pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX))
+        })?;
+        tokio::select! {
+            // Goes on when the task is woken.
+            () = async { pending!() } => {}
+            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+            Some(settled) = questions.join_next() => settled.unwrap_or_else(|error| {
+                // The engine takes it for a question that took too long.
+                tracing::error!(%error, "a question has failed");
+                Ok(())
+            })?,
+            () = updates.closed() => return Ok(()),
         }
     }
 }
 
-/// One turn of the loop: returns what is to be asked, what has changed, and when to come again, if nothing rings
-/// before.
-fn turn(engine: &Engine, waker: &Waker, now_ms: u64) -> Result<(Vec<Request>, Vec<Update>, u64), gibbous::Error> {
-    // Registered before anything is polled, so that what comes in between rings, too.
-    engine.register_waker(waker);
-    // Time is an input: what took too long is given up, and servers are asked again after a pause.
-    pass(engine.handle_timeout(now_ms))?;
-    // What the engine wants to know.
-    let (mut requests, mut updates) = (Vec::new(), Vec::new());
-    while let Some(request) = pass(engine.poll_request(now_ms))? {
-        requests.push(request);
-    }
-    // What has changed. It is durable, and may be told to clients.
-    while let Some(update) = pass(engine.poll_update())? {
-        updates.push(update);
-    }
-    let pause_ms = engine.poll_timeout().map_or(PAUSE_MS_MAX, |at_ms| at_ms.saturating_sub(now_ms));
-    Ok((requests, updates, pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX)))
-}
-
-/// Lets trouble pass that is not the end: it is one room's, mostly, and the other rooms go on.
+/// Lets trouble pass that is not the end: it is one room's, mostly, and the other rooms go on. It is the end when the
+/// store takes nothing in any more: the engine must be opened anew.
 fn pass<T: Default>(done: Result<T, gibbous::Error>) -> Result<T, gibbous::Error> {
+    use gibbous::Error::Store;
     match done {
-        Err(error) if !is_over(&error) => {
+        Err(Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. }))) | Ok(_) => done,
+        Err(error) => {
             tracing::error!(%error, "the engine's loop goes on after this");
             Ok(T::default())
         }
-        done => done,
     }
 }
 
-/// Tells whether the store takes nothing in any more: the engine must be opened anew.
-fn is_over(error: &gibbous::Error) -> bool {
-    use gibbous::Error::Store;
-    matches!(error, Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. })))
+/// Asks a question, and hands in the answer. They find each other by the ID; what comes late is ignored.
+async fn settle(host: Arc<Host>, request: Request) -> Result<(), Error> {
+    let id = request.id;
+    let response = ask(&host, request).await;
+    Ok(host.call(|engine, now_ms| pass(engine.handle_response(id, response, now_ms)))?)
 }
 
 /// Asks another server. Whatever goes wrong is an answer, too: the engine asks another one then.
-async fn ask(shared: Arc<Shared>, request: Request, mut may_resync: watch::Receiver<bool>) -> (RequestId, Response) {
-    let Request { id, room_id, destination: to, kind, .. } = request;
+async fn ask(host: &Host, request: Request) -> Response {
+    let Request { room_id, destination: to, kind, .. } = request;
     if matches!(kind, RequestKind::StateIds { .. } | RequestKind::State { .. }) {
-        // An error means that the host is gone.
-        let _ = may_resync.wait_for(|may| *may).await;
+        drop(host.resync.read().await);
     }
-    tracing::debug!(%to, ?kind, "asks");
-    let wire = &shared.wire;
+    let wire = &host.wire;
     let answer = match kind {
         RequestKind::StateIds { event_id } => {
-            wire.ask(&to, get_room_state_ids::v1::Request::new(event_id, room_id)).await
+            wire.ask(&to, event::get_room_state_ids::v1::Request::new(event_id, room_id)).await
         }
-        RequestKind::State { event_id } => wire.ask(&to, get_room_state::v1::Request::new(event_id, room_id)).await,
+        RequestKind::State { event_id } => {
+            wire.ask(&to, event::get_room_state::v1::Request::new(event_id, room_id)).await
+        }
         RequestKind::EventAuth { event_id } => {
             wire.ask(&to, get_event_authorization::v1::Request::new(room_id, event_id)).await
         }
@@ -138,50 +103,23 @@ async fn ask(shared: Arc<Shared>, request: Request, mut may_resync: watch::Recei
             wire.ask(&to, get_backfill::v1::Request::new(room_id, from, limit.into())).await
         }
         RequestKind::MissingEvents { earliest, latest, limit, min_depth } => {
-            let mut gap = get_missing_events::v1::Request::new(room_id, earliest, latest);
+            let mut gap = event::get_missing_events::v1::Request::new(room_id, earliest, latest);
             (gap.limit, gap.min_depth) = (limit.into(), UInt::new_saturating(min_depth));
             wire.ask(&to, gap).await
         }
-        // We are asked for our own keys, too.
-        RequestKind::ServerKeys { server } if server == wire.key.server => shared.our_keys(),
         RequestKind::ServerKeys { server } => wire.keys(&server).await,
-        RequestKind::Events { event_ids } => return (id, events(&shared, &to, event_ids).await),
+        // The one question that is several requests, and of whose answers the envelope is taken off.
+        RequestKind::Events { event_ids } => {
+            let events = stream::iter(event_ids).map(|event_id| async {
+                let answer = wire.ask(&to, event::get_event::v1::Request::new(event_id.clone())).await;
+                let pdu = answer.and_then(|body| Ok(read::<event::get_event::v1::Response>(&body)?.pdu));
+                (event_id, pdu.map(|pdu| pdu.get().as_bytes().to_vec()).map_err(|error| in_engine_words(&error)))
+            });
+            return Response::Events(events.buffer_unordered(EVENTS_AT_ONCE).collect().await);
+        }
         _ => Err("a later engine asks this".into()),
     };
-    (id, answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body))
-}
-
-/// The one question that is several requests, and of whose answers the envelope is taken off.
-async fn events(shared: &Arc<Shared>, to: &ServerName, event_ids: Vec<OwnedEventId>) -> Response {
-    let limit = Arc::new(Semaphore::new(EVENTS_AT_ONCE));
-    let mut answers = JoinSet::new();
-    for event_id in event_ids {
-        let (shared, to, limit) = (shared.clone(), to.to_owned(), limit.clone());
-        answers.spawn(async move {
-            let _permit = limit.acquire().await;
-            let answer = event(&shared, &to, &event_id).await.map_err(|error| in_engine_words(&error));
-            (event_id, answer)
-        });
-    }
-    Response::Events(answers.join_all().await)
-}
-
-async fn event(shared: &Shared, to: &ServerName, event_id: &EventId) -> Result<Vec<u8>, Error> {
-    #[derive(Deserialize)]
-    struct Transaction {
-        pdus: (Box<RawValue>,),
-    }
-    let body = shared.wire.ask(to, get_event::v1::Request::new(event_id.to_owned())).await?;
-    let Transaction { pdus: (pdu,) } = serde_json::from_slice(&body)?;
-    Ok(pdu.get().as_bytes().to_vec())
-}
-
-/// The engine has no word for an answer that is none, nor for trouble of the host's own.
-fn in_engine_words(error: &Error) -> RequestError {
-    match error.downcast_ref() {
-        Some(Refused { status, errcode }) => RequestError::Status { status: *status, errcode: errcode.clone() },
-        None => RequestError::Timeout,
-    }
+    answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body)
 }
 
 #[cfg(test)]

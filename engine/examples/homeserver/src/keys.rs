@@ -1,8 +1,8 @@
 //! Signing keys: ours, and other servers' as they publish them.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, ErrorKind, Write},
+    fs,
+    io::{ErrorKind, Write},
     path::Path,
 };
 
@@ -10,15 +10,18 @@ use gibbous::{OwnedServerName, ServerName, Signer};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, UInt,
     api::federation::discovery::ServerSigningKeys,
+    canonical_json::to_canonical_value,
     serde::{Base64, base64::Standard},
     signatures::{Ed25519KeyPair, KeyPair, PublicKeyMap, sign_json, verify_json},
 };
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::Error;
 
 /// The name of our one key: it never changes.
 const VERSION: &str = "1";
+const KEY_ID: &str = "ed25519:1";
 /// How many keys a server may have at once: a hundred, as in the engine.
 const KEYS_MAX: usize = 100;
 /// How long keys are believed at most (server-server specification, "Publishing Keys"): seven days.
@@ -29,22 +32,30 @@ const VALID_MS_MAX: u64 = 7 * 86_400_000;
 pub struct OurKey {
     pub(crate) server: OwnedServerName,
     pub(crate) pair: Ed25519KeyPair,
-    key_id: String,
 }
 
 impl OurKey {
-    /// Reads the key from a file, and makes one where there is none. It is kept for good: other servers remember it.
-    pub fn load(server: OwnedServerName, file: &Path) -> Result<Self, Error> {
-        let document = match fs::read(file) {
+    /// Reads the key from a directory, and makes one where there is none. It is kept for good: other servers remember
+    /// it.
+    pub fn load(server: OwnedServerName, dir: &Path) -> Result<Self, Error> {
+        let file = dir.join("signing.key");
+        let document = match fs::read(&file) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let document = Ed25519KeyPair::generate();
-                write_secret(file, &document)?;
+                // Nobody else may read it, and under its name it is there wholly or not at all.
+                let mut unnamed = NamedTempFile::new_in(dir)?;
+                unnamed.write_all(&document)?;
+                unnamed.as_file().sync_all()?;
+                unnamed.persist_noclobber(&file)?;
+                // The name is in the directory, which is synced by itself; elsewhere than on Unix it cannot be opened.
+                #[cfg(unix)]
+                fs::File::open(dir)?.sync_all()?;
                 document.to_vec()
             }
             read => read?,
         };
         let pair = Ed25519KeyPair::from_der(&document, VERSION.to_owned())?;
-        Ok(Self { server, pair, key_id: format!("ed25519:{VERSION}") })
+        Ok(Self { server, pair })
     }
 
     /// Returns the answer to `GET /_matrix/key/v2/server`.
@@ -52,7 +63,7 @@ impl OurKey {
         let key = Base64::<Standard, _>::new(self.pair.public_key()).encode();
         let mut document: CanonicalJsonObject = serde_json::from_value(json!({
             "server_name": self.server, "valid_until_ts": valid_until_ts,
-            "verify_keys": { &self.key_id: { "key": key } }, "old_verify_keys": {},
+            "verify_keys": { KEY_ID: { "key": key } }, "old_verify_keys": {},
         }))?;
         sign_json(self.server.as_str(), &self.pair, &mut document)?;
         Ok(serde_json::to_vec(&document)?)
@@ -66,7 +77,7 @@ impl Signer for OurKey {
     }
 
     fn key_id(&self) -> &str {
-        &self.key_id
+        KEY_ID
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
@@ -74,30 +85,8 @@ impl Signer for OurKey {
     }
 }
 
-/// Writes a file that nobody else may read; it is there wholly or not at all.
-fn write_secret(file: &Path, secret: &[u8]) -> io::Result<()> {
-    let unfinished = file.with_extension("new");
-    // It may be left from a start that was cut short.
-    fs::remove_file(&unfinished).or_else(|error| match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut written = options.open(&unfinished)?;
-    written.write_all(secret)?;
-    written.sync_all()?;
-    fs::rename(&unfinished, file)?;
-    // The new name is in the directory, which is synced by itself; elsewhere than on Unix it cannot be opened.
-    #[cfg(unix)]
-    fs::File::open(file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(())
-}
-
 /// A server's keys.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) keys: PublicKeyMap,
     pub(crate) valid_until_ts: u64,
@@ -109,24 +98,16 @@ pub(crate) struct Published {
 /// Reads a server's answer to `GET /_matrix/key/v2/server`, which it must have signed itself.
 pub(crate) fn published_by(server: &ServerName, body: &[u8], now_ms: u64) -> Result<Published, Error> {
     let published: ServerSigningKeys = serde_json::from_slice(body)?;
-    if published.server_name != server {
-        return Err(format!("{} publishes the keys of {}", server, published.server_name).into());
-    }
-    if published.verify_keys.len() > KEYS_MAX {
-        return Err(format!("{server} publishes more than {KEYS_MAX} keys").into());
+    if published.server_name != server || published.verify_keys.len() > KEYS_MAX {
+        return Err(format!("{server} publishes the keys of another server, or more than {KEYS_MAX}").into());
     }
     let keys = published.verify_keys.into_iter().map(|(key_id, key)| (key_id.to_string(), key.key)).collect();
     let keys = PublicKeyMap::from([(server.to_string(), keys)]);
     let mut document: CanonicalJsonObject = serde_json::from_slice(body)?;
     // `verify_json` checks the signatures of all who have signed, even if nobody has: whether the server has is asked
     // here, and who else has does not matter.
-    let own = match document.remove("signatures") {
-        Some(CanonicalJsonValue::Object(mut signatures)) => signatures.remove(server.as_str()),
-        _ => None,
-    };
-    let own = own.ok_or_else(|| format!("{server} has not signed its keys"))?;
-    let signatures = CanonicalJsonObject::from([(server.to_string(), own)]);
-    document.insert("signatures".to_owned(), signatures.into());
+    let own = published.signatures.get(server).ok_or_else(|| format!("{server} has not signed its keys"))?;
+    document.insert("signatures".to_owned(), to_canonical_value(json!({ server.as_str(): own }))?);
     verify_json(&keys, &document)?;
 
     let valid_until_ts = u64::from(published.valid_until_ts.get()).min(now_ms + VALID_MS_MAX);
@@ -139,14 +120,14 @@ pub(crate) fn published_by(server: &ServerName, body: &[u8], now_ms: u64) -> Res
 mod tests {
     use super::*;
 
-    fn key(server: &str, dir: &Path) -> OurKey {
-        OurKey::load(server.try_into().expect("a server name"), &dir.join(server)).expect("the directory can be used")
+    fn key(server: &str) -> OurKey {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        OurKey::load(server.try_into().expect("a server name"), dir.path()).expect("the directory can be used")
     }
 
     #[test]
     fn published_keys_are_signed_by_their_server_whoever_else_signs() {
-        let dir = tempfile::tempdir().expect("there is room for temporary files");
-        let [us, other] = ["us.example", "other.example"].map(|server| key(server, dir.path()));
+        let [us, other] = ["us.example", "other.example"].map(key);
         let signed: CanonicalJsonObject =
             serde_json::from_slice(&us.published(1_000).expect("it can be signed")).expect("it is JSON");
         let read = |document: &CanonicalJsonObject| {
@@ -180,8 +161,7 @@ mod tests {
 
     #[test]
     fn keys_are_believed_for_seven_days() {
-        let dir = tempfile::tempdir().expect("there is room for temporary files");
-        let us = key("us.example", dir.path());
+        let us = key("us.example");
         let body = us.published(u64::MAX >> 12).expect("it can be signed");
         let published = published_by(&us.server, &body, 5).expect("it is signed");
         assert_eq!(published.valid_until_ts, VALID_MS_MAX + 5);
@@ -192,14 +172,14 @@ mod tests {
     #[test]
     fn our_key_is_kept_and_nobody_else_reads_it() {
         let dir = tempfile::tempdir().expect("there is room for temporary files");
-        fs::write(dir.path().join("us.new"), "cut short").expect("the directory can be used");
-        let made = key("us.example", dir.path());
-        assert_eq!(made.pair.public_key(), key("us.example", dir.path()).pair.public_key());
-        assert!(!dir.path().join("us.new").exists());
+        let us = || OurKey::load("us.example".try_into().expect("a server name"), dir.path());
+        let made = us().expect("the directory can be used");
+        assert_eq!(made.pair.public_key(), us().expect("it was written").pair.public_key());
+        assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 1);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let mode = fs::metadata(dir.path().join("us.example")).expect("it is there").permissions().mode();
+            let mode = fs::metadata(dir.path().join("signing.key")).expect("it is there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
     }

@@ -5,17 +5,18 @@
 //!
 //! | file | duty | calls of the engine |
 //! |---|---|---|
-//! | `host.rs` | opens the engine, and closes it | `open`, `room`, `acknowledge` |
+//! | `host.rs` | opens the engine, and closes it | `open` |
 //! | `driver.rs` | asks what the engine wants to know, tells what has changed | `handle_timeout`, `poll_request`, `handle_response`, `poll_update`, `poll_timeout`, `register_waker` |
 //! | `server.rs` | takes in what other servers send, answers what they ask | `receive`, `handle_invite`, `make_join`, `send_join`, `make_leave`, `send_leave`, `serve_…`, `handle_server_keys` |
 //! | `users.rs` | does what our users want | `create_room`, `create`, `how_to_join`, `begin_join`, `join_status` |
 //! | `outbox.rs` | sends our events, in order | |
 //! | `wire.rs`, `keys.rs`, `known.rs` | where servers are, requests to them, signatures; what of it is remembered | |
-//! | `main.rs` | the command line, which reads [`RoomView`]s | |
+//! | `main.rs` | the command line, which reads `RoomView`s | `room`, `acknowledge` |
 //!
 //! What a homeserver needs and this one has not: clients, EDUs, SRV records, notaries, a queue that outlives a restart,
-//! limits on what one server may send, a filter that keeps requests out of private networks: a server's name may lead to
-//! any address.
+//! limits on what one server may send, a filter that keeps requests out of private networks (a server's name may lead
+//! to any address), joins that hold up the transactions of their room alone, updates that are acknowledged many at a
+//! time.
 
 #![allow(clippy::missing_errors_doc, reason = "what has failed is told by the error, and nothing depends on which")]
 
@@ -28,11 +29,9 @@ mod server;
 mod users;
 mod wire;
 
-pub use gibbous::{RoomView, Update};
-pub use host::{Config, Host};
+pub use host::{Config, Host, Updates, now_ms};
 pub use keys::OurKey;
-pub use users::Joined;
-pub use wire::Refused;
+pub use wire::Wire;
 
 /// What goes wrong, on our side or another's.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

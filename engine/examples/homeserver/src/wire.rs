@@ -1,20 +1,23 @@
 //! The way to other servers: where they are, who they are, and requests to them.
 
+use std::{fs, path::Path, time::Duration};
+
 use axum::{
-    body::Bytes,
-    http::{Request, header::HOST},
+    body::{Body, to_bytes},
+    http::{Request, Response, StatusCode, header::HOST},
 };
-use gibbous::{OwnedServerName, ServerName};
-use reqwest::{Client, StatusCode, redirect::Policy};
-use ruma::{
-    api::{
-        OutgoingRequest, OutgoingRequestExt,
-        federation::authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
-        path_builder::SinglePath,
+use gibbous::{OwnedServerName, RequestError, ServerName};
+use reqwest::{Certificate, Client, redirect::Policy};
+use ruma::api::{
+    EndpointError, IncomingResponse, IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
+    error::Error as MatrixError,
+    federation::{
+        authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
+        discovery::discover_homeserver,
     },
-    signatures::PublicKeyMap,
+    path_builder::SinglePath,
 };
-use serde::Deserialize;
+use rustls::crypto::ring;
 
 use crate::{
     Error, OurKey,
@@ -22,6 +25,10 @@ use crate::{
     known::Known,
 };
 
+/// How long we say that our key is valid: a day.
+const KEY_VALID_MS: u64 = 86_400_000;
+/// How long an answer may take. The engine gives up by itself, mostly before.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How large an answer may be: 500 MiB, as in Synapse; `send_join` and `state` of the largest rooms have 100 MiB.
 const ANSWER_BYTES_MAX: usize = 500 << 20;
 /// How large an answer may be that anybody can make us ask for, or that says no: keys, and where a server is.
@@ -34,163 +41,133 @@ const REDIRECTS_MAX: usize = 5;
 const ADDRESS_FRESH_MS: u64 = 3_600_000;
 const KEYS_FRESH_MS: u64 = 60_000;
 
-/// Another server has refused.
-#[derive(Debug, thiserror::Error)]
-#[error("refused with {status} {errcode}")]
-pub struct Refused {
-    /// The HTTP status.
-    pub status: u16,
-    /// The Matrix error code; may be empty.
-    pub errcode: String,
-}
-
 /// Requests to other servers.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub struct Wire {
     pub(crate) key: OurKey,
     pub(crate) now_ms: fn() -> u64,
     http: Client,
     /// Where servers are.
-    addresses: Known<OwnedServerName>,
-    peers: Known<Peer>,
-}
-
-/// The keys by which another server signs requests; none where it never gave any.
-#[derive(Clone, Debug, Default)]
-struct Peer {
-    keys: PublicKeyMap,
-    valid_until_ts: u64,
-    asked_ms: u64,
-    /// Whether it did not give them when they were last asked for.
-    has_failed: bool,
-}
-
-/// Says where we let ourselves be sent on: nowhere, but for `.well-known` (server-server specification, "Resolving
-/// server names").
-pub(crate) fn redirects() -> Policy {
-    Policy::custom(|attempt| match attempt.previous() {
-        [first, ..] if first.path() == WELL_KNOWN && attempt.previous().len() <= REDIRECTS_MAX => attempt.follow(),
-        _ => attempt.stop(),
-    })
+    addresses: Known<Option<OwnedServerName>>,
+    /// The keys by which servers sign requests.
+    keys: Known<Option<Published>>,
 }
 
 impl Wire {
-    pub(crate) fn new(key: OurKey, http: Client, now_ms: fn() -> u64) -> Self {
-        Self { key, now_ms, http, addresses: Known::default(), peers: Known::default() }
+    /// Takes a certificate that is believed beside those of the system.
+    pub(crate) fn new(key: OurKey, trusted: Option<&Path>, now_ms: fn() -> u64) -> Result<Self, Error> {
+        // Only the first one in a process is taken, and they are all the same.
+        let _ = ring::default_provider().install_default();
+        // Nobody sends us on, but for `.well-known` (server-server specification, "Resolving server names").
+        let redirects = Policy::custom(|attempt| match attempt.previous() {
+            [first, ..] if first.path() == WELL_KNOWN && attempt.previous().len() <= REDIRECTS_MAX => attempt.follow(),
+            _ => attempt.stop(),
+        });
+        let mut http = Client::builder().https_only(true).redirect(redirects).timeout(PATIENCE);
+        if let Some(trusted) = trusted {
+            http = http.add_root_certificate(Certificate::from_pem(&fs::read(trusted)?)?);
+        }
+        Ok(Self { key, now_ms, http: http.build()?, addresses: Known::default(), keys: Known::default() })
     }
 
     /// Asks another server, and returns the body of its 200 answer.
-    pub(crate) async fn ask<R>(&self, to: &ServerName, request: R) -> Result<Vec<u8>, Error>
+    pub async fn ask<R>(&self, to: &ServerName, request: R) -> Result<Vec<u8>, Error>
     where
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
         let address = self.address(to).await;
         let signed_by = XMatrixSigningInput::new(self.key.server.clone(), to.to_owned(), &self.key.pair);
-        let mut request = request.try_into_http_request::<Vec<u8>>(&base_url(&address), signed_by, ())?;
-        request.headers_mut().insert(HOST, address.as_str().parse()?);
-        self.call(request, ANSWER_BYTES_MAX).await
+        let request = request.try_into_http_request(&base_url(&address), signed_by, ())?;
+        self.call(&address, request, ANSWER_BYTES_MAX).await
     }
 
-    /// Returns a server's keys as it publishes them, once they have been checked. A server that did not give them is not
-    /// asked again at once.
-    pub(crate) async fn keys(&self, server: &ServerName) -> Result<Vec<u8>, Error> {
-        let now_ms = (self.now_ms)();
-        let known = self.peers.get(server, now_ms).unwrap_or_default();
-        if known.has_failed && known.asked_ms + KEYS_FRESH_MS > now_ms {
-            return Err("its keys could not be had a moment ago".into());
-        }
-        let published = self.publishes(server).await;
-        let asked_ms = (self.now_ms)();
-        let peer = match &published {
-            Ok(Published { keys, valid_until_ts, .. }) => {
-                Peer { keys: keys.clone(), valid_until_ts: *valid_until_ts, asked_ms, has_failed: false }
-            }
-            // What it gave before is as good as ever.
-            Err(_) => Peer { asked_ms, has_failed: true, ..known },
-        };
-        let until_ms = peer.valid_until_ts.max(asked_ms + KEYS_FRESH_MS);
-        self.peers.put(server, peer, until_ms, asked_ms);
-        Ok(published?.document)
-    }
-
-    async fn publishes(&self, server: &ServerName) -> Result<Published, Error> {
-        let address = self.address(server).await;
-        let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&address)));
-        let request = request.header(HOST, address.as_str()).body(Vec::new())?;
-        published_by(server, &self.call(request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
-    }
-
-    /// Returns who has sent a request: the server that has signed it. Its keys too, if they had to be asked for.
-    pub(crate) async fn authenticate(
-        &self,
-        request: &Request<Bytes>,
-    ) -> Result<(OwnedServerName, Option<Vec<u8>>), Error> {
+    /// Returns who has sent a request: the server that has signed it.
+    pub(crate) async fn authenticate(&self, request: &Request<&[u8]>) -> Result<OwnedServerName, Error> {
         let claim = XMatrix::extract_from_http_headers(request.headers())?;
-        let verify = || {
-            let now_ms = (self.now_ms)();
-            let peer = self.peers.get(&claim.origin, now_ms)?;
-            let verified = match peer.valid_until_ts >= now_ms {
-                true => claim.verify_http_request(request, &self.key.server, &peer.keys).map_err(Error::from),
-                false => Err("no keys of it are known that are valid".into()),
-            };
-            // Nobody makes us ask for keys again and again by signatures that do not hold, or in the name of a server
-            // that has none.
-            (verified.is_ok() || peer.asked_ms + KEYS_FRESH_MS > now_ms).then_some(verified)
+        let verify = |by: &Published| match by.valid_until_ts >= (self.now_ms)() {
+            true => claim.verify_http_request(request, &self.key.server, &by.keys).map_err(Error::from),
+            false => Err("its keys are not valid any more".into()),
         };
-        let asked = match verify() {
-            Some(verified) => return verified.map(|()| (claim.origin.clone(), None)),
-            None => self.keys(&claim.origin).await?,
-        };
-        verify().ok_or("the keys are not valid any more")??;
-        Ok((claim.origin.clone(), Some(asked)))
+        let known = self.keys.of(&claim.origin).await.given.clone();
+        if known.is_none_or(|keys| verify(&keys).is_err()) {
+            verify(&self.published(&claim.origin).await?)?;
+        }
+        Ok(claim.origin)
+    }
+
+    /// Returns a server's keys as the engine takes them. It asks for ours, too.
+    pub(crate) async fn keys(&self, server: &ServerName) -> Result<Vec<u8>, Error> {
+        match *server == self.key.server {
+            true => self.key.published((self.now_ms)() + KEY_VALID_MS),
+            false => Ok(self.published(server).await?.document),
+        }
+    }
+
+    /// Returns the keys that another server publishes, once they have been checked. Nobody makes us ask again and again
+    /// by signatures that do not hold, or in the name of a server that has no keys.
+    async fn published(&self, server: &ServerName) -> Result<Published, Error> {
+        let mut known = self.keys.of(server).await;
+        if known.until_ms <= (self.now_ms)() {
+            let published = self.ask_for_keys(server).await;
+            known.until_ms = (self.now_ms)() + KEYS_FRESH_MS;
+            // Where it gives none, what it gave before is as good as ever.
+            known.given = Some(published?);
+        }
+        known.given.clone().ok_or_else(|| "its keys could not be had a moment ago".into())
+    }
+
+    async fn ask_for_keys(&self, server: &ServerName) -> Result<Published, Error> {
+        let address = self.address(server).await;
+        let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&address))).body(Vec::new())?;
+        published_by(server, &self.call(&address, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
     }
 
     /// Finds where a server is (server-server specification, "Resolving server names"): at the port that it names, or
     /// where it delegates to by `.well-known`, else at port 8448. SRV records are not asked for.
     async fn address(&self, server: &ServerName) -> OwnedServerName {
-        #[derive(Deserialize)]
-        struct WellKnown {
-            #[serde(rename = "m.server")]
-            server: OwnedServerName,
-        }
         if server.port().is_some() || server.is_ip_literal() {
             return server.to_owned();
         }
-        if let Some(address) = self.addresses.get(server, (self.now_ms)()) {
-            return address;
+        let mut known = self.addresses.of(server).await;
+        if known.until_ms <= (self.now_ms)() {
+            known.given = self.delegated(server).await.ok();
+            known.until_ms = (self.now_ms)() + ADDRESS_FRESH_MS;
         }
-        let delegated = async {
-            let request = Request::get(format!("https://{server}{WELL_KNOWN}")).body(Vec::new())?;
-            let found: WellKnown = serde_json::from_slice(&self.call(request, SMALL_ANSWER_BYTES_MAX).await?)?;
-            Ok::<_, Error>(found.server)
-        };
-        let address = delegated.await.unwrap_or_else(|_| server.to_owned());
-        let now_ms = (self.now_ms)();
-        self.addresses.put(server, address.clone(), now_ms + ADDRESS_FRESH_MS, now_ms);
-        address
+        known.given.clone().unwrap_or_else(|| server.to_owned())
     }
 
-    async fn call(&self, request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
-        #[derive(Default, Deserialize)]
-        struct MatrixError {
-            errcode: String,
+    async fn delegated(&self, server: &ServerName) -> Result<OwnedServerName, Error> {
+        let request = Request::get(format!("https://{server}{WELL_KNOWN}")).body(Vec::new())?;
+        let answer: discover_homeserver::Response = read(&self.call(server, request, SMALL_ANSWER_BYTES_MAX).await?)?;
+        Ok(answer.server)
+    }
+
+    async fn call(&self, to: &ServerName, mut request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        request.headers_mut().insert(HOST, to.as_str().parse()?);
+        let response = Response::from(self.http.execute(request.try_into()?).await?);
+        let (parts, body) = response.into_parts();
+        let bytes_max = if parts.status == StatusCode::OK { bytes_max } else { SMALL_ANSWER_BYTES_MAX };
+        let body = to_bytes(Body::new(body), bytes_max).await?;
+        match parts.status {
+            StatusCode::OK => Ok(body.into()),
+            _ => Err(MatrixError::from_http_response(Response::from_parts(parts, &*body)).into()),
         }
-        let mut response = self.http.execute(request.try_into()?).await?;
-        let bytes_max = if response.status() == StatusCode::OK { bytes_max } else { SMALL_ANSWER_BYTES_MAX };
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > bytes_max {
-                return Err("the answer is too large".into());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        match response.status() {
-            StatusCode::OK => Ok(body),
-            status => {
-                let MatrixError { errcode } = serde_json::from_slice(&body).unwrap_or_default();
-                Err(Refused { status: status.as_u16(), errcode }.into())
-            }
-        }
+    }
+}
+
+/// Reads what [`Wire::ask`] returns.
+pub(crate) fn read<R: IncomingResponse>(body: &[u8]) -> Result<R, Error> {
+    R::try_from_http_response(Response::new(body)).map_err(|error| error.to_string().into())
+}
+
+/// The engine has no word for an answer that is none, nor for trouble of the host's own.
+pub(crate) fn in_engine_words(error: &Error) -> RequestError {
+    match error.downcast_ref::<MatrixError>() {
+        Some(refused) => RequestError::Status {
+            status: refused.status_code.as_u16(),
+            errcode: refused.error_kind().map(|kind| kind.errcode().to_string()).unwrap_or_default(),
+        },
+        None => RequestError::Timeout,
     }
 }
 
@@ -210,11 +187,10 @@ mod tests {
     #[tokio::test]
     async fn a_server_without_keys_is_not_asked_for_them_again_at_once() {
         static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("there is room for temporary files");
         let us: OwnedServerName = "us.example".try_into().expect("a server name");
-        let key = OurKey::load(us, &dir.path().join("key")).expect("the directory can be used");
-        let wire = Wire::new(key, Client::new(), || CLOCK.load(Ordering::SeqCst));
+        let key = OurKey::load(us, dir.path()).expect("the directory can be used");
+        let wire = Wire::new(key, None, || CLOCK.load(Ordering::SeqCst)).expect("a client can be made");
 
         // Whoever comes to this port is turned away, and counted.
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
@@ -227,7 +203,7 @@ mod tests {
             "A".repeat(86)
         );
         let request = Request::get("/_matrix/federation/v1/event/$e").header("Authorization", claim);
-        let request = request.body(Bytes::new()).expect("a request");
+        let request = request.body(&b""[..]).expect("a request");
         let visits_of_one = async || {
             wire.authenticate(&request).await.expect_err("it has no keys");
             visitors.try_iter().count()

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -11,10 +11,10 @@ use std::{
 
 use gibbous::{
     Change, EventId, EventStatus, Membership, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, Pdu, RoomId,
-    RoomVersionId, SledBackend, SledOptions, StateKey,
+    RoomVersionId, RoomView, StateKey,
     gibbous_codec::{RoomRules, sign_by},
 };
-use gibbous_example_homeserver::{Config, Error, Host, OurKey, RoomView, Update};
+use gibbous_example_homeserver::{Config, Error, Host, OurKey, Updates, now_ms};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     api::federation::{
@@ -27,14 +27,6 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use tokio::sync::mpsc::UnboundedReceiver;
-
-/// The one place where a real clock is read.
-#[expect(clippy::disallowed_types, reason = "there is a real server on the other side")]
-pub(crate) fn now_ms() -> u64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
-    u64::try_from(since_1970.as_millis()).expect("it is before the year 500,000,000")
-}
 
 /// One certificate, of `localhost`, that all servers present and believe.
 #[derive(Clone)]
@@ -65,9 +57,9 @@ impl Certificate {
 
 /// A host, and what changes in it.
 pub(crate) struct Ours {
-    pub(crate) host: Host,
+    pub(crate) host: Arc<Host>,
     pub(crate) name: OwnedServerName,
-    updates: UnboundedReceiver<Update>,
+    updates: Updates,
     dir: PathBuf,
     certificate: Certificate,
 }
@@ -75,33 +67,36 @@ pub(crate) struct Ours {
 impl Ours {
     /// Starts one, with its store in a directory.
     pub(crate) async fn start(dir: PathBuf, certificate: &Certificate) -> Self {
-        fs::create_dir(&dir).expect("the directory can be made");
+        // Somebody else may take the port before the host does, which then cannot be reached.
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-        Self::on(listener, dir, certificate.clone()).await
+        let listen = listener.local_addr().expect("it is bound");
+        drop(listener);
+        Self::on(listen, dir, certificate.clone()).await
     }
 
     /// Stops it and starts it again, at the same address and with the same store.
     pub(crate) async fn restart(self) -> Self {
-        self.host.stop().await;
-        let port = self.name.port().expect("it has one");
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("it is free again");
-        Self::on(listener, self.dir, self.certificate).await
+        self.host.stop(self.updates).await;
+        let listen = ([127, 0, 0, 1], self.name.port().expect("it has one")).into();
+        Self::on(listen, self.dir, self.certificate).await
     }
 
-    async fn on(listener: TcpListener, dir: PathBuf, certificate: Certificate) -> Self {
-        let port = listener.local_addr().expect("it is bound").port();
-        let name: OwnedServerName = format!("localhost:{port}").try_into().expect("a server name");
-        let carol = format!("@carol:{name}").try_into().expect("a user ID");
-        let key = OurKey::load(name.clone(), &dir.join("signing.key")).expect("the directory can be used");
-        let backend = SledBackend::open(&dir.join("rooms"), SledOptions::default()).expect("the directory can be used");
+    /// Stops it, and has everybody who comes to its address wait.
+    pub(crate) async fn falls_silent(self) -> TcpListener {
+        self.host.stop(self.updates).await;
+        TcpListener::bind(("127.0.0.1", self.name.port().expect("it has one"))).expect("it is free again")
+    }
+
+    async fn on(listen: SocketAddr, dir: PathBuf, certificate: Certificate) -> Self {
+        let name: OwnedServerName = format!("localhost:{}", listen.port()).try_into().expect("a server name");
         let config = Config {
-            key,
-            users: BTreeSet::from([carol]),
-            listener,
-            tls: (certificate.pem.clone(), certificate.key.clone()),
-            trusted: Some(certificate.pem.clone()),
-            backend: Arc::new(backend),
-            now_ms,
+            server_name: name.clone(),
+            user: "carol".to_owned(),
+            data_dir: dir.clone(),
+            listen,
+            certificate: certificate.pem.clone(),
+            key: certificate.key.clone(),
+            ca: Some(certificate.pem.clone()),
         };
         let (host, updates) = Host::start(config).await.expect("it starts");
         Self { host, name, updates, dir, certificate }
@@ -111,8 +106,8 @@ impl Ours {
         format!("@{name}:{}", self.name).try_into().expect("a user ID")
     }
 
-    pub(crate) async fn view(&self, room_id: &RoomId) -> RoomView {
-        self.host.room(room_id).await.expect("the store works").expect("the room is known")
+    pub(crate) fn view(&self, room_id: &RoomId) -> RoomView {
+        self.host.call(|engine, _| engine.room(room_id)).expect("the store works").expect("the room is known")
     }
 
     /// Makes a message that the engine would not: behind the newest events that `seen` knows of, by the leave of a
@@ -140,7 +135,7 @@ impl Ours {
         let now = MilliSecondsSinceUnixEpoch(UInt::new_saturating(now_ms()));
         let mut transaction = send_transaction_message::v1::Request::new("lie".into(), self.name.clone(), now);
         transaction.pdus = vec![RawValue::from_string(pdu.canonical_json().to_owned()).expect("it is JSON")];
-        self.host.ask(to, transaction).await.expect("it is taken in");
+        self.host.wire.ask(to, transaction).await.expect("it is taken in");
     }
 
     /// Lets one of our users leave with another server's help, as who turns down an invite does.
@@ -151,13 +146,13 @@ impl Ours {
             event: Box<RawValue>,
         }
         let make = prepare_leave_event::v1::Request::new(room_id.clone(), user.clone());
-        let made = self.host.ask(via, make).await.expect("a template is given");
+        let made = self.host.wire.ask(via, make).await.expect("a template is given");
         let MakeLeave { room_version, event } = serde_json::from_slice(&made).expect("a template");
         let rules = RoomRules::of(&room_version).expect("the room is there");
         let leave = sign_by(&rules, event.get().as_bytes(), &self.key()).expect("it is an event");
         let json = RawValue::from_string(leave.canonical_json().to_owned()).expect("it is JSON");
         let send = create_leave_event::v2::Request::new(room_id.clone(), leave.event_id().to_owned(), json);
-        self.host.ask(via, send).await.expect("the leave is taken in");
+        self.host.wire.ask(via, send).await.expect("the leave is taken in");
     }
 
     /// Asks another server whatever may be asked about an event; each answer names what it should.
@@ -168,22 +163,23 @@ impl Ours {
             let answer = String::from_utf8(answer).expect("JSON is UTF-8");
             assert!(answer.contains(part), "{what}: {answer}");
         };
-        let asked = self.host.ask(of, get_event::v1::Request::new(event())).await;
+        let asked = self.host.wire.ask(of, get_event::v1::Request::new(event())).await;
         answered("event", asked, "m.room.message");
-        let asked = self.host.ask(of, get_room_state::v1::Request::new(event(), room())).await;
+        let asked = self.host.wire.ask(of, get_room_state::v1::Request::new(event(), room())).await;
         answered("state", asked, "m.room.join_rules");
-        let asked = self.host.ask(of, get_event_authorization::v1::Request::new(room(), event())).await;
+        let asked = self.host.wire.ask(of, get_event_authorization::v1::Request::new(room(), event())).await;
         answered("event_auth", asked, "m.room.create");
-        let asked = self.host.ask(of, get_backfill::v1::Request::new(room(), vec![event()], UInt::from(10_u32))).await;
+        let asked =
+            self.host.wire.ask(of, get_backfill::v1::Request::new(room(), vec![event()], UInt::from(10_u32))).await;
         answered("backfill", asked, "m.room.message");
-        let create = self.view(room_id).await.current_state().expect("the store works");
+        let create = self.view(room_id).current_state().expect("the store works");
         let create = create.get(&StateKey::new("m.room.create", "")).expect("every room has one").clone();
         let gap = get_missing_events::v1::Request::new(room(), vec![create], vec![event()]);
-        answered("get_missing_events", self.host.ask(of, gap).await, "prev_events");
+        answered("get_missing_events", self.host.wire.ask(of, gap).await, "prev_events");
     }
 
     fn key(&self) -> OurKey {
-        OurKey::load(self.name.clone(), &self.dir.join("signing.key")).expect("it was written")
+        OurKey::load(self.name.clone(), &self.dir).expect("it was written")
     }
 
     /// Waits until something changes as wanted.
@@ -220,15 +216,16 @@ impl Ours {
             pdu_ids: BTreeSet<OwnedEventId>,
         }
         let question = get_room_state_ids::v1::Request::new(event_id.to_owned(), room_id.clone());
-        let body = self.host.ask(with, question).await.unwrap_or_else(|error| panic!("state of {event_id}: {error}"));
+        let body =
+            self.host.wire.ask(with, question).await.unwrap_or_else(|error| panic!("state of {event_id}: {error}"));
         let theirs: StateIds = serde_json::from_slice(&body).expect("an answer to state_ids");
-        let ours = self.view(room_id).await.state_ids_before(event_id).expect("the store works");
+        let ours = self.view(room_id).state_ids_before(event_id).expect("the store works");
         assert_eq!(ours.as_ref(), Some(&theirs.pdu_ids), "state before {event_id}: ours, and that of {with}");
     }
 
     /// Returns who is in a room, as far as is known.
-    pub(crate) async fn joined_members(&self, room_id: &RoomId) -> BTreeSet<String> {
-        let page = self.view(room_id).await.members(None, usize::MAX).expect("the store works");
+    pub(crate) fn joined_members(&self, room_id: &RoomId) -> BTreeSet<String> {
+        let page = self.view(room_id).members(None, usize::MAX).expect("the store works");
         let joined = page.known.into_iter().filter(|member| member.membership == Membership::Join);
         joined.map(|member| member.user.to_string()).collect()
     }
