@@ -33,7 +33,7 @@ use Target::{AtLeast, AtMost};
 
 const AS_FAST: &str = "times as fast as ruma, median";
 
-const FIGURES: [Figure; 29] = [
+const FIGURES: [Figure; 32] = [
     figure("resolve-cold", AS_FAST, AtLeast(2.0), resolution::cold),
     figure("resolve-warm", AS_FAST, AtLeast(5.0), resolution::warm),
     figure("resolve-slowest", "times as fast as ruma, least", AtLeast(1.0), resolution::slowest),
@@ -62,12 +62,15 @@ const FIGURES: [Figure; 29] = [
     figure("flip_rows_message", "rows", AtMost(4.0), flips::message),
     figure("flip_rows_state", "rows", AtMost(14.0), flips::state),
     figure("peak_rss_50k", "MiB, fjall", AtMost(256.0), resync::peak_rss),
+    figure("peak_rss_200k_over_50k", "times the bytes, fjall", AtMost(1.2), resync::peak_rss_of_great),
     figure("live_bytes_over_json_50k", "times the JSON, any backend", AtMost(1.4), resync::live_bytes_over_json),
     figure("open_mid_resync_50k", "rows, any backend", AtMost(110.0), resync::open_mid_resync_rows),
     figure("open_mid_resync_50k_time", "ms, fjall, median", AtMost(20.0), resync::open_mid_resync_time),
     figure("receive_tip_100k", "times floor and raw write, fjall", AtMost(1.4), tip::over_floor_and_raw),
     figure("receive_tip_100k_syncs", "syncs for 1,000 messages", AtMost(20.0), tip::syncs),
     figure("join_usable", "times floor and one batch, fjall, median", AtMost(2.0), resync::join_usable),
+    figure("join_usable_100k_over_1k", "times the time, fjall, median", AtMost(1.2), resync::join_usable_of_great),
+    figure("scaling_over_floor", "times the floor's speed-up, fjall", AtLeast(0.9), resync::scaling_over_floor),
 ];
 
 type Measure = fn() -> Result<f64, String>;

@@ -16,11 +16,25 @@ pub(super) fn per_version() -> Result<f64, String> {
 
 /// Measures a figure in a process that does nothing else.
 pub(super) fn in_child(figure: &str, measure: impl FnOnce() -> Result<f64, String>) -> Result<f64, String> {
-    if env::var_os(CHILD).is_some() {
+    if is_child() {
         return measure();
     }
+    value_of(&mut Command::new(env::current_exe().map_err(|error| error.to_string())?), figure)
+}
+
+/// Measures a figure in a process that has only some cores, as `taskset` names them.
+pub(super) fn on_cores(figure: &str, cores: &str) -> Result<f64, String> {
     let program = env::current_exe().map_err(|error| error.to_string())?;
-    let child = Command::new(program).arg(figure).env(CHILD, "1").output();
+    value_of(Command::new("taskset").args(["--cpu-list", cores]).arg(program), figure)
+}
+
+/// Tells whether this is such a process.
+pub(super) fn is_child() -> bool {
+    env::var_os(CHILD).is_some()
+}
+
+fn value_of(child: &mut Command, figure: &str) -> Result<f64, String> {
+    let child = child.arg(figure).env(CHILD, "1").output();
     let line = child.map_err(|error| error.to_string())?.stdout;
     let line = String::from_utf8_lossy(&line);
     let value = line.split_whitespace().nth(1).and_then(|value| value.parse().ok());

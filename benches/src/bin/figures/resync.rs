@@ -30,13 +30,13 @@ use gibbous_benches::floor::check_all;
 
 use self::{
     raw::{Counting, Op, Recorder, write},
-    room::Recorded,
+    room::{MEMBERS, Recorded},
     run::{Phase, Run, play},
 };
 use super::{
     clock::{median, timed},
     events::flip_times,
-    memory::{forget_peak, in_child, peak_resident_bytes},
+    memory::{forget_peak, in_child, is_child, on_cores, peak_resident_bytes},
 };
 
 const ROUNDS: usize = 3;
@@ -88,8 +88,19 @@ pub(super) fn flips_per_second() -> Result<f64, String> {
 
 /// The resident bytes of a process that joins the room and resyncs it, at most.
 pub(super) fn peak_rss() -> Result<f64, String> {
-    let room = Recorded::at_hand()?;
-    in_child("peak_rss_50k", || {
+    peak_rss_of("peak_rss_50k", MEMBERS)
+}
+
+/// The same of a room with four times as many members, over it.
+pub(super) fn peak_rss_of_great() -> Result<f64, String> {
+    let great = peak_rss_of("peak_rss_200k_over_50k", 4 * MEMBERS)?;
+    // The child measures this room alone.
+    if is_child() { Ok(great) } else { Ok(great / peak_rss()?) }
+}
+
+fn peak_rss_of(figure: &str, members: usize) -> Result<f64, String> {
+    let room = Recorded::at_hand(members)?;
+    in_child(figure, || {
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut peak = Err("the room was not played".to_owned());
         play(&room, &fjall(dir.path()), |phase| match phase {
@@ -145,6 +156,37 @@ pub(super) fn open_mid_resync_time() -> Result<f64, String> {
 /// The time of the join over fjall, over its floor and one durable batch of the same rows.
 pub(super) fn join_usable() -> Result<f64, String> {
     Ok(Times::measured()?.join_usable)
+}
+
+/// The time of the join of a room with 100,000 members over that of one with 1,000, over fjall.
+pub(super) fn join_usable_of_great() -> Result<f64, String> {
+    let median_of = |members| {
+        let room = Recorded::at_hand(members)?;
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+            times.push(play(&room, &fjall(dir.path()), |_| {})?.join);
+        }
+        eprintln!("joins of a room of {members} members: {times:.1?}");
+        Ok::<_, String>(median(times))
+    };
+    Ok(over(median_of(2 * MEMBERS)?, median_of(MEMBERS / 50)?))
+}
+
+/// How much faster join and resync are on two cores than on one, over how much faster the floor is.
+pub(super) fn scaling_over_floor() -> Result<f64, String> {
+    const FIGURE: &str = "scaling_over_floor";
+    let room = Recorded::shared()?;
+    if is_child() {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let (floor, checked) = timed(|| check_all(&room.brought, &room.keys, threads));
+        checked?;
+        return Ok(over(play(room, &fjall(dir.path()), |_| {})?.time(), floor));
+    }
+    let (one, two) = (on_cores(FIGURE, "0")?, on_cores(FIGURE, "0,1")?);
+    eprintln!("over the floor on one core {one:.2}, on two {two:.2}");
+    Ok(one / two)
 }
 
 /// What was measured in several rounds; of each ratio the median.

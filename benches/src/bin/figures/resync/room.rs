@@ -17,7 +17,7 @@ use gibbous::{
 use gibbous_benches::floor::Keys;
 use serde_json::Value;
 
-const MEMBERS: usize = 50_000;
+pub(super) const MEMBERS: usize = 50_000;
 const EVENTS: usize = 2_000;
 const SEED: u64 = 1;
 
@@ -39,16 +39,16 @@ impl Recorded {
     /// Reads the room once for all figures.
     pub(super) fn shared() -> Result<&'static Self, String> {
         static ROOM: OnceLock<Result<Recorded, String>> = OnceLock::new();
-        ROOM.get_or_init(|| Self::at_hand()?.read()).as_ref().map_err(Clone::clone)
+        ROOM.get_or_init(|| Self::at_hand(MEMBERS)?.read()).as_ref().map_err(Clone::clone)
     }
 
-    /// Makes the recording if there is none, and does not read it.
-    pub(super) fn at_hand() -> Result<Self, String> {
+    /// Makes the recording of a room with so many members if there is none, and does not read it.
+    pub(super) fn at_hand(members: usize) -> Result<Self, String> {
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let target = program.parent().and_then(Path::parent).ok_or("the program is in no target directory")?;
-        let path = target.join(format!("figures/synth-{MEMBERS}-{EVENTS}-{SEED}.recording.jsonl.zst"));
+        let path = target.join(format!("figures/synth-{members}-{EVENTS}-{SEED}.recording.jsonl.zst"));
         if !path.exists() {
-            make(&path)?;
+            make(&path, members)?;
         }
         Ok(Self { path, ..Self::default() })
     }
@@ -81,12 +81,12 @@ impl Recorded {
     }
 }
 
-fn make(path: &Path) -> Result<(), String> {
+fn make(path: &Path, members: usize) -> Result<(), String> {
     eprintln!("making {}", path.display());
     let words = |error: std::io::Error| error.to_string();
     fs::create_dir_all(path.parent().unwrap_or(path)).map_err(words)?;
     let unfinished = path.with_file_name("unfinished.recording.jsonl.zst");
-    let synth = Synth { room_version: RoomVersionId::V11, members: MEMBERS, events: EVENTS, forks: 0, seed: SEED };
+    let synth = Synth { room_version: RoomVersionId::V11, members, events: EVENTS, forks: 0, seed: SEED };
     let mut out = exchange::create(&unfinished).map_err(words)?;
     synth.write(&mut out).map_err(|error| error.to_string())?;
     out.finish().map_err(words)?;
