@@ -126,10 +126,10 @@ pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
         for (key, bytes) in page? {
             let LogRecord::Event(record) = decode_row(Table::Log, &key, Kind::LogEntry, &bytes)? else { continue };
             let num = EventNum(seq_of(Table::Log, &key)?.0);
-            let state = rows.changed_state(num)?.unwrap_or(record.state);
+            let stage = rows.changed(num)?.map_or(record.state.stage, |changed| changed.stage);
             if let Stage::Placed { states, .. }
             | Stage::Outlier { states: Some(states), .. }
-            | Stage::History { states, .. } = state.stage
+            | Stage::History { states, .. } = stage
             {
                 live.add(rows, states.before)?;
                 live.add(rows, states.after)?;
