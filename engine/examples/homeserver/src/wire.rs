@@ -48,9 +48,9 @@ pub struct Wire {
     pub(crate) now_ms: fn() -> u64,
     http: Client,
     /// Where servers are.
-    addresses: Known<Option<OwnedServerName>>,
+    addresses: Known<OwnedServerName>,
     /// The keys by which servers sign requests.
-    keys: Known<Option<Published>>,
+    keys: Known<Published>,
 }
 
 impl Wire {
@@ -88,8 +88,7 @@ impl Wire {
             true => claim.verify_http_request(request, &self.key.server, &by.keys).map_err(Error::from),
             false => Err("its keys are not valid any more".into()),
         };
-        let known = self.keys.of(&claim.origin).await.given.clone();
-        if known.is_none_or(|keys| verify(&keys).is_err()) {
+        if self.keys.get(&claim.origin).is_none_or(|keys| verify(&keys).is_err()) {
             verify(&self.published(&claim.origin).await?)?;
         }
         Ok(claim.origin)
@@ -106,14 +105,8 @@ impl Wire {
     /// Returns the keys that another server publishes, once they have been checked. Nobody makes us ask again and again
     /// by signatures that do not hold, or in the name of a server that has no keys.
     async fn published(&self, server: &ServerName) -> Result<Published, Error> {
-        let mut known = self.keys.of(server).await;
-        if known.until_ms <= (self.now_ms)() {
-            let published = self.ask_for_keys(server).await;
-            known.until_ms = (self.now_ms)() + KEYS_FRESH_MS;
-            // Where it gives none, what it gave before is as good as ever.
-            known.given = Some(published?);
-        }
-        known.given.clone().ok_or_else(|| "its keys could not be had a moment ago".into())
+        let published = self.keys.fresh(server, KEYS_FRESH_MS, self.now_ms, self.ask_for_keys(server)).await?;
+        published.ok_or_else(|| "its keys could not be had a moment ago".into())
     }
 
     async fn ask_for_keys(&self, server: &ServerName) -> Result<Published, Error> {
@@ -128,12 +121,9 @@ impl Wire {
         if server.port().is_some() || server.is_ip_literal() {
             return server.to_owned();
         }
-        let mut known = self.addresses.of(server).await;
-        if known.until_ms <= (self.now_ms)() {
-            known.given = self.delegated(server).await.ok();
-            known.until_ms = (self.now_ms)() + ADDRESS_FRESH_MS;
-        }
-        known.given.clone().unwrap_or_else(|| server.to_owned())
+        let asked = self.addresses.fresh(server, ADDRESS_FRESH_MS, self.now_ms, self.delegated(server)).await;
+        // Where it tells nothing now, what it told before is as good as ever.
+        asked.ok().flatten().or_else(|| self.addresses.get(server)).unwrap_or_else(|| server.to_owned())
     }
 
     async fn delegated(&self, server: &ServerName) -> Result<OwnedServerName, Error> {
