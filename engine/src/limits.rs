@@ -123,8 +123,8 @@ pub struct Limits {
     pub servers_max: usize,
     /// How many parsed PDUs a room keeps at hand: 20,000; at about 2 KiB, 40 MB.
     pub cached_pdus_max: usize,
-    /// How many events one step of the fold takes, which is one record of the log: 512; at about 200 bytes of rows each,
-    /// 100 KB.
+    /// How many events one step of the fold takes, which is one record of the log: 512; at about 200 bytes each, 100 KB,
+    /// and 1.3 MB of rows where each soft-fails beside thirty-one others in the log that have changed before.
     pub flips_a_commit_max: usize,
     /// How many initial events a room that we create may have: 1,000, which is one batch of at most 64 MiB. An ordinary
     /// room has ten, of half a KiB each; the rest is for invites and what a template of rooms brings.
@@ -144,8 +144,9 @@ pub struct Limits {
     /// many: 4,096, about a second. What is left is done by [`Engine::handle_timeout`](crate::Engine::handle_timeout),
     /// which is then due at once.
     pub events_a_call_max: usize,
-    /// How many records of a room's log may be untold before the host is told only that it lags: 100,000. They stand in
-    /// the log, so that they take no memory: it is a bound on how long the host is busy with what is past.
+    /// How many records of a room's log may be untold before the host is told only that it lags: 100,000. Most tell of one
+    /// event, those of flips of 64 at most. They stand in the log, so that they take no memory: it is a bound on how long
+    /// the host is busy with what is past.
     pub updates_max: usize,
 }
 

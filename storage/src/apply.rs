@@ -59,18 +59,14 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             server_rows: 0,
             holes: 0,
         },
-        _ => {
-            rows.head()?.ok_or_else(|| StoreError::Missing { what: format!("the head row of room {}", rows.room()) })?
-        }
+        _ => head_of(rows)?,
     };
     head.next_seq = seq.0 + 1;
     match record {
         LogRecord::RoomOpened(_) => {}
         LogRecord::Event(event) => apply_event(rows, &mut head, EventNum(seq.0), event)?,
         LogRecord::Judged(judgements) => {
-            for judgement in judgements {
-                apply_judgement(rows, seq, judgement)?;
-            }
+            judgements.iter().try_for_each(|judgement| apply_judgement(rows, seq, judgement))?;
         }
         LogRecord::Group(group) => apply_group(rows, group)?,
         LogRecord::Folded(folded) => apply_folded(rows, &mut head, folded)?,
@@ -162,6 +158,23 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
     }
     rows.set_head(head);
     Ok(())
+}
+
+/// Applies some of the judgements of a record that stands, or will stand, at `seq`.
+pub(crate) fn apply_judged<W: RoomRowsMut>(
+    rows: &mut W,
+    seq: LogSeq,
+    judgements: &[Judgement],
+) -> Result<(), StoreError> {
+    let mut head = head_of(rows)?;
+    head.next_seq = seq.0 + 1;
+    judgements.iter().try_for_each(|judgement| apply_judgement(rows, seq, judgement))?;
+    rows.set_head(head);
+    Ok(())
+}
+
+fn head_of<W: RoomRowsMut>(rows: &W) -> Result<RoomHead, StoreError> {
+    rows.head()?.ok_or_else(|| StoreError::Missing { what: format!("the head row of room {}", rows.room()) })
 }
 
 fn apply_event<W: RoomRowsMut>(

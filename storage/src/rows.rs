@@ -10,7 +10,7 @@ use gibbous_codec::{
 
 use crate::{
     Row, StoreError, Table,
-    event_states::{neighbours_of, row_key, with_copy},
+    event_states::{neighbours_of, of_event, row_key, with_copy},
     keys::{after, current_key, decode_row, redaction_key, room_bytes_key, room_prefix, room_seq_key, seq_of},
     pages::pages,
     state_group::{self, NodeSource},
@@ -154,7 +154,8 @@ pub trait RoomRows: Rows + NodeSource {
     /// If the backend fails or the row is damaged.
     fn changed(&self, num: EventNum) -> Result<Option<ChangedState>, StoreError> {
         let key = row_key(self.room(), num);
-        Ok(neighbours_of(&key, self.row(Table::Events, &key)?.as_deref())?.remove(&num))
+        let neighbours = neighbours_of(&key, self.row(Table::Events, &key)?.as_deref())?;
+        Ok(of_event(&neighbours, num).cloned())
     }
 
     /// Returns a stored event.

@@ -18,7 +18,7 @@ pub enum Table {
     Log = 3,
     /// From event ID to event number.
     EventIds = 4,
-    /// The verdict and states of each event.
+    /// The verdict and states of each event that has others than its record says, by thirty-two neighbours in the log.
     Events = 5,
     /// The nodes of state groups, by hash.
     Nodes = 6,

@@ -227,22 +227,24 @@ impl Room {
         holes: BTreeSet<OwnedEventId>,
     ) -> Result<Result<Named, RefusalReason>, Error> {
         let mut named = Named { state: BTreeMap::new(), holes, until_final: BTreeSet::new() };
-        let mut looked = Ok(());
         let stored = txn.as_begun();
         let find = |event_id: &&OwnedEventId| -> Result<Option<Stored>, Error> {
             let Some((num, stage)) = stage_of(&stored, event_id)? else { return Ok(None) };
             Ok(Some((num, stage, stored.event_record(num)?.state_key.clone())))
         };
         let mut in_turn = ids.iter();
-        map_in_turn(ids.iter().collect(), find, |found| {
+        let looked = map_in_turn(ids.iter().collect(), find, |found| {
             for (stored, event_id) in found.into_iter().zip(in_turn.by_ref()) {
-                if looked.is_ok() {
-                    looked = self.look_at(txn, &mut named, event_id, stored?)?;
-                }
+                // Of a state that is no true one, the rest is not read.
+                self.look_at(txn, &mut named, event_id, stored.map_err(Err)?).map_err(Err)?.map_err(Ok)?;
             }
-            Ok::<_, Error>(())
-        })?;
-        Ok(looked.map(|()| named))
+            Ok(())
+        });
+        match looked {
+            Ok(()) => Ok(Ok(named)),
+            Err(Ok(reason)) => Ok(Err(reason)),
+            Err(Err(error)) => Err(error),
+        }
     }
 
     fn look_at(
@@ -273,11 +275,12 @@ impl Room {
                 named.until_final.insert(num);
             }
         }
-        let entry = Entry::of(&key, event_id, num);
-        let two_events = format!("it names two events for {key}");
-        let other = named.state.insert(key, entry);
-        let is_untrue = other.is_some_and(|other| other.event != num) && named.until_final.is_empty();
-        Ok(if is_untrue { Err(RefusalReason::Untrue(two_events)) } else { Ok(()) })
+        let is_other = named.state.get(&key).is_some_and(|other| other.event != num);
+        if is_other && named.until_final.is_empty() {
+            return Ok(Err(RefusalReason::Untrue(format!("it names two events for {key}"))));
+        }
+        named.state.insert(key.clone(), Entry::of(&key, event_id, num));
+        Ok(Ok(()))
     }
 
     /// Notes events that are left out of told states, unless that was done before.
