@@ -1,9 +1,9 @@
 //! Golden bytes: every kind of key, row, record and node, written from fixed values, byte for byte as in
 //! `golden/version-1.txt`; and the store in that file is still read.
 //!
-//! Where the packer finds other matches, the bytes of long log records change without the format: so with another
-//! release of `lz4_flex`, say. Where a byte changes, the test names what it belongs to. If the change is meant, `GIBBOUS_GOLDEN=write cargo test -p
-//! gibbous-storage --test golden` writes the file anew; FORMAT.md has to tell of it.
+//! Where a byte changes, the test names what it belongs to. If the change is meant, `GIBBOUS_GOLDEN=write cargo test -p
+//! gibbous-storage --test golden` writes the file anew; FORMAT.md has to tell of it. Only the bytes of long log records
+//! change without the format: where another release of `lz4_flex` finds other matches, say.
 
 mod common;
 

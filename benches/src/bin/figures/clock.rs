@@ -1,7 +1,13 @@
 //! Time, which figures measure.
 #![expect(clippy::disallowed_types, reason = "what is measured here is time")]
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZero,
+    thread,
+    time::{Duration, Instant},
+};
+
+use gibbous_benches::floor::{Keys, check_all};
 
 /// Time since a moment.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +28,13 @@ pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let clock = Clock::start();
     let done = work();
     (clock.time(), done)
+}
+
+/// Returns the time of the floor: each event checked once, on as many threads as there are cores.
+pub(super) fn floor(pdus: &[String], keys: &Keys) -> Result<Duration, String> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let (time, checked) = timed(|| check_all(pdus, keys, threads));
+    checked.map(|_| time)
 }
 
 /// Returns the middle one of some times, or none where there are none.

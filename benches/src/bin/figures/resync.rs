@@ -14,10 +14,8 @@ mod run;
 
 use std::{
     collections::BTreeMap,
-    num::NonZero,
     path::Path,
     sync::{Arc, OnceLock},
-    thread,
     time::Duration,
 };
 
@@ -26,7 +24,6 @@ use gibbous::{
     gibbous_storage::{Batch, FjallBackend, FjallOptions, Table},
     replay::Storage,
 };
-use gibbous_benches::floor::check_all;
 
 use self::{
     raw::{Counting, Op, Recorder, write},
@@ -34,7 +31,7 @@ use self::{
     run::{Phase, Run, play},
 };
 use super::{
-    clock::{median, timed},
+    clock::{floor, median, timed},
     events::flip_times,
     memory::{forget_peak, in_child, is_child, on_cores, peak_resident_bytes},
 };
@@ -179,9 +176,7 @@ pub(super) fn scaling_over_floor() -> Result<f64, String> {
     let room = Recorded::shared()?;
     if is_child() {
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let (floor, checked) = timed(|| check_all(&room.brought, &room.keys, threads));
-        checked?;
+        let floor = floor(&room.brought, &room.keys)?;
         return Ok(over(play(room, &fjall(dir.path()), |_| {})?.time(), floor));
     }
     let (one, two) = (on_cores(FIGURE, "0")?, on_cores(FIGURE, "0,1")?);
@@ -240,20 +235,15 @@ struct Round {
 impl Round {
     fn measure(room: &Recorded, ops: &[Op]) -> Result<Self, String> {
         let dir = || tempfile::tempdir().map_err(|error| error.to_string());
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let floor = |pdus| {
-            let (time, checked) = timed(|| check_all(pdus, &room.keys, threads));
-            checked.map(|_| time)
-        };
         let [fjall_dir, sled_dir, raw_fjall_dir, raw_sled_dir, raw_join_dir] = [dir()?, dir()?, dir()?, dir()?, dir()?];
         let sled = Storage::Sled { dir: sled_dir.path().to_owned(), options: SledOptions::default() };
         let of_join: Vec<&Op> = ops.iter().filter(|op| op.phase == Phase::Join).collect();
         let round = Self {
             fjall: play(room, &fjall(fjall_dir.path()), |_| {})?,
-            floor: floor(&room.brought)?,
+            floor: floor(&room.brought, &room.keys)?,
             sled: play(room, &sled, |_| {})?,
             raw_sled: write(ops, &open_sled(raw_sled_dir.path())?)?,
-            floor_of_join: floor(&room.of_join)?,
+            floor_of_join: floor(&room.of_join, &room.keys)?,
             raw_join: raw::write_as_one(&of_join, &open_fjall(raw_join_dir.path())?)?,
         };
         let raw_fjall = write(ops, &open_fjall(raw_fjall_dir.path())?)?;

@@ -5,10 +5,8 @@
 //! batches, with the same syncs, put to a bare database: see [`super::resync`].
 
 use std::{
-    num::NonZero,
     path::Path,
     sync::{Arc, OnceLock},
-    thread,
     time::Duration,
 };
 
@@ -19,11 +17,11 @@ use gibbous::{
     replay::Storage,
     testing::{KEY_ID, SeededKeys},
 };
-use gibbous_benches::floor::{Keys, check_all};
+use gibbous_benches::floor::Keys;
 use serde_json::{Value, json};
 
 use super::{
-    clock::timed,
+    clock::{floor, timed},
     events::{SEED, played},
     resync::raw::{Op, Recorder, write_all},
 };
@@ -80,9 +78,7 @@ impl Measured {
         let pdus: Vec<String> = messages.iter().map(|pdu| pdu.canonical_json().to_owned()).collect();
         let of_sender = (tip.sender.server_name().to_string(), KEY_ID.to_owned());
         let keys = Keys::from([(of_sender, tip.key.verifying_key())]);
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        let (floor, checked) = timed(|| check_all(&pdus, &keys, threads));
-        checked?;
+        let floor = floor(&pdus, &keys)?;
         let (raw, written) = timed(|| write_all(&ops, &open(raw_dir.path())?));
         written?;
         Ok(Self { took, floor, raw, syncs })
