@@ -173,7 +173,7 @@ impl Room {
             self.ask_hosts_too(cx)?;
         }
         let history = &mut self.history;
-        let good = history.from.iter().chain(self.resync.servers());
+        let good = history.from.iter().chain(self.resync.servers().iter());
         let Some(server) = good.into_iter().find(|server| !history.tried.contains(*server)).cloned() else {
             history.status = BackfillStatus::NobodyHasMore;
             return Ok(());

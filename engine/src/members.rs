@@ -262,12 +262,12 @@ pub(crate) fn member(record: &EventRecord) -> Result<Option<(&UserId, Membership
 impl Room {
     /// Returns the servers that are in the room, as far as is known: while the room is partial, also those that
     /// `send_join` responses named.
-    pub(crate) fn servers_in_room(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<ServersInRoom, Error> {
+    pub(crate) fn servers_in_room(&mut self, txn: &mut Txn<'_>) -> Result<ServersInRoom, Error> {
         let Some(head) = txn.head()? else { return Ok(ServersInRoom::default()) };
         let is_exact = head.partial.is_none();
         let mut servers = BTreeSet::new();
         if !is_exact {
-            servers.extend(self.servers(txn, &head, cx)?);
+            servers.extend(self.resync.servers().named().iter().cloned());
         }
         let (_, current) = self.provisional(txn)?;
         servers.extend(members_of(&self.members, txn, current)?.hosts().cloned());
@@ -278,7 +278,7 @@ impl Room {
     /// vain.
     pub(crate) fn ask_hosts_too(&mut self, cx: Context<'_>) -> Result<(), Error> {
         let mut txn = cx.store.txn(self.num)?;
-        let in_room = self.servers_in_room(cx, &mut txn)?;
+        let in_room = self.servers_in_room(&mut txn)?;
         self.commit(txn)?;
         let others = in_room.servers.into_iter().filter(|server| server != cx.our_server);
         self.resync.add_hosts(others.take(cx.limits.servers_max));

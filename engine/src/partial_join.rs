@@ -1,6 +1,9 @@
 //! From a `send_join` response to a usable room, in one commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use gibbous_codec::{
     EventNum, EventState, EventStatus, FormatError, JoinRecord, LogRecord, OwnedEventId, OwnedServerName, OwnedUserId,
@@ -155,14 +158,12 @@ impl ParsedJoin {
         if body.members_omitted && !send_join.asked_partial {
             return Err(JoinError::UnaskedPartial);
         }
-        let named = body.servers_in_room.iter().take(limits.servers_max);
+        let named = body.servers_in_room.into_iter().take(limits.servers_max);
         let mut servers = vec![send_join.via.to_owned()];
-        servers.extend(named.filter_map(|server| OwnedServerName::try_from(server.as_str()).ok()));
+        servers.extend(named.filter_map(|server| OwnedServerName::try_from(server).ok()));
         if body.members_omitted && servers.len() == 1 {
             return Err(JoinError::NoServers);
         }
-        let mut seen = BTreeSet::new();
-        servers.retain(|server| seen.insert(server.clone()));
 
         let parse = |raw: &&RawValue| Pdu::parse(&rules, raw.get().as_bytes()).ok();
         let of_room = |pdu: &Pdu| pdu.room_id() == send_join.room_id;
@@ -229,7 +230,7 @@ impl Room {
     pub(crate) fn finish_join(
         &mut self,
         cx: Context<'_>,
-        parsed: &ParsedJoin,
+        parsed: &mut ParsedJoin,
         verified: Vec<Pdu>,
     ) -> Result<Result<Joined, JoinError>, Error> {
         let is_new = cx.store.snapshot(self.num)?.head()?.is_none();
@@ -269,7 +270,15 @@ impl Room {
         if joined.partial {
             self.resync.begin(cx.now_ms);
         }
-        self.refresh_servers(cx)?;
+        match is_new {
+            // Nothing was named before: what is stored need not be read.
+            true => {
+                let mut servers = mem::take(&mut parsed.servers);
+                servers.retain(|server| server != cx.our_server);
+                self.resync.set_named(servers);
+            }
+            false => self.read_servers(cx, &cx.store.snapshot(self.num)?)?,
+        }
         self.advance(cx)?;
         let (partial, auth_events) = (joined.partial, parsed.pdus.len());
         tracing::info!(room = %self.id, event = %joined.event_id, partial, auth_events, "joined");
@@ -303,8 +312,7 @@ impl Room {
             return Ok(Err(JoinError::PartialInFullRoom));
         }
         let num = self.place_join(txn, join, before, partial)?;
-        for servers in parsed.servers.chunks(250) {
-            // 250 names of at most 255 bytes stay below what a value may hold.
+        for servers in records_of(&parsed.servers) {
             txn.stage(&LogRecord::Servers(servers.to_vec()))?;
         }
         let user: OwnedUserId = join.sender().to_owned();
@@ -391,4 +399,21 @@ impl Room {
         }
         Ok((resolve_groups(&self.memory, txn, &groups)?, partial))
     }
+}
+
+/// Splits servers so that the names of each part fit a record.
+fn records_of(mut servers: &[OwnedServerName]) -> impl Iterator<Item = &[OwnedServerName]> {
+    /// Of names and their lengths: a value may hold 80 KiB.
+    const NAMES_BYTES_MAX: usize = 64 << 10;
+    std::iter::from_fn(move || {
+        let mut left = NAMES_BYTES_MAX;
+        let fits = |server: &&OwnedServerName| {
+            let bytes = server.as_str().len() + size_of::<u64>();
+            left.checked_sub(bytes).inspect(|rest| left = *rest).is_some()
+        };
+        let count = servers.iter().take_while(fits).count();
+        let (first, rest) = servers.split_at(count);
+        servers = rest;
+        (!first.is_empty()).then_some(first)
+    })
 }

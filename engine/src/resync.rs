@@ -10,6 +10,7 @@ pub(crate) mod finish;
 mod need;
 pub(crate) mod outliers;
 mod reauth;
+mod servers;
 mod state_ids;
 mod status;
 
@@ -29,18 +30,18 @@ use crate::{
     room::{Ask, Question},
 };
 
-use self::need::{Need, Phase};
 pub use self::status::ResyncStatus;
 pub(crate) use self::{fetch::Fetch, state_ids::StateIds};
+use self::{
+    need::{Need, Phase},
+    servers::Servers,
+};
 
 /// The needs of one room.
 #[derive(Debug, Default)]
 pub(crate) struct Resync {
     needs: BTreeMap<OwnedEventId, Need>,
-    /// The servers to ask: those that `send_join` responses named, then those that were found to have members here.
-    servers: Vec<OwnedServerName>,
-    /// How many of them responses named.
-    named: usize,
+    servers: Servers,
     /// Since when the room is partial; `None` in a room with full state.
     since_ms: Option<u64>,
     /// The server that answered last: it is asked first.
@@ -86,28 +87,18 @@ impl Resync {
     }
 
     /// Takes the servers that `send_join` responses named.
-    ///
-    /// The list never becomes shorter: an event that is being fetched waits for those that were not asked for it yet.
     pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
-        let others = mem::replace(&mut self.servers, servers);
-        self.named = self.servers.len();
-        self.add_hosts(others.into_iter());
+        self.servers.set_named(servers);
     }
 
     /// Takes servers that have members here. Those that were named are asked before them.
     pub(crate) fn add_hosts(&mut self, hosts: impl Iterator<Item = OwnedServerName>) {
-        let known: BTreeSet<OwnedServerName> = self.servers.iter().cloned().collect();
-        self.servers.extend(hosts.filter(|host| !known.contains(host)));
+        self.servers.add_found(hosts);
     }
 
     /// Returns the servers to ask.
-    pub(crate) fn servers(&self) -> &[OwnedServerName] {
+    pub(crate) fn servers(&self) -> &Servers {
         &self.servers
-    }
-
-    /// Returns the servers that `send_join` responses named.
-    pub(crate) fn named(&self) -> &[OwnedServerName] {
-        self.servers.get(..self.named).unwrap_or(&self.servers)
     }
 
     /// Tells whether a need is due and nobody is left to be asked for it.
@@ -286,7 +277,7 @@ impl Resync {
         for (prev, need) in &mut self.needs {
             match &mut need.phase {
                 Phase::Ready if need.until_ms <= now_ms && !self.is_dormant => {
-                    let mut candidates = self.good.iter().chain(&self.servers).chain(&need.told_by);
+                    let mut candidates = self.good.iter().chain(self.servers.iter()).chain(&need.told_by);
                     let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else {
                         if need.tried.is_empty() {
                             // There is nobody to ask, at this time or any other.
@@ -404,7 +395,7 @@ impl Resync {
         let Phase::Fetching(fetch) = &need.phase else { return Ok(Progress::Waiting) };
         let progress = fetch.progress(&self.servers)?;
         let is_alone = |hole: &&OwnedEventId| need.bad_copies.get(*hole).is_none_or(|servers| servers.len() < 2);
-        let is_enough = self.servers.len() < 2 || need.rounds >= rounds_max;
+        let is_enough = self.servers.iter().nth(1).is_none() || need.rounds >= rounds_max;
         Ok(match progress {
             Progress::Ready { holes } => match holes.iter().find(is_alone).filter(|_| !is_enough) {
                 Some(hole) => Progress::Doubtful(hole.clone()),

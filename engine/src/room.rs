@@ -14,8 +14,7 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Rest, RoomHead, RoomNum, RoomOpened, RoomRules, ServerName, Stage, StateGroup,
-    StateKey, path,
+    OwnedServerName, OwnedUserId, Rest, RoomNum, RoomOpened, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 
@@ -207,7 +206,7 @@ impl Room {
         }
         room.told = rows.current_at(LogSeq(u64::MAX))?.map_or(StateGroup::EMPTY, |row| row.current);
         room.acknowledged = rows.acknowledged()?.map(UpdatePosition::from);
-        room.resync.set_named(room.servers(&rows, &head, cx)?);
+        room.read_servers(cx, &rows)?;
         drop(rows);
         room.resume_questions(cx)?;
         room.reverify(cx)?;
@@ -225,29 +224,11 @@ impl Room {
         Ok(())
     }
 
-    /// Returns the servers that `send_join` responses named, but for ours: the one joined by first.
-    pub(crate) fn servers<R: RoomRows>(
-        &self,
-        rows: &R,
-        head: &RoomHead,
-        cx: Context<'_>,
-    ) -> Result<Vec<OwnedServerName>, Error> {
-        let mut servers: Vec<_> = head.partial.iter().map(|partial| partial.via.clone()).collect();
-        // Each is named once, but for the one joined by.
-        let via = servers.first().cloned();
-        servers.extend(
-            rows.servers()?.into_iter().filter(|server| server != cx.our_server && via.as_ref() != Some(server)),
-        );
-        Ok(servers)
-    }
-
-    /// Reads again which servers may be asked.
-    pub(crate) fn refresh_servers(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        let rows = cx.store.snapshot(self.num)?;
-        if let Some(head) = rows.head()? {
-            let servers = self.servers(&rows, &head, cx)?;
-            self.resync.set_named(servers);
-        }
+    /// Reads which servers may be asked: those that `send_join` responses named, but for ours; the one joined by first.
+    pub(crate) fn read_servers(&mut self, cx: Context<'_>, rows: &impl RoomRows) -> Result<(), Error> {
+        let via = rows.head()?.and_then(|head| head.partial).map(|partial| partial.via);
+        let named = rows.servers()?.into_iter().filter(|server| server != cx.our_server);
+        self.resync.set_named(via.into_iter().chain(named).collect());
         Ok(())
     }
 
@@ -515,7 +496,7 @@ impl Room {
             our_server: cx.our_server.to_owned(),
             waits: self.resync.waits(&resync),
             resync,
-            servers: self.resync.named().to_vec(),
+            servers: self.resync.servers().named().clone(),
             last_ids: self.last_ids.clone(),
             members: self.members.clone(),
         }))

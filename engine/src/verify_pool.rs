@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::OnceLock,
     thread,
 };
 
@@ -63,8 +64,7 @@ fn in_pieces<T: Send + Sync, R: Send, E>(
     if items.len() <= piece {
         return take(items.iter().map(work).collect());
     }
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let workers = cores.min(items.len().div_ceil(piece)).min(PIECES_UNDER_WAY);
+    let workers = cores().min(items.len().div_ceil(piece)).min(PIECES_UNDER_WAY);
     // Neither channel is ever full: no more pieces are under way than each of them holds.
     let (give, given) = bounded(PIECES_UNDER_WAY);
     let (hand_in, handed_in) = bounded(PIECES_UNDER_WAY);
@@ -78,6 +78,12 @@ fn in_pieces<T: Send + Sync, R: Send, E>(
         take_in_turn(items, piece, give, &handed_in, take)
     });
     done.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Returns how many threads run at once. To ask the system takes as long as to verify an event.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// A part of what is worked on, and its place among the others.

@@ -81,7 +81,7 @@ pub struct RoomView {
     pub(crate) our_server: OwnedServerName,
     pub(crate) resync: ResyncStatus,
     pub(crate) waits: Waits,
-    pub(crate) servers: Vec<OwnedServerName>,
+    pub(crate) servers: Arc<[OwnedServerName]>,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
 }

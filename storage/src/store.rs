@@ -170,7 +170,7 @@ impl Store {
         Ok(row.map(|row| row.num))
     }
 
-    /// Returns the number of a room, giving it one if it has none.
+    /// Returns the number of a room, giving it one if it has none. That is durable as soon as anything of the room is.
     ///
     /// # Errors
     ///
@@ -549,7 +549,7 @@ impl Store {
         batch.expect_equals(Table::Format, FORMAT_KEY.to_vec(), before);
         let result = change(&mut format, &mut batch)?;
         batch.put(Table::Format, FORMAT_KEY.to_vec(), encode_format(&format)?);
-        self.write(&batch)?;
+        self.write_hint(&batch)?;
         Ok(result)
     }
 }

@@ -232,7 +232,7 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/acknowledged", Kind::Acknowledged, &AcknowledgedRow { seq: LogSeq(5), index: 2 });
     put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7), told: true });
     put(golden, "row/whole_copy", Kind::WholeCopy, &WholeCopyRow { at: LogSeq(9) });
-    put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()] });
+    put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()].into() });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
     put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });
 }

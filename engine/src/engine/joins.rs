@@ -167,7 +167,7 @@ impl Engine {
         let Some(mut joining) = slot.joining.take_if(|joining| joining.is_ready()) else { return Ok(()) };
         let Some(room) = &mut slot.room else { return Ok(()) };
         let mut verified = joining.batch.verified.clone();
-        let parsed = &joining.parsed;
+        let parsed = &mut joining.parsed;
         let join_at = verified.iter().position(|pdu| pdu.event_id() == parsed.join.event_id());
         let result = match join_at {
             None => Err(JoinError::Unverifiable("its signature does not hold, or the keys cannot be had".to_owned())),

@@ -294,7 +294,7 @@ impl Room {
 
     /// Asks for the events in the gap before a PDU. Returns whether an answer is awaited.
     fn ask_gap(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, root: LogSeq, pdu: &Pdu) -> Result<bool, Error> {
-        let destination = self.origin_of(cx, root, pdu).or_else(|| self.resync.servers().first().cloned());
+        let destination = self.origin_of(cx, root, pdu).or_else(|| self.resync.servers().iter().next().cloned());
         let gap = self.gaps.gaps.entry(root).or_default();
         if gap.is_asked {
             return Ok(true);

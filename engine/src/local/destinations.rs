@@ -58,7 +58,7 @@ impl Room {
         let mut servers = hosts_of(&self.members, &txn, states.before)?;
         match (&head.partial, policy) {
             (None, _) => {}
-            (Some(_), SendPolicy::Broad) => servers.extend(self.servers_in_room(cx, &mut txn)?.servers),
+            (Some(_), SendPolicy::Broad) => servers.extend(self.servers_in_room(&mut txn)?.servers),
             (Some(partial), SendPolicy::ProvenOnly) => {
                 let (_, current) = self.provisional(&mut txn)?;
                 servers.extend(hosts_of(&self.members, &txn, current)?);

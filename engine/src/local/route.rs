@@ -91,9 +91,8 @@ impl Room {
 
     /// Returns the servers that can be asked to let somebody in: the one joined by first.
     pub(super) fn candidates(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<Vec<OwnedServerName>, Error> {
-        let Some(head) = txn.head()? else { return Ok(Vec::new()) };
-        let mut candidates = self.servers(txn, &head, cx)?;
-        let others = self.servers_in_room(cx, txn)?.servers;
+        let mut candidates = self.resync.servers().named().to_vec();
+        let others = self.servers_in_room(txn)?.servers;
         let named: BTreeSet<OwnedServerName> = candidates.iter().cloned().collect();
         candidates.extend(others.into_iter().filter(|server| server != cx.our_server && !named.contains(server)));
         Ok(candidates)

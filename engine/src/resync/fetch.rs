@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{EventId, EventNum, NamedState, OwnedEventId, OwnedServerName, ServerName};
 
-use super::{Progress, StateIds, ask};
+use super::{Progress, StateIds, ask, servers::Servers};
 use crate::{Limits, RequestKind, questions::that_fit, room::Ask};
 
 /// The events that a state consists of, being fetched.
@@ -136,7 +136,7 @@ impl Fetch {
     }
 
     /// Tells how far the fetching is, or the event that nobody has, by which the named state is no true one.
-    pub(super) fn progress(&self, servers: &[OwnedServerName]) -> Result<Progress, OwnedEventId> {
+    pub(super) fn progress(&self, servers: &Servers) -> Result<Progress, OwnedEventId> {
         if self.is_in_flight() {
             return Ok(Progress::Waiting);
         }
@@ -167,7 +167,7 @@ impl Fetch {
         self.missing.keys()
     }
 
-    pub(super) fn poll(&mut self, prev: &EventId, servers: &[OwnedServerName], limits: &Limits, asks: &mut Vec<Ask>) {
+    pub(super) fn poll(&mut self, prev: &EventId, servers: &Servers, limits: &Limits, asks: &mut Vec<Ask>) {
         if self.is_state_in_flight || self.missing.is_empty() {
             return;
         }

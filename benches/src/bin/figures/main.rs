@@ -8,6 +8,7 @@ mod events;
 mod flips;
 mod fork;
 mod groups;
+mod join;
 mod memory;
 mod resolution;
 mod resync;
@@ -68,8 +69,8 @@ const FIGURES: [Figure; 32] = [
     figure("open_mid_resync_50k_time", "ms, fjall, median", AtMost(20.0), resync::open_mid_resync_time),
     figure("receive_tip_100k", "times floor and raw write, fjall", AtMost(1.4), tip::over_floor_and_raw),
     figure("receive_tip_100k_syncs", "syncs for 1,000 messages", AtMost(20.0), tip::syncs),
-    figure("join_usable", "times floor and one batch, fjall, median", AtMost(2.0), resync::join_usable),
-    figure("join_usable_100k_over_1k", "times the time, fjall, median", AtMost(1.2), resync::join_usable_of_great),
+    figure("join_usable", "times floor and one batch, fjall, median", AtMost(2.0), join::usable),
+    figure("join_usable_100k_over_1k", "times the time, fjall, median", AtMost(1.2), join::usable_in_a_great_room),
     figure("scaling_over_floor", "times the floor's speed-up, fjall", AtLeast(0.9), resync::scaling_over_floor),
 ];
 

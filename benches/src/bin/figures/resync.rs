@@ -9,7 +9,7 @@
 //! times are compared with what is measured in the same round; the median of three rounds counts.
 
 pub(super) mod raw;
-mod room;
+pub(super) mod room;
 mod run;
 
 use std::{
@@ -150,26 +150,6 @@ pub(super) fn open_mid_resync_time() -> Result<f64, String> {
     Ok(median(times).as_secs_f64() * 1e3)
 }
 
-/// The time of the join over fjall, over its floor and one durable batch of the same rows.
-pub(super) fn join_usable() -> Result<f64, String> {
-    Ok(Times::measured()?.join_usable)
-}
-
-/// The time of the join of a room with 100,000 members over that of one with 1,000, over fjall.
-pub(super) fn join_usable_of_great() -> Result<f64, String> {
-    let median_of = |members| {
-        let room = Recorded::at_hand(members)?;
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-            times.push(play(&room, &fjall(dir.path()), |_| {})?.join);
-        }
-        eprintln!("joins of a room of {members} members: {times:.1?}");
-        Ok::<_, String>(median(times))
-    };
-    Ok(over(median_of(2 * MEMBERS)?, median_of(MEMBERS / 50)?))
-}
-
 /// How much faster join and resync are on two cores than on one, over how much faster the floor is.
 pub(super) fn scaling_over_floor() -> Result<f64, String> {
     const FIGURE: &str = "scaling_over_floor";
@@ -189,7 +169,6 @@ struct Times {
     fjall: Duration,
     fjall_over_floor: f64,
     sled_over_floor_and_raw: f64,
-    join_usable: f64,
 }
 
 impl Times {
@@ -213,44 +192,38 @@ impl Times {
             fjall: median(rounds.iter().map(|round| round.fjall.time()).collect()),
             fjall_over_floor: ratio(&|round| over(round.fjall.time(), round.floor)),
             sled_over_floor_and_raw: ratio(&|round| over(round.sled.time(), round.floor + round.raw_sled)),
-            join_usable: ratio(&|round| over(round.fjall.join, round.floor_of_join + round.raw_join)),
         })
     }
 }
 
-fn over(time: Duration, other: Duration) -> f64 {
+pub(super) fn over(time: Duration, other: Duration) -> f64 {
     time.as_secs_f64() / other.as_secs_f64()
 }
 
 /// Everything once, one after the other.
 struct Round {
     floor: Duration,
-    floor_of_join: Duration,
     fjall: Run,
     sled: Run,
     raw_sled: Duration,
-    raw_join: Duration,
 }
 
 impl Round {
     fn measure(room: &Recorded, ops: &[Op]) -> Result<Self, String> {
         let dir = || tempfile::tempdir().map_err(|error| error.to_string());
-        let [fjall_dir, sled_dir, raw_fjall_dir, raw_sled_dir, raw_join_dir] = [dir()?, dir()?, dir()?, dir()?, dir()?];
+        let [fjall_dir, sled_dir, raw_fjall_dir, raw_sled_dir] = [dir()?, dir()?, dir()?, dir()?];
         let sled = Storage::Sled { dir: sled_dir.path().to_owned(), options: SledOptions::default() };
-        let of_join: Vec<&Op> = ops.iter().filter(|op| op.phase == Phase::Join).collect();
         let round = Self {
             fjall: play(room, &fjall(fjall_dir.path()), |_| {})?,
             floor: floor(&room.brought, &room.keys)?,
             sled: play(room, &sled, |_| {})?,
             raw_sled: write(ops, &open_sled(raw_sled_dir.path())?)?,
-            floor_of_join: floor(&room.of_join, &room.keys)?,
-            raw_join: raw::write_as_one(&of_join, &open_fjall(raw_join_dir.path())?)?,
         };
         let raw_fjall = write(ops, &open_fjall(raw_fjall_dir.path())?)?;
-        let Self { floor, floor_of_join, fjall, sled, raw_sled, raw_join } = &round;
+        let Self { floor, fjall, sled, raw_sled } = &round;
         eprintln!(
             "floor {floor:.2?}; fjall: join {:.1?}, resync {:.2?}, raw {raw_fjall:.2?}; sled: join {:.1?}, resync \
-             {:.2?}, raw {raw_sled:.2?}; floor of the join {floor_of_join:.1?}, its rows {raw_join:.1?}",
+             {:.2?}, raw {raw_sled:.2?}",
             fjall.join, fjall.resync, sled.join, sled.resync
         );
         Ok(round)
@@ -302,7 +275,7 @@ fn fjall(dir: &Path) -> Storage {
     Storage::Fjall { dir: dir.to_owned(), options: FjallOptions::default() }
 }
 
-fn open_fjall(dir: &Path) -> Result<FjallBackend, String> {
+pub(super) fn open_fjall(dir: &Path) -> Result<FjallBackend, String> {
     FjallBackend::open(dir, FjallOptions::default()).map_err(|error| error.to_string())
 }
 

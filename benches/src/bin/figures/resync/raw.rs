@@ -71,8 +71,8 @@ pub(super) fn write(ops: &[Op], backend: &impl Backend) -> Result<Duration, Stri
 }
 
 /// Writes the rows of all batches in one, and syncs it. Returns the time.
-pub(super) fn write_as_one(ops: &[&Op], backend: &impl Backend) -> Result<Duration, String> {
-    let rows = rows_of(ops.iter().filter_map(|op| op.batch()));
+pub(in super::super) fn write_as_one(ops: &[Op], backend: &impl Backend) -> Result<Duration, String> {
+    let rows = rows_of(ops.iter().filter_map(Op::batch));
     let (time, done) = timed(|| backend.commit(&rows).map_err(|error| error.to_string()).map(|()| backend.sync()));
     done?.map_err(|error| error.to_string())?;
     Ok(time)

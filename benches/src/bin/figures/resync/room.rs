@@ -17,17 +17,15 @@ use gibbous::{
 use gibbous_benches::floor::Keys;
 use serde_json::Value;
 
-pub(super) const MEMBERS: usize = 50_000;
+pub(in super::super) const MEMBERS: usize = 50_000;
 const EVENTS: usize = 2_000;
 const SEED: u64 = 1;
 
 /// The recording, and what the floor needs of it.
 #[derive(Default)]
-pub(super) struct Recorded {
-    pub(super) path: PathBuf,
+pub(in super::super) struct Recorded {
+    pub(in super::super) path: PathBuf,
     pub(super) our_server: Option<OwnedServerName>,
-    /// The events that the answer to the join brings.
-    pub(super) of_join: Vec<String>,
     /// Those that it and the states bring, each once.
     pub(super) brought: Vec<String>,
     /// Those that are pushed.
@@ -43,7 +41,7 @@ impl Recorded {
     }
 
     /// Makes the recording of a room with so many members if there is none, and does not read it.
-    pub(super) fn at_hand(members: usize) -> Result<Self, String> {
+    pub(in super::super) fn at_hand(members: usize) -> Result<Self, String> {
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let target = program.parent().and_then(Path::parent).ok_or("the program is in no target directory")?;
         let path = target.join(format!("figures/synth-{members}-{EVENTS}-{SEED}.recording.jsonl.zst"));
@@ -60,9 +58,7 @@ impl Recorded {
             match record.map_err(|error| error.to_string())?.1 {
                 Record::Room { our_server, .. } => self.our_server = Some(our_server),
                 Record::SendJoin { response, .. } => {
-                    self.of_join = pdus_of(response.get(), &["state", "auth_chain"])?;
-                    self.of_join.extend(event_of(response.get())?);
-                    brought.extend(self.of_join.iter().cloned());
+                    brought.extend(of_response(response.get())?);
                 }
                 Record::Pdu { pdu, .. } | Record::Local { pdu, .. } => self.pushed.push(pdu.get().to_owned()),
                 Record::State { answer: Answer::Response(response), .. } => {
@@ -100,12 +96,15 @@ fn pdus_of(body: &str, lists: &[&str]) -> Result<Vec<String>, String> {
     Ok(lists.flatten().map(Value::to_string).collect())
 }
 
-fn event_of(body: &str) -> Result<Option<String>, String> {
+/// Returns the events in the answer to a join, and the join event itself.
+pub(in super::super) fn of_response(body: &str) -> Result<Vec<String>, String> {
+    let mut pdus = pdus_of(body, &["state", "auth_chain"])?;
     let body: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    Ok(body.get("event").map(Value::to_string))
+    pdus.extend(body.get("event").map(Value::to_string));
+    Ok(pdus)
 }
 
-fn decode(key: &str) -> Result<VerifyingKey, String> {
+pub(in super::super) fn decode(key: &str) -> Result<VerifyingKey, String> {
     let bytes = STANDARD_NO_PAD.decode(key).map_err(|error| error.to_string())?;
     let bytes = bytes.try_into().map_err(|_| "a key is not of 32 bytes")?;
     VerifyingKey::from_bytes(&bytes).map_err(|error| error.to_string())
