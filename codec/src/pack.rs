@@ -23,6 +23,7 @@ pub(crate) fn pack(value: &[u8], payload: &mut Vec<u8>) {
     if let (PACKED_FROM.., Ok(len)) = (value.len(), u32::try_from(value.len())) {
         let block = compress_with_dict(value, DICTIONARY.as_bytes());
         if block.len() + size_of::<u32>() < value.len() {
+            payload.reserve(1 + size_of::<u32>() + block.len());
             payload.push(PACKED);
             payload.extend_from_slice(&len.to_le_bytes());
             payload.extend_from_slice(&block);

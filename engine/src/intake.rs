@@ -16,9 +16,10 @@ use crate::{
     Error,
     lookup::{may_change, status_of},
     open_events::OpenKind,
+    parked::Checked,
     room::{Ask, Context, Room},
     state::stage_of,
-    verify_pool::{servers_of, verify_all},
+    verify_pool::{each_in_turn, servers_of},
 };
 
 /// What became of a PDU that was handed in.
@@ -89,93 +90,113 @@ pub enum Outcome {
 }
 
 impl Room {
-    /// Takes in PDUs from a server, in their order, as one commit.
+    /// Takes in PDUs from a server, in their order, as one commit: the first are stored while others are verified.
     pub(crate) fn receive(
         &mut self,
         cx: Context<'_>,
         origin: &ServerName,
-        pdus: Vec<Result<Pdu, Failure>>,
+        pdus: Vec<&[u8]>,
     ) -> Result<Vec<Receipt>, Error> {
-        // PDUs of rooms that nobody of ours is in are ignored.
-        if !self.is_present(cx)? {
-            let absent = Failure::new(FailureCode::UnknownRoom).because("nobody of ours is in the room");
-            return Ok(pdus.into_iter().map(|pdu| refuse_whole(pdu, absent.clone())).collect());
+        let rules = self.memory.rules.clone();
+        if let Some(failure) = self.why_nothing_is_taken_in(cx, origin)? {
+            return Ok(pdus.into_iter().map(|json| refuse_whole(parse(&rules, json), failure.clone())).collect());
         }
-        if !self.server_allowed(cx, origin)? {
-            return Ok(pdus.into_iter().map(|pdu| refuse_whole(pdu, Failure::new(FailureCode::ServerAcl))).collect());
-        }
-        let parsed: Vec<Pdu> = pdus.iter().filter_map(|pdu| pdu.as_ref().ok().cloned()).collect();
-        let keys = cx.keys.of(&servers_of(&self.memory.rules, &parsed))?;
-        let mut verified = verify_all(&self.memory.rules, &parsed, &keys).into_iter();
-
+        let check = |json: &&[u8]| parse(&rules, json).map(|pdu| Checked::new(cx, &rules, pdu));
         let mut txn = cx.store.txn(self.num)?;
         let mut receipts = Vec::with_capacity(pdus.len());
+        let mut are_open = Vec::with_capacity(receipts.capacity());
         let mut is_unverified = false;
-        for pdu in pdus {
-            let pdu = match pdu {
-                Ok(pdu) => pdu,
-                Err(failure) => {
-                    receipts.push(Receipt::refused(failure));
-                    continue;
+        each_in_turn(pdus, check, |checked| {
+            let receipt = match checked {
+                Ok(checked) => {
+                    let checked = checked?;
+                    is_unverified |= checked.lacks_keys();
+                    self.receive_checked(cx, &mut txn, origin, checked)?
                 }
+                Err(failure) => Receipt::refused(failure),
             };
-            let event_id = pdu.event_id().to_owned();
-            let mut is_redacted = false;
-            let checked = verified.next();
-            if self.is_other_create(&txn, &pdu)? {
-                let other =
-                    Failure::new(FailureCode::UnknownRoom).because("it is not the event that the room began with");
-                receipts.push(Receipt::refused(other.of_event(&event_id)));
-                continue;
-            }
-            if !self.may_hand_in(cx, &txn, origin, &event_id)? {
-                receipts.push(Receipt::refused(Failure::new(FailureCode::QuotaExceeded).of_event(&event_id)));
-                continue;
-            }
-            let was = txn.event_num(&event_id)?;
-            let outcome = match checked {
-                Some(Ok(verified)) => {
-                    is_redacted = verified.was_redacted();
-                    let pdu = verified.into_pdu();
-                    let outcome = self.take_in(cx, &mut txn, pdu.clone(), origin, None)?;
-                    if pdu.sender().server_name() == cx.our_server {
-                        self.note_local_join(cx, &mut txn, &pdu)?;
-                    }
-                    if origin == cx.our_server
-                        && let Some(num) = txn.event_num(pdu.event_id())?
-                    {
-                        self.note_sent(&mut txn, num)?;
-                    }
-                    outcome
-                }
-                Some(Err(VerifyError::MissingKeys { .. })) | None => {
-                    is_unverified = true;
-                    self.take_in_unverified(cx, &mut txn, &pdu, origin)?
-                }
-                Some(Err(error)) => {
-                    let failure = Failure::new(FailureCode::BadSignature).because(error.to_string());
-                    Outcome::Refused(failure.of_event(&event_id))
-                }
-            };
-            self.charge(cx, &txn, origin, &event_id, was)?;
-            receipts.push(Receipt { event_id: Some(event_id), outcome, is_redacted });
-        }
+            are_open.push(self.is_open(&txn, &receipt)?);
+            receipts.push(receipt);
+            Ok::<_, Error>(())
+        })?;
         self.tell_current(&mut txn)?;
         self.commit(txn)?;
         if is_unverified {
             self.reverify(cx)?;
         }
         self.advance(cx)?;
-        self.update_receipts(cx, &mut receipts)?;
+        let open = receipts.iter_mut().zip(are_open).filter_map(|(receipt, is_open)| is_open.then_some(receipt));
+        self.update_receipts(cx, open)?;
         Ok(receipts)
     }
 
-    /// Says of those that waited a moment ago how far they have come.
-    pub(crate) fn update_receipts(&self, cx: Context<'_>, receipts: &mut [Receipt]) -> Result<(), Error> {
+    /// Tells whether a receipt is of an event of which more may become.
+    fn is_open(&self, txn: &Txn<'_>, receipt: &Receipt) -> Result<bool, Error> {
+        let Some(event_id) = &receipt.event_id else { return Ok(false) };
+        Ok(txn.event_num(event_id)?.is_some_and(|num| self.open.get(num).is_some()))
+    }
+
+    fn why_nothing_is_taken_in(&mut self, cx: Context<'_>, origin: &ServerName) -> Result<Option<Failure>, Error> {
+        // PDUs of rooms that nobody of ours is in are ignored.
+        if !self.is_present(cx)? {
+            return Ok(Some(Failure::new(FailureCode::UnknownRoom).because("nobody of ours is in the room")));
+        }
+        Ok((!self.server_allowed(cx, origin)?).then(|| Failure::new(FailureCode::ServerAcl)))
+    }
+
+    fn receive_checked(
+        &mut self,
+        cx: Context<'_>,
+        txn: &mut Txn<'_>,
+        origin: &ServerName,
+        checked: Checked,
+    ) -> Result<Receipt, Error> {
+        let Checked { pdu, result } = checked;
+        let event_id = pdu.event_id().to_owned();
+        if self.is_other_create(txn, &pdu)? {
+            let other = Failure::new(FailureCode::UnknownRoom).because("it is not the event that the room began with");
+            return Ok(Receipt::refused(other.of_event(&event_id)));
+        }
+        if !self.may_hand_in(cx, txn, origin, &event_id)? {
+            return Ok(Receipt::refused(Failure::new(FailureCode::QuotaExceeded).of_event(&event_id)));
+        }
+        let was = txn.event_num(&event_id)?;
+        let mut is_redacted = false;
+        let outcome = match result {
+            Ok(verified) => {
+                is_redacted = verified.was_redacted();
+                let pdu = verified.into_pdu();
+                let outcome = self.take_in(cx, txn, pdu.clone(), origin, None)?;
+                if pdu.sender().server_name() == cx.our_server {
+                    self.note_local_join(cx, txn, &pdu)?;
+                }
+                if origin == cx.our_server
+                    && let Some(num) = txn.event_num(pdu.event_id())?
+                {
+                    self.note_sent(txn, num)?;
+                }
+                outcome
+            }
+            Err(VerifyError::MissingKeys { .. }) => self.take_in_unverified(cx, txn, &pdu, origin)?,
+            Err(error) => {
+                let failure = Failure::new(FailureCode::BadSignature).because(error.to_string());
+                Outcome::Refused(failure.of_event(&event_id))
+            }
+        };
+        self.charge(cx, txn, origin, &event_id, was)?;
+        Ok(Receipt { event_id: Some(event_id), outcome, is_redacted })
+    }
+
+    /// Says of events that were open a moment ago how far they have come.
+    pub(crate) fn update_receipts<'r>(
+        &self,
+        cx: Context<'_>,
+        receipts: impl Iterator<Item = &'r mut Receipt>,
+    ) -> Result<(), Error> {
         let rows = cx.store.snapshot(self.num)?;
-        for receipt in receipts.iter_mut().filter(|receipt| !matches!(receipt.outcome, Outcome::Refused(_))) {
+        for receipt in receipts.filter(|receipt| !matches!(receipt.outcome, Outcome::Refused(_) | Outcome::Known)) {
             let Some(event_id) = &receipt.event_id else { continue };
-            if let (Some((_, stage)), false) = (stage_of(&rows, event_id)?, receipt.outcome == Outcome::Known) {
+            if let Some((_, stage)) = stage_of(&rows, event_id)? {
                 receipt.outcome = outcome_of(event_id, &stage);
             }
         }
@@ -214,8 +235,8 @@ impl Room {
         }
         let next = txn.next_seq();
         let position = self.position_of(pdu.event_id(), next, before);
-        if let Some(num) = self.place_new(txn, &pdu, position)? {
-            return Ok(outcome_of(pdu.event_id(), &txn.event(num)?.state.stage));
+        if let Some(outcome) = self.place_new(txn, &pdu, position)? {
+            return Ok(outcome);
         }
         if !self.has_room_for_waiting(cx, txn, origin)? {
             return Ok(Outcome::Refused(Failure::new(FailureCode::TooManyWaiting).of_event(pdu.event_id())));

@@ -6,6 +6,8 @@ mod invite;
 mod route;
 pub(crate) mod template;
 
+use std::iter;
+
 use gibbous_codec::{
     Authoriser, EventId, EventStatus, FormatError, Membership, OwnedEventId, OwnedServerName, OwnedUserId, Pdu,
     Rejection, ServerName, Signer, StateKey, UserId, sign_by,
@@ -147,7 +149,7 @@ impl Room {
     fn place_allowed(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, allowed: Allowed) -> Result<Placed, Error> {
         let Allowed { pdu, verdict, rests_on_unknown } = allowed;
         let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
-        let num = self.place_judged(txn, &pdu, position, verdict)?;
+        let (num, _) = self.place_judged(txn, &pdu, position, verdict)?;
         self.note_local_join(cx, txn, &pdu)?;
         self.note_sent(txn, num)?;
         Ok(Placed { pdu, rests_on_unknown })
@@ -157,9 +159,8 @@ impl Room {
     fn created(&mut self, cx: Context<'_>, placed: Placed) -> Result<Created, Error> {
         let Placed { pdu, rests_on_unknown } = placed;
         let event_id = Some(pdu.event_id().to_owned());
-        let mut receipts = [Receipt { event_id, outcome: Outcome::Waiting, is_redacted: false }];
-        self.update_receipts(cx, &mut receipts)?;
-        let [receipt] = receipts;
+        let mut receipt = Receipt { event_id, outcome: Outcome::Waiting, is_redacted: false };
+        self.update_receipts(cx, iter::once(&mut receipt))?;
         let destinations = self.destinations(cx, pdu.event_id(), SendPolicy::Broad)?.unwrap_or_default();
         Ok(Created { pdu, receipt, destinations, rests_on_unknown })
     }

@@ -35,7 +35,7 @@ pub(crate) struct Batch {
 /// An event, and what checks 2 and 3 say of it.
 pub(crate) struct Checked {
     pub(crate) pdu: Pdu,
-    result: Result<VerifiedPdu, VerifyError>,
+    pub(crate) result: Result<VerifiedPdu, VerifyError>,
 }
 
 impl Checked {
@@ -44,6 +44,11 @@ impl Checked {
         let keys = cx.keys.of(&servers_of(rules, slice::from_ref(&pdu)))?;
         let result = verify(rules, pdu.clone(), &keys);
         Ok(Self { pdu, result })
+    }
+
+    /// Tells whether it could not be verified, as keys are not known.
+    pub(crate) fn lacks_keys(&self) -> bool {
+        matches!(self.result, Err(VerifyError::MissingKeys { .. }))
     }
 }
 

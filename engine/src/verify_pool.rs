@@ -55,6 +55,20 @@ pub(crate) fn map_in_turn<T: Send + Sync, R: Send, E>(
     }
 }
 
+/// Applies `work` to a few items on all cores and hands the results on, in the order of the items and one at a time, while
+/// the next items are worked on.
+///
+/// # Errors
+///
+/// What `take` says first; nothing more is handed on then.
+pub(crate) fn each_in_turn<T: Send + Sync, R: Send, E>(
+    items: Vec<T>,
+    work: impl Fn(&T) -> R + Sync,
+    mut take: impl FnMut(R) -> Result<(), E>,
+) -> Result<(), E> {
+    in_pieces(items, EVENTS_A_THREAD, work, |results| results.into_iter().try_for_each(&mut take))
+}
+
 fn in_pieces<T: Send + Sync, R: Send, E>(
     items: Vec<T>,
     piece: usize,

@@ -7,7 +7,7 @@ use gibbous_storage::RoomRows;
 
 use super::{Engine, Slot, lock};
 use crate::{
-    Error, JoinError, Limits, Outcome, Receipt, RequestKind, Response, SendJoin, intake,
+    Error, JoinError, Limits, Outcome, Receipt, RequestKind, Response, SendJoin,
     parked::Batch,
     partial_join::ParsedJoin,
     room::{Ask, Context, Question, Room},
@@ -203,9 +203,7 @@ impl Engine {
         self.set_join_status(ticket, status);
         if let Some(room) = &mut slot.room {
             for (origin, pdus) in queued {
-                let rules = &room.memory.rules;
-                let parsed = pdus.iter().map(|json| intake::parse(rules, json)).collect();
-                room.receive(cx, &origin, parsed)?;
+                room.receive(cx, &origin, pdus.iter().map(Vec::as_slice).collect())?;
             }
         }
         Ok(())

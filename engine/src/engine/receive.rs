@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use gibbous_codec::{Failure, FailureCode, OwnedRoomId, Pdu, RoomId, ServerName};
+use gibbous_codec::{Failure, FailureCode, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 
 use super::Engine;
-use crate::{Error, Outcome, Receipt, intake};
+use crate::{Error, Outcome, Receipt};
 
 impl Engine {
     /// Takes in the PDUs of a federation transaction, in their order. Returns, in the same order, what became of each;
@@ -65,9 +65,7 @@ impl Engine {
         }
         let Some(room) = &mut slot.room else { return refuse(FailureCode::UnknownRoom) };
         let cx = self.context(now_ms);
-        let rules = &room.memory.rules;
-        let parsed: Vec<Result<Pdu, Failure>> = pdus.iter().map(|json| intake::parse(rules, json)).collect();
-        let receipts = room.receive(cx, origin, parsed);
+        let receipts = room.receive(cx, origin, pdus.to_vec());
         for Receipt { event_id, outcome, .. } in receipts.iter().flatten() {
             if let Outcome::Refused(failure) = outcome {
                 let event = event_id.as_ref().map(tracing::field::display);

@@ -9,7 +9,7 @@ use gibbous_codec::{
 use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
-    Error,
+    Error, Outcome,
     auth::{Authorization, Cell, check_auth_events, check_state, rests_on},
     intake::{grounds::Grounds, helpless::Standing},
     lookup::{AuthEvent, EventSource, Events, is_rejected, status_of},
@@ -93,27 +93,32 @@ pub(crate) enum Demand {
 
 impl Room {
     /// Judges an event that is not stored yet, and stores it where that needs nothing more; so an ordinary event costs
-    /// one record. Returns its number, or `None` if something is missing.
+    /// one record. Returns what became of it, or `None` if something is missing.
     pub(crate) fn place_new(
         &mut self,
         txn: &mut Txn<'_>,
         pdu: &Pdu,
         position: Position,
-    ) -> Result<Option<EventNum>, Error> {
+    ) -> Result<Option<Outcome>, Error> {
         match self.assess(txn, pdu, Demand::Any, None)? {
-            Assessment::Verdict(verdict) => self.place_judged(txn, pdu, position, verdict).map(Some),
+            Assessment::Verdict(verdict) => {
+                let partial = verdict.partial;
+                let (_, status) = self.place_judged(txn, pdu, position, verdict)?;
+                Ok(Some(Outcome::Judged { status, partial }))
+            }
             Assessment::Blocked(_) => Ok(None),
         }
     }
 
-    /// Stores an event that has just been judged and is not stored yet. Returns its number.
+    /// Stores an event that has just been judged and is not stored yet. Returns its number, and the verdict, which check 6
+    /// may have changed.
     pub(crate) fn place_judged(
         &mut self,
         txn: &mut Txn<'_>,
         pdu: &Pdu,
         position: Position,
         verdict: Verdict,
-    ) -> Result<EventNum, Error> {
+    ) -> Result<(EventNum, EventStatus), Error> {
         // Each event that is moved before this one takes a place in the log; only then is this one's number known,
         // which the state after it holds. Nothing stands behind a root that is about to be stored.
         if !position.is_root {
@@ -138,13 +143,13 @@ impl Room {
             }
         };
         tracing::debug!(room = %self.id, event = %pdu.event_id(), ?status, partial = verdict.partial, "placed");
-        let stage = Stage::Placed { status, partial: verdict.partial, states };
+        let stage = Stage::Placed { status: status.clone(), partial: verdict.partial, states };
         let state = EventState::new(stage, Some(position));
         let num = self.stage_new(txn, pdu, state, folded)?;
         if verdict.partial {
             self.open.look_again(num);
         }
-        Ok(num)
+        Ok((num, status))
     }
 
     /// Takes the step of check 6 together with the verdict, where nothing stands before the event and it becomes the

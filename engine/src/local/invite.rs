@@ -196,7 +196,7 @@ impl Room {
             return Ok(invite.keep(cx, origin, &signed)?.map(|()| signed));
         }
         // What becomes of it is told as an update, as of any event; the signature does not depend on it.
-        self.receive(cx, origin, vec![Ok(signed.clone())])?;
+        self.receive(cx, origin, vec![signed.canonical_json().as_bytes()])?;
         Ok(Ok(signed))
     }
 }

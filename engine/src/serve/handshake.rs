@@ -245,7 +245,8 @@ impl Room {
             return Ok(Err(Refusal::Forbidden(rejection.to_string())));
         }
         let position = self.position_of(pdu.event_id(), txn.next_seq(), None);
-        self.place_judged(txn, pdu, position, verdict).map(Ok)
+        let (num, _) = self.place_judged(txn, pdu, position, verdict)?;
+        Ok(Ok(num))
     }
 
     fn admitted(&mut self, cx: Context<'_>, sent: Sent<'_>, pdu: Pdu) -> Served<Admitted> {
