@@ -260,8 +260,9 @@ impl Store {
         self.sync_after(&self.shared.is_written)
     }
 
-    /// Makes everything durable that was committed before, but for nothing more than hints: server keys and what is
-    /// known of questions cost a question when they are lost, and become durable with the next sync.
+    /// Makes everything durable that was committed before, but for nothing more than hints: server keys, what is known of
+    /// questions and the numbers of rooms of which nothing is stored cost little when they are lost, and become durable
+    /// with the next sync.
     ///
     /// # Errors
     ///
