@@ -1,43 +1,40 @@
 //! What is remembered of other servers. Anybody can name servers, so that there is a limit.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use gibbous::{OwnedServerName, ServerName};
+use moka::{policy::EvictionPolicy, sync::Cache};
+use tokio::sync::Mutex;
 
 use crate::Error;
 
 /// How many servers are remembered: 2,000, as in the engine. With a key or two each that is a few MB, with as many as
 /// are believed and fit an answer 200 MB.
-const SERVERS_MAX: usize = 2_000;
+const SERVERS_MAX: u64 = 2_000;
 
 /// The answers of servers to one question.
 #[derive(Debug)]
-pub(crate) struct Known<T> {
-    answers: Mutex<BTreeMap<OwnedServerName, Answer<T>>>,
-    /// How long a server is not asked again, whether it has answered or not.
+pub(crate) struct Known<T: Clone + Send + Sync + 'static> {
+    /// What has been answered. Servers that do not answer, made-up ones say, push nothing out.
+    answers: Cache<OwnedServerName, T>,
+    /// When servers may be asked again, whether they have answered or not; locked by whoever asks. One that is pushed
+    /// out is asked sooner.
+    due_ms: Cache<OwnedServerName, Arc<Mutex<u64>>>,
     fresh_ms: u64,
     now_ms: fn() -> u64,
 }
 
-#[derive(Debug)]
-struct Answer<T> {
-    given: Option<T>,
-    asked_again_ms: u64,
-    /// Held by whoever asks the server.
-    asking: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl<T: Clone> Known<T> {
+impl<T: Clone + Send + Sync> Known<T> {
+    /// Takes how long an answer is fresh, and the clock.
     pub(crate) fn new(fresh_ms: u64, now_ms: fn() -> u64) -> Self {
-        Self { answers: Mutex::default(), fresh_ms, now_ms }
+        let answers = Cache::builder().max_capacity(SERVERS_MAX).eviction_policy(EvictionPolicy::lru()).build();
+        let due_ms = Cache::builder().max_capacity(SERVERS_MAX).eviction_policy(EvictionPolicy::lru()).build();
+        Self { answers, due_ms, fresh_ms, now_ms }
     }
 
     /// Returns what a server has answered last, though it is being asked anew.
     pub(crate) fn get(&self, server: &ServerName) -> Option<T> {
-        self.with(server, |answer| answer.given.clone())
+        self.answers.get(server)
     }
 
     /// Returns what a server has answered last. It is asked if that is long ago, once for all who want to know.
@@ -46,36 +43,18 @@ impl<T: Clone> Known<T> {
         server: &ServerName,
         ask: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let asking = self.with(server, |answer| answer.asking.clone());
-        let _asking = asking.lock().await;
-        let now_ms = (self.now_ms)();
-        let is_due = self.with(server, |answer| {
-            let is_due = answer.asked_again_ms <= now_ms;
-            if is_due {
-                // Noted first: who goes away while the server is asked has had it asked all the same.
-                answer.asked_again_ms = now_ms + self.fresh_ms;
-            }
-            is_due
-        });
-        match if is_due { ask.await } else { Err("it could not be had a moment ago".into()) } {
-            Ok(given) => Ok(self.with(server, |answer| answer.given.insert(given).clone())),
-            // Where it tells nothing now, what it told before is as good as ever.
-            Err(error) => self.get(server).ok_or(error),
-        }
-    }
-
-    /// Where there is no room left, the server is forgotten that may be asked again first: one that has answered is not
-    /// pushed out by made-up ones, which are asked again soon.
-    fn with<R>(&self, server: &ServerName, call: impl FnOnce(&mut Answer<T>) -> R) -> R {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() >= SERVERS_MAX && !answers.contains_key(server) {
-            let first = answers.iter().min_by_key(|(_, answer)| (answer.given.is_some(), answer.asked_again_ms));
-            if let Some(first) = first.map(|(first, _)| first.clone()) {
-                answers.remove(&first);
+        let due_ms = self.due_ms.get_with_by_ref(server, Arc::default);
+        let (mut due_ms, now_ms) = (due_ms.lock().await, (self.now_ms)());
+        if *due_ms <= now_ms {
+            // Noted first: who goes away while the server is asked has had it asked all the same.
+            *due_ms = now_ms + self.fresh_ms;
+            match ask.await {
+                Ok(answer) => self.answers.insert(server.to_owned(), answer),
+                // What it told before is as good as ever.
+                Err(error) => return self.get(server).ok_or(error),
             }
         }
-        let new = || Answer { given: None, asked_again_ms: 0, asking: Arc::default() };
-        call(answers.entry(server.to_owned()).or_insert_with(new))
+        self.get(server).ok_or_else(|| "it could not be had a moment ago".into())
     }
 }
 
@@ -96,10 +75,11 @@ mod tests {
         let known: Known<usize> = Known::new(10, || 1);
         let asked = async |n: usize, answer| known.fresh(&server(n), async move { answer }).await;
         asked(0, Ok(7)).await.expect("it answers");
-        for n in 1..2 * SERVERS_MAX {
+        for n in 1..2 * SERVERS_MAX as usize {
             asked(n, Err("there is no such server".into())).await.expect_err("it does not answer");
         }
-        assert_eq!((known.get(&server(0)), known.answers.lock().expect("nobody panics").len()), (Some(7), SERVERS_MAX));
+        known.due_ms.run_pending_tasks();
+        assert_eq!((known.get(&server(0)), known.due_ms.entry_count()), (Some(7), SERVERS_MAX));
     }
 
     #[tokio::test]

@@ -13,10 +13,10 @@
 //! | `wire.rs`, `resolve.rs`, `keys.rs`, `known.rs` | requests to other servers, where these are, signatures; what of it is remembered | |
 //! | `main.rs` | the command line, which reads `RoomView`s | `room`, `acknowledge` |
 //!
-//! What a homeserver needs and this one has not: clients, EDUs, notaries, queues that are bounded and outlive a restart,
-//! limits on what one server may send, a filter that keeps requests out of private networks (a server's name may lead
-//! to any address), joins that hold up the transactions of their room alone, updates that are acknowledged many at a
-//! time.
+//! What a homeserver needs and this one has not: clients, EDUs, notaries, queues that are bounded and outlive a
+//! restart, limits on what one server may send, a filter that keeps requests out of private networks (a server's name
+//! may lead to any address), joins that hold up the transactions of their room alone, updates that are acknowledged
+//! many at a time.
 
 #![allow(clippy::missing_errors_doc, reason = "what has failed is told by the error, and nothing depends on which")]
 

@@ -17,12 +17,8 @@ use gibbous::{
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata,
     federation::{
-        authentication::ServerSignatures,
-        authorization::get_event_authorization,
-        backfill::get_backfill,
-        event,
-        membership::{self, create_invite},
-        transactions::send_transaction_message,
+        authentication::ServerSignatures, authorization::get_event_authorization, backfill::get_backfill, event,
+        membership, membership::create_invite, transactions::send_transaction_message,
     },
     path_builder::SinglePath,
 };

@@ -1,4 +1,4 @@
-//! The way to other servers: where they are, who they are, and requests to them.
+//! The way to other servers: requests to them, and who they are.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -12,10 +12,8 @@ use reqwest::{Certificate, Client, redirect::Policy};
 use ruma::api::{
     EndpointError, IncomingResponse, IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
     error::Error as MatrixError,
-    federation::{
-        authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
-        discovery::discover_homeserver,
-    },
+    federation::authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
+    federation::discovery::discover_homeserver,
     path_builder::SinglePath,
 };
 use rustls::crypto::ring;
@@ -63,17 +61,12 @@ pub struct Wire {
 
 impl Wire {
     /// Takes a certificate that is believed beside those of the system.
-    pub(crate) fn new(
-        key: OurKey,
-        trusted: Option<&Path>,
-        dns: TokioResolver,
-        now_ms: fn() -> u64,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(key: OurKey, ca: Option<&Path>, dns: TokioResolver, now_ms: fn() -> u64) -> Result<Self, Error> {
         // Only the first one in a process is taken, and they are all the same.
         let _ = ring::default_provider().install_default();
-        let trusted = trusted.map(fs::read).transpose()?.map(|pem| Certificate::from_pem(&pem)).transpose()?;
+        let ca = ca.map(fs::read).transpose()?.map(|pem| Certificate::from_pem(&pem)).transpose()?;
         let client = |redirects| {
-            let client = Client::builder().https_only(true).redirect(redirects).tls_certs_merge(trusted.clone());
+            let client = Client::builder().https_only(true).redirect(redirects).tls_certs_merge(ca.clone());
             client.timeout(PATIENCE).connect_timeout(CONNECT_PATIENCE)
         };
         Ok(Self {
@@ -122,24 +115,22 @@ impl Wire {
     /// Returns the keys that another server publishes, once they have been checked. Nobody makes us ask again and again
     /// by signatures that do not hold, or in the name of a server that has no keys.
     async fn published(&self, server: &ServerName) -> Result<Published, Error> {
-        self.keys.fresh(server, self.ask_for_keys(server)).await
-    }
-
-    async fn ask_for_keys(&self, server: &ServerName) -> Result<Published, Error> {
-        let name = self.name_of(server).await;
-        let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&name))).body(Vec::new())?;
-        published_by(server, &self.send(&name, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
+        let published = async {
+            let name = self.name_of(server).await;
+            let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&name))).body(Vec::new())?;
+            published_by(server, &self.send(&name, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
+        };
+        self.keys.fresh(server, published).await
     }
 
     /// Returns the name by which a server is asked, which tells where it is.
     async fn name_of(&self, server: &ServerName) -> OwnedServerName {
-        asked_by(server, self.delegated.fresh(server, self.well_known(server))).await
-    }
-
-    async fn well_known(&self, server: &ServerName) -> Result<OwnedServerName, Error> {
-        let request = Request::get(format!("https://{server}/.well-known/matrix/server")).body(Vec::new())?;
-        let body = send(&self.well_known, request, SMALL_ANSWER_BYTES_MAX).await?;
-        Ok(read::<discover_homeserver::Response>(&body)?.server)
+        let well_known = async {
+            let request = Request::get(format!("https://{server}/.well-known/matrix/server")).body(Vec::new())?;
+            let body = send(&self.well_known, request, SMALL_ANSWER_BYTES_MAX).await?;
+            Ok(read::<discover_homeserver::Response>(&body)?.server)
+        };
+        asked_by(server, self.delegated.fresh(server, well_known)).await
     }
 
     async fn send(&self, to: &ServerName, mut request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
@@ -227,11 +218,11 @@ pub(crate) mod tests {
         builder.build().expect("a resolver can be made")
     }
 
-    pub(crate) fn wire(trusted: Option<&Path>, dns: TokioResolver, now_ms: fn() -> u64) -> Wire {
+    pub(crate) fn wire(ca: Option<&Path>, dns: TokioResolver, now_ms: fn() -> u64) -> Wire {
         let dir = tempfile::tempdir().expect("there is room for temporary files");
         let us: OwnedServerName = "us.example".try_into().expect("a server name");
         let key = OurKey::load(us, dir.path()).expect("the directory can be used");
-        Wire::new(key, trusted, dns, now_ms).expect("a client can be made")
+        Wire::new(key, ca, dns, now_ms).expect("a client can be made")
     }
 
     #[tokio::test]
