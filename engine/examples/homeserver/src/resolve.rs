@@ -14,8 +14,9 @@ use reqwest::dns::{Addrs, Resolve, Resolving};
 
 use crate::Error;
 
-/// How many targets of a server's SRV records are tried. Anybody can have as many of them as fit an answer.
-const TARGETS_MAX: usize = 8;
+/// How many targets of a server's SRV records are looked up, and how many of their addresses are tried: anybody can
+/// have as many as fit an answer.
+const TRIES_MAX: usize = 8;
 /// Where a server is that names no port.
 const PORT: u16 = 8448;
 
@@ -53,7 +54,7 @@ impl Resolve for BySrv {
                 let found = dns.lookup_ip(target).await;
                 addresses.extend(found.iter().flat_map(|found| found.iter()).map(|ip| SocketAddr::new(ip, port)));
             }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            Ok(Box::new(addresses.into_iter().take(TRIES_MAX)) as Addrs)
         })
     }
 }
@@ -72,7 +73,7 @@ async fn targets<F: Future<Output = Result<Vec<SRV>, Error>>>(
         if !records.is_empty() {
             // The target `.` says that there is no such service.
             let named = records.into_iter().filter(|record| !record.target.is_root() && record.port != 0);
-            return Ok(named.take(TARGETS_MAX).map(|record| (record.target, record.port)).collect());
+            return Ok(named.take(TRIES_MAX).map(|record| (record.target, record.port)).collect());
         }
     }
     Ok(vec![(Name::from_ascii(format!("{host}."))?, PORT)])
@@ -167,7 +168,7 @@ mod tests {
         let found = async |records: Records<'_>| found("a.example", None, records).await.2;
         let three = [record(9, 9, 3, "a3.example."), record(1, 0, 2, "a2.example."), record(1, 5, 1, "a1.example.")];
         assert_eq!(found(&three).await, ["a1.example.:1", "a2.example.:2", "a3.example.:3"]);
-        assert_eq!(found(&[one; 100]).await.len(), TARGETS_MAX);
+        assert_eq!(found(&[one; 100]).await.len(), TRIES_MAX);
         // There is no such server, whatever older records say.
         let old = ("_matrix._tcp.a.example.", 0, 0, 1, "a1.example.");
         assert!(found(&[record(0, 0, 1, "."), old]).await.is_empty());
