@@ -1,7 +1,7 @@
 //! Our own trouble. What is wrong with an event is a [`crate::Rejection`] or a [`crate::Failure`], never an error.
 
 use gibbous_codec::{OwnedEventId, OwnedRoomId, RoomVersionId};
-use gibbous_storage::StoreError;
+use gibbous_storage::{BackendError, StoreError};
 
 use crate::RequestId;
 
@@ -49,6 +49,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// Tells whether the store takes nothing in any more: the engine is to be dropped, and opened anew once the disk is
+    /// well. After any other error it goes on, with the other rooms at least.
+    ///
+    /// ```
+    /// use gibbous::Error;
+    ///
+    /// /// Lets trouble pass that is not the end.
+    /// fn pass<T: Default>(done: Result<T, Error>) -> Result<T, Error> {
+    ///     match done {
+    ///         Err(error) if !error.is_poisoned() => {
+    ///             eprintln!("{error}");
+    ///             Ok(T::default())
+    ///         }
+    ///         done => done,
+    ///     }
+    /// }
+    /// ```
+    pub const fn is_poisoned(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Poisoned | StoreError::Backend(BackendError::Poisoned { .. })))
+    }
+
     /// Tells whether the trouble is that of one room, so that the others can be used.
     pub(crate) fn is_of_one_room(&self) -> bool {
         match self {
@@ -59,5 +80,19 @@ impl Error {
             | Self::MissingEvent(_) => true,
             Self::UnknownRoom(_) | Self::BadLocalEvent(_) | Self::UnknownRequest(_) | Self::NoState(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_store_that_takes_nothing_in_is_poisoned() {
+        let room = "!room:us.example".try_into().expect("a room ID");
+        assert!(!Error::DamagedRoom { room, why: "its log has a hole".to_owned() }.is_poisoned());
+        assert!(!Error::from(StoreError::ReadOnly).is_poisoned());
+        assert!(Error::from(StoreError::Poisoned).is_poisoned());
+        assert!(Error::from(StoreError::from(BackendError::Poisoned { backend: "memory" })).is_poisoned());
     }
 }

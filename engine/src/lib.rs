@@ -98,6 +98,7 @@ mod keys;
 mod limits;
 mod local;
 mod lookup;
+mod make_join;
 mod members;
 mod notify;
 mod open_events;
@@ -144,6 +145,7 @@ pub use local::{
     CreateRefusal, CreateRoomRefusal, Created, CreatedRoom, Destinations, EventDraft, Invite, InviteRefusal, JoinRoute,
     NewRoom, PendingInvite, SendPolicy,
 };
+pub use make_join::{MakeJoin, MakeJoinError};
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};

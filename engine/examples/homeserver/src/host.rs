@@ -10,6 +10,7 @@ use std::{
 
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use gibbous::{Engine, OwnedServerName, OwnedUserId, SledBackend, SledOptions, Update};
+use hickory_resolver::TokioResolver;
 use ruma::UserId;
 use tokio::{
     sync::{RwLock, mpsc},
@@ -76,7 +77,7 @@ impl Host {
         listener.set_nonblocking(true)?;
         fs::create_dir_all(&config.data_dir)?;
         let key = OurKey::load(config.server_name.clone(), &config.data_dir)?;
-        let wire = Wire::new(key, config.ca.as_deref(), now_ms)?;
+        let wire = Wire::new(key, config.ca.as_deref(), TokioResolver::builder_tokio()?.build()?, now_ms)?;
         let backend = SledBackend::open(&config.data_dir.join("rooms"), SledOptions::default())?;
         // The engine needs a place to store and our name. A resync that was cut short goes on by itself.
         let engine = Engine::open(Arc::new(backend), gibbous::Config::new(config.server_name.clone()), now_ms())?;
@@ -127,18 +128,15 @@ pub fn now_ms() -> u64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::path::Path;
-
     use gibbous::MemoryBackend;
 
     use super::*;
+    use crate::wire::tests::{dns, wire};
 
     /// Returns a host of `@me:us.example` that neither asks nor serves.
-    pub(crate) fn host(dir: &Path) -> Arc<Host> {
-        let us: OwnedServerName = "us.example".try_into().expect("a server name");
-        let engine = Engine::open(Arc::new(MemoryBackend::new()), gibbous::Config::new(us.clone()), 0);
-        let key = OurKey::load(us, dir).expect("the directory can be used");
-        let wire = Wire::new(key, None, || 1_000).expect("a client can be made");
+    pub(crate) fn host() -> Arc<Host> {
+        let wire = wire(None, dns(0), || 1_000);
+        let engine = Engine::open(Arc::new(MemoryBackend::new()), gibbous::Config::new(wire.key.server.clone()), 0);
         let user = "@me:us.example".try_into().expect("a user ID");
         Arc::new(Host::new(user, wire, engine.expect("an empty store is opened")))
     }

@@ -39,7 +39,7 @@ async fn main() -> Result<(), Error> {
     let Args { config, what } = Args::parse();
     let (host, mut updates) = Host::start(config).await?;
     let room_id = enter(&host, what).await?;
-    println!("{} is in {}. What you type is said; /leave leaves, /quit stops.", host.user, printable(room_id.as_str()));
+    println!("{} is in {room_id:?}. What you type is said; /leave leaves, /quit stops.", host.user);
 
     let (mut lines, mut is_typing) = (BufReader::new(stdin()).lines(), true);
     let (bar, mut tick) = (ProgressBar::new(1), interval(Duration::from_millis(200)));
@@ -74,7 +74,7 @@ async fn main() -> Result<(), Error> {
                 Some("") => {}
                 Some(body) => {
                     if let Err(refusal) = host.say(&room_id, &host.user, body) {
-                        bar.suspend(|| eprintln!("not sent: {}", printable(&refusal.to_string())));
+                        bar.suspend(|| eprintln!("not sent: {:?}", refusal.to_string()));
                     }
                 }
             },
@@ -119,17 +119,13 @@ fn told(view: &RoomView, change: &Change) -> Result<Option<String>, Error> {
         (_, Some(membership)) => (shown.pdu.state_key().unwrap_or_default(), membership),
         _ => return Ok(None),
     };
-    Ok(Some(format!("{}{note}: {}", printable(who), printable(what))))
+    Ok(Some(line(who, note, what)))
 }
 
-/// Replaces in a text of others what would not be shown but do something to the terminal, or to the text beside it:
-/// control characters, line separators, and marks that change the direction of writing.
-fn printable(text: &str) -> String {
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.replace(acts, "\u{fffd}")
+/// Returns a line of what others have written. What would do something to the terminal, or to the text beside it, is
+/// escaped.
+fn line(who: &str, note: &str, what: &str) -> String {
+    format!("{}{note}: {what:?}", who.escape_debug())
 }
 
 /// Shows how far the resync is; nothing of a room that has its full state.
@@ -150,12 +146,14 @@ fn show(bar: &ProgressBar, view: &RoomView) {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::line;
 
     #[test]
     fn what_others_write_does_nothing_to_the_terminal() {
-        assert_eq!(printable("caf\u{e9} \u{5e9}\u{5dc}\u{5d5}\u{5dd}"), "caf\u{e9} \u{5e9}\u{5dc}\u{5d5}\u{5dd}");
-        assert_eq!(printable("a\u{1b}[2Jb\r\nc"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
-        assert_eq!(printable("\u{9b}\u{7f}\u{202e}\u{2069}\u{200f}\u{2028}"), "\u{fffd}".repeat(6));
+        let text = "caf\u{e9}, it's \u{5e9}\u{5dc}\u{5d5}\u{5dd}";
+        assert_eq!(line("@them:them.example", " (?)", text), format!("@them:them.example (?): \"{text}\""));
+        let acts = "\u{1b}[2J\r\n\u{9b}\u{7f}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202e}\u{2066}\u{2069}";
+        let shown = line(acts, "", acts);
+        assert!(shown.is_ascii() && !shown.contains(char::is_control), "{shown}");
     }
 }

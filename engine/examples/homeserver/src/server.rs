@@ -17,12 +17,8 @@ use gibbous::{
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, Metadata,
     federation::{
-        authentication::ServerSignatures,
-        authorization::get_event_authorization,
-        backfill::get_backfill,
-        event,
-        membership::{self, create_invite},
-        transactions::send_transaction_message,
+        authentication::ServerSignatures, authorization::get_event_authorization, backfill::get_backfill, event,
+        membership, membership::create_invite, transactions::send_transaction_message,
     },
     path_builder::SinglePath,
 };
@@ -230,11 +226,11 @@ mod tests {
         "them.example".try_into().expect("a server name")
     }
 
-    #[test]
-    fn only_users_of_ours_are_invited_and_keys_that_are_missing_are_named() {
-        let [dir, their_dir] = [(); 2].map(|()| tempfile::tempdir().expect("there is room for temporary files"));
-        let host = tests::host(dir.path());
-        let key = OurKey::load(them(), their_dir.path()).expect("the directory can be used");
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn only_users_of_ours_are_invited_and_keys_that_are_missing_are_named() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        let host = tests::host();
+        let key = OurKey::load(them(), dir.path()).expect("the directory can be used");
         let rules = RoomRules::of(&RoomVersionId::V11).expect("it is known");
         let invited = |user: &str| {
             let event = json!({
@@ -261,8 +257,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn transactions_wait_while_one_of_ours_joins_and_hold_up_nothing() {
-        let dir = tempfile::tempdir().expect("there is room for temporary files");
-        let host = tests::host(dir.path());
+        let host = tests::host();
         let joining = host.joining.write().await;
         let now = MilliSecondsSinceUnixEpoch(1_u32.into());
         let request = send_transaction_message::v1::Request::new("1".into(), them(), now);

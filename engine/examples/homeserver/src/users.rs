@@ -3,21 +3,14 @@
 use std::time::Duration;
 
 use gibbous::{
-    EventDraft, JoinRoute, JoinStatus, NewRoom, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId,
-    SendJoin, ServerName, UserId,
-    gibbous_codec::{Pdu, RoomRules, sign_by},
+    EventDraft, JoinRoute, JoinStatus, MakeJoin, NewRoom, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId,
+    RoomVersionId, SendJoin, ServerName, UserId,
 };
 use ruma::{
     OwnedRoomOrAliasId,
-    api::federation::{
-        membership::{create_join_event, prepare_join_event},
-        query::get_room_information,
-    },
+    api::federation::{membership::create_join_event, membership::prepare_join_event, query::get_room_information},
 };
-use serde_json::{
-    Value as Json, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value as Json, json, value::RawValue, value::to_raw_value};
 
 use crate::{Error, Host, outbox::raw_json, wire::read};
 
@@ -118,7 +111,12 @@ impl Host {
         via: &ServerName,
         omit_members: bool,
     ) -> Result<OwnedEventId, Error> {
-        let (join, rules) = self.make_join(room_id, user, via).await?;
+        let mut make = prepare_join_event::v1::Request::new(room_id.to_owned(), user.to_owned());
+        make.ver = MakeJoin::versions().collect();
+        let template = self.wire.ask(via, make).await?;
+        // Whatever the other server's template says, nothing but a join of the user is made of it.
+        let made = MakeJoin { room_id, user, response: &template };
+        let (join, room_version) = made.sign(&self.wire.key, (self.wire.now_ms)())?;
         // The room sends us its PDUs from `send_join` on, and the engine would refuse them until `begin_join`, as it
         // does not know the room: who hands them over waits meanwhile.
         let joining = self.joining.write().await;
@@ -128,7 +126,7 @@ impl Host {
         let response = self.wire.ask(via, send).await?;
         let send_join = SendJoin {
             room_id,
-            room_version: rules.version(),
+            room_version: &room_version,
             via,
             event: join.canonical_json().as_bytes(),
             response: &response,
@@ -147,33 +145,6 @@ impl Host {
             }
         }
     }
-
-    async fn make_join(&self, room: &RoomId, user: &UserId, via: &ServerName) -> Result<(Pdu, RoomRules), Error> {
-        let mut make = prepare_join_event::v1::Request::new(room.to_owned(), user.to_owned());
-        make.ver = offered().collect();
-        let made: prepare_join_event::v1::Response = read(&self.wire.ask(via, make).await?)?;
-        let version = offered().find(|version| made.room_version.as_ref() == Some(version));
-        let rules = version.as_ref().and_then(RoomRules::of).ok_or("the room has a version that was not offered")?;
-        // Only what the other server alone knows is taken of its template.
-        let template: Json = serde_json::from_str(made.event.get())?;
-        let mut content = json!({ "membership": "join" });
-        if let Some(authoriser) = template["content"].get("join_authorised_via_users_server") {
-            content["join_authorised_via_users_server"] = authoriser.clone();
-        }
-        let join = json!({
-            "type": "m.room.member", "room_id": room, "sender": user, "state_key": user, "content": content,
-            "auth_events": template["auth_events"], "prev_events": template["prev_events"],
-            "depth": template["depth"], "origin_server_ts": (self.wire.now_ms)(),
-        });
-        Ok((sign_by(&rules, join.to_string().as_bytes(), &self.wire.key)?, rules))
-    }
-}
-
-/// Returns the room versions that we can join: those that the engine knows, but for 1 and 2, whose events have other
-/// references than those that `make_join` gives here.
-fn offered() -> impl Iterator<Item = RoomVersionId> {
-    use RoomVersionId as V;
-    [V::V3, V::V4, V::V5, V::V6, V::V7, V::V8, V::V9, V::V10, V::V11, V::V12].into_iter().filter(gibbous::supports)
 }
 
 fn raw(content: &Json) -> Box<RawValue> {

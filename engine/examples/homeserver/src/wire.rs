@@ -1,4 +1,4 @@
-//! The way to other servers: where they are, who they are, and requests to them.
+//! The way to other servers: requests to them, and who they are.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -7,14 +7,13 @@ use axum::{
     http::{Request, Response, StatusCode, header::HOST},
 };
 use gibbous::{OwnedServerName, RequestError, ServerName};
+use hickory_resolver::TokioResolver;
 use reqwest::{Certificate, Client, redirect::Policy};
 use ruma::api::{
     EndpointError, IncomingResponse, IncomingResponseExt, OutgoingRequest, OutgoingRequestExt,
     error::Error as MatrixError,
-    federation::{
-        authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
-        discovery::discover_homeserver,
-    },
+    federation::authentication::{ServerSignatures, XMatrix, XMatrixSigningInput},
+    federation::discovery::discover_homeserver,
     path_builder::SinglePath,
 };
 use rustls::crypto::ring;
@@ -23,22 +22,24 @@ use crate::{
     Error, OurKey,
     keys::{Published, published_by},
     known::Known,
+    resolve::{BySrv, asked_by, base_url, is_explicit},
 };
 
 /// How long we say that our key is valid: a day.
 const KEY_VALID_MS: u64 = 86_400_000;
 /// How long an answer may take. The engine gives up by itself, mostly before.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to try to connect: an equal part of it for each address.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// How large an answer may be: 500 MiB, as in Synapse; `send_join` and `state` of the largest rooms have 100 MiB.
 const ANSWER_BYTES_MAX: usize = 500 << 20;
 /// How large an answer may be that anybody can make us ask for, or that says no: keys, and where a server is.
 const SMALL_ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Where a server says by which name it is found, and how often it may send us on from there.
-const WELL_KNOWN: &str = "/.well-known/matrix/server";
+/// How often a server may send us on that tells by which name it is found.
 const REDIRECTS_MAX: usize = 5;
-/// How long we believe where a server is, and how soon its keys are asked for again when there were none, or when a
-/// signature does not hold.
-const ADDRESS_FRESH_MS: u64 = 3_600_000;
+/// How long we believe that name, and how soon keys are asked for again when there were none, or when a signature does
+/// not hold.
+const NAME_FRESH_MS: u64 = 3_600_000;
 const KEYS_FRESH_MS: u64 = 60_000;
 
 /// Requests to other servers.
@@ -46,28 +47,37 @@ const KEYS_FRESH_MS: u64 = 60_000;
 pub struct Wire {
     pub(crate) key: OurKey,
     pub(crate) now_ms: fn() -> u64,
-    http: Client,
-    /// Where servers are.
-    addresses: Known<OwnedServerName>,
+    /// Asks for `.well-known` files, and is sent on by them. Nobody else sends us on.
+    well_known: Client,
+    /// Asks servers whose names say where they are.
+    explicit: Client,
+    /// Asks the others.
+    by_srv: Client,
+    /// The names to which servers delegate.
+    delegated: Known<OwnedServerName>,
     /// The keys by which servers sign requests.
     keys: Known<Published>,
 }
 
 impl Wire {
     /// Takes a certificate that is believed beside those of the system.
-    pub(crate) fn new(key: OurKey, trusted: Option<&Path>, now_ms: fn() -> u64) -> Result<Self, Error> {
+    pub(crate) fn new(key: OurKey, ca: Option<&Path>, dns: TokioResolver, now_ms: fn() -> u64) -> Result<Self, Error> {
         // Only the first one in a process is taken, and they are all the same.
         let _ = ring::default_provider().install_default();
-        // Nobody sends us on, but for `.well-known` (server-server specification, "Resolving server names").
-        let redirects = Policy::custom(|attempt| match attempt.previous() {
-            [first, ..] if first.path() == WELL_KNOWN && attempt.previous().len() <= REDIRECTS_MAX => attempt.follow(),
-            _ => attempt.stop(),
-        });
-        let mut http = Client::builder().https_only(true).redirect(redirects).timeout(PATIENCE);
-        if let Some(trusted) = trusted {
-            http = http.add_root_certificate(Certificate::from_pem(&fs::read(trusted)?)?);
-        }
-        Ok(Self { key, now_ms, http: http.build()?, addresses: Known::default(), keys: Known::default() })
+        let ca = ca.map(fs::read).transpose()?.map(|pem| Certificate::from_pem(&pem)).transpose()?;
+        let client = |redirects| {
+            let client = Client::builder().https_only(true).redirect(redirects).tls_certs_merge(ca.clone());
+            client.timeout(PATIENCE).connect_timeout(CONNECT_PATIENCE)
+        };
+        Ok(Self {
+            key,
+            now_ms,
+            well_known: client(Policy::limited(REDIRECTS_MAX)).build()?,
+            explicit: client(Policy::none()).build()?,
+            by_srv: client(Policy::none()).dns_resolver(BySrv(dns)).build()?,
+            delegated: Known::new(NAME_FRESH_MS, now_ms),
+            keys: Known::new(KEYS_FRESH_MS, now_ms),
+        })
     }
 
     /// Asks another server, and returns the body of its 200 answer.
@@ -75,10 +85,10 @@ impl Wire {
     where
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
-        let address = self.address(to).await;
+        let name = self.name_of(to).await;
         let signed_by = XMatrixSigningInput::new(self.key.server.clone(), to.to_owned(), &self.key.pair);
-        let request = request.try_into_http_request(&base_url(&address), signed_by, ())?;
-        self.call(&address, request, ANSWER_BYTES_MAX).await
+        let request = request.try_into_http_request(&base_url(&name), signed_by, ())?;
+        self.send(&name, request, ANSWER_BYTES_MAX).await
     }
 
     /// Returns who has sent a request: the server that has signed it.
@@ -105,43 +115,37 @@ impl Wire {
     /// Returns the keys that another server publishes, once they have been checked. Nobody makes us ask again and again
     /// by signatures that do not hold, or in the name of a server that has no keys.
     async fn published(&self, server: &ServerName) -> Result<Published, Error> {
-        let published = self.keys.fresh(server, KEYS_FRESH_MS, self.now_ms, self.ask_for_keys(server)).await?;
-        published.ok_or_else(|| "its keys could not be had a moment ago".into())
+        let published = async {
+            let name = self.name_of(server).await;
+            let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&name))).body(Vec::new())?;
+            published_by(server, &self.send(&name, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
+        };
+        self.keys.fresh(server, published).await
     }
 
-    async fn ask_for_keys(&self, server: &ServerName) -> Result<Published, Error> {
-        let address = self.address(server).await;
-        let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&address))).body(Vec::new())?;
-        published_by(server, &self.call(&address, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
+    /// Returns the name by which a server is asked, which tells where it is.
+    async fn name_of(&self, server: &ServerName) -> OwnedServerName {
+        let well_known = async {
+            let request = Request::get(format!("https://{server}/.well-known/matrix/server")).body(Vec::new())?;
+            let body = send(&self.well_known, request, SMALL_ANSWER_BYTES_MAX).await?;
+            Ok(read::<discover_homeserver::Response>(&body)?.server)
+        };
+        asked_by(server, self.delegated.fresh(server, well_known)).await
     }
 
-    /// Finds where a server is (server-server specification, "Resolving server names"): at the port that it names, or
-    /// where it delegates to by `.well-known`, else at port 8448. SRV records are not asked for.
-    async fn address(&self, server: &ServerName) -> OwnedServerName {
-        if server.port().is_some() || server.is_ip_literal() {
-            return server.to_owned();
-        }
-        let asked = self.addresses.fresh(server, ADDRESS_FRESH_MS, self.now_ms, self.delegated(server)).await;
-        // Where it tells nothing now, what it told before is as good as ever.
-        asked.ok().flatten().or_else(|| self.addresses.get(server)).unwrap_or_else(|| server.to_owned())
-    }
-
-    async fn delegated(&self, server: &ServerName) -> Result<OwnedServerName, Error> {
-        let request = Request::get(format!("https://{server}{WELL_KNOWN}")).body(Vec::new())?;
-        let answer: discover_homeserver::Response = read(&self.call(server, request, SMALL_ANSWER_BYTES_MAX).await?)?;
-        Ok(answer.server)
-    }
-
-    async fn call(&self, to: &ServerName, mut request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    async fn send(&self, to: &ServerName, mut request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
         request.headers_mut().insert(HOST, to.as_str().parse()?);
-        let response = Response::from(self.http.execute(request.try_into()?).await?);
-        let (parts, body) = response.into_parts();
-        let bytes_max = if parts.status == StatusCode::OK { bytes_max } else { SMALL_ANSWER_BYTES_MAX };
-        let body = to_bytes(Body::new(body), bytes_max).await?;
-        match parts.status {
-            StatusCode::OK => Ok(body.into()),
-            _ => Err(MatrixError::from_http_response(Response::from_parts(parts, &*body)).into()),
-        }
+        send(if is_explicit(to) { &self.explicit } else { &self.by_srv }, request, bytes_max).await
+    }
+}
+
+async fn send(http: &Client, request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    let (parts, body) = Response::from(http.execute(request.try_into()?).await?).into_parts();
+    let bytes_max = if parts.status == StatusCode::OK { bytes_max } else { SMALL_ANSWER_BYTES_MAX };
+    let body = to_bytes(Body::new(body), bytes_max).await?;
+    match parts.status {
+        StatusCode::OK => Ok(body.into()),
+        _ => Err(MatrixError::from_http_response(Response::from_parts(parts, &*body)).into()),
     }
 }
 
@@ -161,26 +165,98 @@ pub(crate) fn in_engine_words(error: &Error) -> RequestError {
     }
 }
 
-fn base_url(address: &ServerName) -> String {
-    format!("https://{}:{}", address.host(), address.port().unwrap_or(8448))
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
-        net::TcpListener,
+        net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
         sync::atomic::{AtomicU64, Ordering},
+    };
+
+    use axum::{Router, http::HeaderMap};
+    use axum_server::tls_rustls::RustlsConfig;
+    use hickory_resolver::{
+        config::{NameServerConfig, ResolverConfig},
+        net::runtime::TokioRuntimeProvider,
+        proto::{
+            op::{Message, OpCode, ResponseCode},
+            rr::{RData, Record, RecordType, rdata::SRV},
+        },
     };
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_server_without_keys_is_not_asked_for_them_again_at_once() {
-        static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+    /// Returns a resolver that asks a name server on loopback: there, every SRV record is of this port, and every host
+    /// is loopback, but for those of `nobody.example`.
+    pub(crate) fn dns(port: u16) -> TokioResolver {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+        let mut server = NameServerConfig::udp(Ipv4Addr::LOCALHOST.into());
+        server.connections[0].port = socket.local_addr().expect("it is bound").port();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let query = Message::from_vec(&buffer[..length]).expect("a query");
+                let mut answer = Message::response(query.metadata.id, OpCode::Query);
+                let asked = query.queries[0].clone();
+                let found = match asked.query_type() {
+                    _ if asked.name().to_ascii().ends_with("nobody.example.") => None,
+                    RecordType::SRV => {
+                        Some(RData::SRV(SRV::new(0, 0, port, "target.example.".parse().expect("a name"))))
+                    }
+                    RecordType::A => Some(RData::A(Ipv4Addr::LOCALHOST.into())),
+                    _ => None,
+                };
+                match found {
+                    Some(found) => drop(answer.add_answer(Record::from_rdata(asked.name().clone(), 60, found))),
+                    None => answer.metadata.response_code = ResponseCode::NXDomain,
+                }
+                answer.add_query(asked);
+                socket.send_to(&answer.to_vec().expect("an answer"), from).expect("loopback takes it");
+            }
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.build().expect("a resolver can be made")
+    }
+
+    pub(crate) fn wire(ca: Option<&Path>, dns: TokioResolver, now_ms: fn() -> u64) -> Wire {
         let dir = tempfile::tempdir().expect("there is room for temporary files");
         let us: OwnedServerName = "us.example".try_into().expect("a server name");
         let key = OurKey::load(us, dir.path()).expect("the directory can be used");
-        let wire = Wire::new(key, None, || CLOCK.load(Ordering::SeqCst)).expect("a client can be made");
+        Wire::new(key, ca, dns, now_ms).expect("a client can be made")
+    }
+
+    #[tokio::test]
+    async fn srv_records_lead_elsewhere_but_the_name_stays() {
+        let dir = tempfile::tempdir().expect("there is room for temporary files");
+        let certificate = dir.path().join("certificate.pem");
+        let made = rcgen::generate_simple_self_signed(["them.example".to_owned()]).expect("it is a name");
+        fs::write(&certificate, made.cert.pem()).expect("the directory can be used");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        listener.set_nonblocking(true).expect("it is bound");
+        let at: SocketAddr = listener.local_addr().expect("it is bound");
+        let wire = wire(Some(&certificate), dns(at.port()), || 1_000);
+        let tls = RustlsConfig::from_pem(made.cert.pem().into(), made.signing_key.serialize_pem().into()).await;
+        let tls = tls.expect("it is a certificate");
+        // It answers by which name it was asked.
+        let router = Router::new().fallback(async |headers: HeaderMap| headers[HOST].as_bytes().to_vec());
+        let server = axum_server::from_tcp_rustls(listener, tls).expect("it is bound");
+        tokio::spawn(server.serve(router.into_make_service()));
+
+        let asked = async |name: &str| {
+            let name: OwnedServerName = name.try_into().expect("a server name");
+            let request = Request::get(format!("{}/", base_url(&name))).body(Vec::new()).expect("a request");
+            wire.send(&name, request, 100).await.map_err(|error| format!("{error:?}"))
+        };
+        assert_eq!(asked("them.example").await.as_deref(), Ok(&b"them.example"[..]));
+        let refused = asked("target.example").await.expect_err("the certificate is another's");
+        assert!(refused.contains("NotValidForName"), "{refused}");
+        asked("nobody.example").await.expect_err("nothing is known of it");
+    }
+
+    #[tokio::test]
+    async fn a_server_without_keys_is_not_asked_for_them_again_at_once() {
+        static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+        let wire = wire(None, dns(0), || CLOCK.load(Ordering::SeqCst));
 
         // Whoever comes to this port is turned away, and counted.
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
