@@ -102,21 +102,30 @@ fn flips(members: usize) -> Result<Vec<Flip>, String> {
 
 /// Returns when events flip while something is done.
 pub(super) fn flip_times(doing: impl FnOnce() -> Result<(), String>) -> Result<Vec<Duration>, String> {
-    Ok(noted_flips(doing)?.into_iter().map(|flip| flip.at).collect())
+    let clock = Clock::start();
+    noting_flips(move |_| clock.time(), doing)
 }
 
 fn noted_flips(doing: impl FnOnce() -> Result<(), String>) -> Result<Vec<Flip>, String> {
-    let flips = Arc::new(Flips { clock: Clock::start(), flips: Mutex::default() });
-    with_default(flips.clone(), doing)?;
-    let flips = flips.flips.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(flips.clone())
+    let clock = Clock::start();
+    noting_flips(move |is_state| Flip { at: clock.time(), is_state }, doing)
 }
 
-/// When events flipped, as the engine tells at debug level.
-#[derive(Debug)]
-struct Flips {
-    clock: Clock,
-    flips: Mutex<Vec<Flip>>,
+/// Notes something with each event that flips while something is done; `note` is told whether it is a state event.
+pub(super) fn noting_flips<T: Clone + Send + 'static>(
+    note: impl Fn(bool) -> T + Send + Sync + 'static,
+    doing: impl FnOnce() -> Result<(), String>,
+) -> Result<Vec<T>, String> {
+    let flips = Arc::new(Flips { note, noted: Mutex::default() });
+    with_default(flips.clone(), doing)?;
+    let noted = flips.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(noted.clone())
+}
+
+/// What is noted of events that flip, as the engine tells at debug level.
+struct Flips<T, N> {
+    note: N,
+    noted: Mutex<Vec<T>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -125,15 +134,16 @@ struct Flip {
     is_state: bool,
 }
 
-impl Subscriber for Flips {
+impl<T: Send + 'static, N: Fn(bool) -> T + Send + Sync + 'static> Subscriber for Flips<T, N> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event() && *metadata.level() == Level::DEBUG && metadata.fields().field("anew").is_some()
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut flip = Flip { at: self.clock.time(), is_state: false };
-        event.record(&mut flip);
-        self.flips.lock().unwrap_or_else(PoisonError::into_inner).push(flip);
+        let mut is_state = IsState(false);
+        event.record(&mut is_state);
+        let noted = (self.note)(is_state.0);
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(noted);
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -149,10 +159,12 @@ impl Subscriber for Flips {
     fn exit(&self, _: &span::Id) {}
 }
 
-impl field::Visit for Flip {
+struct IsState(bool);
+
+impl field::Visit for IsState {
     fn record_bool(&mut self, field: &field::Field, value: bool) {
         if field.name() == "is_state" {
-            self.is_state = value;
+            self.0 = value;
         }
     }
 

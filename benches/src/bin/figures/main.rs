@@ -34,7 +34,7 @@ use Target::{AtLeast, AtMost};
 
 const AS_FAST: &str = "times as fast as ruma, median";
 
-const FIGURES: [Figure; 32] = [
+const FIGURES: [Figure; 33] = [
     figure("resolve-cold", AS_FAST, AtLeast(2.0), resolution::cold),
     figure("resolve-warm", AS_FAST, AtLeast(5.0), resolution::warm),
     figure("resolve-slowest", "times as fast as ruma, least", AtLeast(1.0), resolution::slowest),
@@ -59,6 +59,7 @@ const FIGURES: [Figure; 32] = [
     figure("rows_per_event_resync", "rows, mean", AtMost(3.0), resync::rows_per_event),
     figure("resync_events_per_s", "events a second, fjall, median", AtLeast(11_000.0), resync::events_per_second),
     figure("flips_per_s", "flips a second, fjall", AtLeast(13_100.0), resync::flips_per_second),
+    figure("flip_over_raw_write", "times the raw write, fjall", AtMost(1.5), resync::flip_over_raw_write),
     figure("flip_rows_message_run", "rows a flip of 1,000, mean", AtMost(0.1), flips::message_run),
     figure("flip_rows_message", "rows", AtMost(4.0), flips::message),
     figure("flip_rows_state", "rows", AtMost(14.0), flips::state),

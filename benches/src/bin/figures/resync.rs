@@ -26,13 +26,13 @@ use gibbous::{
 };
 
 use self::{
-    raw::{Counting, Op, Recorder, write},
+    raw::{Counting, Op, Recorder, write, write_all},
     room::{MEMBERS, Recorded},
     run::{Phase, Run, play},
 };
 use super::{
     clock::{floor, median, timed},
-    events::flip_times,
+    events::{flip_times, noting_flips},
     memory::{forget_peak, in_child, is_child, on_cores, peak_resident_bytes},
 };
 
@@ -76,11 +76,37 @@ pub(super) fn events_per_second() -> Result<f64, String> {
 
 /// How many events flip in a second, from the first to the last.
 pub(super) fn flips_per_second() -> Result<f64, String> {
+    let (flips, time) = flipped_over_fjall()?;
+    Ok((flips - 1) as f64 / time.as_secs_f64())
+}
+
+/// The time from the first flip to the last, over the raw write of what is written meanwhile, and after the last.
+pub(super) fn flip_over_raw_write() -> Result<f64, String> {
+    let recorder = Arc::new(Recorder::default());
+    let (writes, storage) = (recorder.clone(), Storage::Kept(recorder.clone()));
+    let flips = noting_flips(move |_| writes.len(), || play(Recorded::shared()?, &storage, |_| {}).map(drop))?;
+    let (first, last) = ends_of(&flips)?;
+    let ops = recorder.take();
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let backend = open_fjall(dir.path())?;
+    let (raw, written) = timed(|| write_all(&ops[first..ops.len().min(last + 1)], &backend));
+    written?;
+    let (flips, time) = flipped_over_fjall()?;
+    eprintln!("{flips} flips in {time:.1?}, raw write of {} batches {raw:.1?}", last + 1 - first);
+    Ok(over(time, raw))
+}
+
+/// Returns how many events flip, and the time from the first to the last.
+fn flipped_over_fjall() -> Result<(usize, Duration), String> {
     let room = Recorded::shared()?;
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let times = flip_times(|| play(room, &fjall(dir.path()), |_| {}).map(drop))?;
-    let (first, last) = (times.first().ok_or("nothing has flipped")?, times.last().ok_or("nothing has flipped")?);
-    Ok((times.len() - 1) as f64 / (*last - *first).as_secs_f64())
+    let (first, last) = ends_of(&times)?;
+    Ok((times.len(), last - first))
+}
+
+fn ends_of<T: Copy>(flips: &[T]) -> Result<(T, T), String> {
+    flips.first().copied().zip(flips.last().copied()).ok_or_else(|| "nothing has flipped".to_owned())
 }
 
 /// The resident bytes of a process that joins the room and resyncs it, at most.

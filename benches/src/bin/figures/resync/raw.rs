@@ -101,6 +101,11 @@ impl Recorder {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
+    /// Returns how many writes and syncs there were.
+    pub(super) fn len(&self) -> usize {
+        self.ops.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     pub(in super::super) fn take(&self) -> Vec<Op> {
         std::mem::take(&mut self.ops.lock().unwrap_or_else(PoisonError::into_inner))
     }
