@@ -3,7 +3,7 @@
 mod key;
 mod sign;
 
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet};
 
 use crate::{
     hash::{content_hash, decode_base64, signed_json, stated_content_hash},
@@ -181,10 +181,10 @@ pub fn required_servers(rules: &RoomRules, pdu: &Pdu) -> Result<BTreeSet<OwnedSe
 /// [`VerifyError::MissingKeys`] if a key is still to be had, and no server is known not to have signed;
 /// [`VerifyError::BadSignature`] or [`VerifyError::Format`] if the event is to be dropped.
 pub fn verify(rules: &RoomRules, pdu: Pdu, keys: &dyn KeySource) -> Result<VerifiedPdu, VerifyError> {
-    let signed = signed_json(rules, pdu.event_type(), pdu.canonical_json());
+    let signed = LazyCell::new(|| signed_json(rules, pdu.event_type(), pdu.canonical_json()));
     let mut missing = BTreeSet::new();
     for server in required_servers(rules, &pdu)? {
-        match signatures_of(&server, rules, &pdu, &signed, keys) {
+        match signatures_of(&server, rules, &pdu, || signed.as_str(), keys) {
             Found::Holds => {}
             Found::KeysMissing => {
                 missing.insert(server);
@@ -212,7 +212,14 @@ pub fn content_hash_holds(pdu: &Pdu) -> bool {
     stated_content_hash(pdu.canonical_json()).as_deref() == Some(&content_hash(pdu.canonical_json())[..])
 }
 
-fn signatures_of(server: &ServerName, rules: &RoomRules, pdu: &Pdu, signed: &str, keys: &dyn KeySource) -> Found {
+/// `signed` is asked for only where a key is known: most of an answer's events are looked at once before any is.
+fn signatures_of<'s>(
+    server: &ServerName,
+    rules: &RoomRules,
+    pdu: &Pdu,
+    signed: impl Fn() -> &'s str,
+    keys: &dyn KeySource,
+) -> Found {
     let mut found = Found::Bad(BadSignature::Missing);
     for (key_id, signature) in pdu.signatures(server).filter(|(key_id, _)| key_id.starts_with("ed25519:")) {
         // v5 on: a key must be valid when the event is sent. The times compared are those in the data.
@@ -222,7 +229,7 @@ fn signatures_of(server: &ServerName, rules: &RoomRules, pdu: &Pdu, signed: &str
             found = Found::KeysMissing;
             continue;
         };
-        if decode_base64(&signature).is_some_and(|signature| key.verifies(signed.as_bytes(), &signature)) {
+        if decode_base64(&signature).is_some_and(|signature| key.verifies(signed().as_bytes(), &signature)) {
             return Found::Holds;
         }
         if !matches!(found, Found::KeysMissing) {

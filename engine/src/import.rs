@@ -24,7 +24,7 @@ use crate::{
     },
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
-    verify_pool::{servers_of, verify_all},
+    verify_pool::map,
 };
 
 /// A room that is to be taken over from a homeserver that is, or was, in it.
@@ -248,10 +248,9 @@ impl<'a> ParsedImport<'a> {
     /// Does checks 2 and 3 of every event.
     pub(crate) fn verify(&mut self, cx: Context<'_>) -> Result<Result<(), ImportError>, Error> {
         let pdus: Vec<Pdu> = self.events.values().cloned().collect();
-        let keys = cx.keys.of(&servers_of(&self.rules, &pdus))?;
         let mut missing = BTreeSet::new();
-        for (pdu, result) in pdus.iter().zip(verify_all(&self.rules, &pdus, &keys)) {
-            match result {
+        for (pdu, result) in pdus.iter().zip(map(&pdus, |pdu| cx.keys.verify(&self.rules, pdu.clone()))) {
+            match result? {
                 Ok(verified) => drop(self.events.insert(pdu.event_id().to_owned(), verified.into_pdu())),
                 Err(VerifyError::MissingKeys { servers }) => missing.extend(servers),
                 Err(error) => {

@@ -7,8 +7,8 @@ pub(crate) mod helpless;
 pub(crate) mod place;
 
 use gibbous_codec::{
-    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, KeySource, LogRecord,
-    LogSeq, OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError, is_whole_copy,
+    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, LogRecord, LogSeq,
+    OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError, is_whole_copy,
 };
 use gibbous_storage::{RoomRows, Txn};
 
@@ -19,7 +19,7 @@ use crate::{
     parked::Checked,
     room::{Ask, Context, Room},
     state::stage_of,
-    verify_pool::{each_in_turn, servers_of},
+    verify_pool::each_in_turn,
 };
 
 /// What became of a PDU that was handed in.
@@ -335,9 +335,8 @@ impl Room {
         for num in unverified {
             let event = txn.event(num)?;
             let pdu = crate::lookup::parse_stored(&self.memory.rules, &event)?;
-            let keys = cx.keys.of(&servers_of(&self.memory.rules, std::slice::from_ref(&pdu)))?;
             let mut state = event.state;
-            match gibbous_codec::verify(&self.memory.rules, pdu, &keys) {
+            match cx.keys.verify(&self.memory.rules, pdu)? {
                 Ok(verified) => {
                     let mut others = self.copies.take(num).into_iter().map(|(_, copy)| copy);
                     if verified.was_redacted() {
@@ -369,7 +368,7 @@ impl Room {
                     state.stage = Stage::Dropped;
                     state.position = None;
                     self.judge(&mut txn, num, None, state)?;
-                    self.take_in_other_copy(cx, &mut txn, num, &keys)?;
+                    self.take_in_other_copy(cx, &mut txn, num)?;
                 }
             }
         }
@@ -377,15 +376,9 @@ impl Room {
     }
 
     /// Takes in another copy of an event whose stored copy was made up, if there is one that was not.
-    fn take_in_other_copy(
-        &mut self,
-        cx: Context<'_>,
-        txn: &mut Txn<'_>,
-        num: EventNum,
-        keys: &impl KeySource,
-    ) -> Result<(), Error> {
+    fn take_in_other_copy(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum) -> Result<(), Error> {
         for (origin, copy) in self.copies.take(num) {
-            if let Ok(verified) = gibbous_codec::verify(&self.memory.rules, copy, keys) {
+            if let Ok(verified) = cx.keys.verify(&self.memory.rules, copy)? {
                 self.take_in(cx, txn, verified.into_pdu(), &origin, None)?;
             }
         }

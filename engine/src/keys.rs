@@ -1,11 +1,15 @@
 //! Signing keys of other servers: decoded once, kept in the store, asked for when one is missing.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gibbous_codec::{KeySource, OwnedServerName, ServerKeyRow, ServerKeysRow, ServerName, VerifyKey};
+use gibbous_codec::{
+    KeySource, OwnedServerName, Pdu, RoomRules, ServerKeyRow, ServerKeysRow, ServerName, VerifiedPdu, VerifyError,
+    VerifyKey, verify,
+};
 use gibbous_storage::Store;
 use serde::Deserialize;
 
@@ -37,14 +41,13 @@ struct Known {
     until_ms: u64,
 }
 
-/// The keys of some servers as they were at one time, to be used without a lock on any thread.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Keys(BTreeMap<OwnedServerName, ServerKeys>);
-
-impl KeySource for Keys {
-    fn key(&self, server: &ServerName, key_id: &str) -> Option<VerifyKey> {
-        self.0.get(server)?.get(key_id).cloned()
-    }
+/// Why an event is not to be had as its server has signed it.
+#[derive(Debug)]
+pub(crate) enum Unverified {
+    /// The keys of these servers are not known.
+    MissingKeys(BTreeSet<OwnedServerName>),
+    /// A signature or the content hash does not hold.
+    Wrong(String),
 }
 
 impl KeyRing {
@@ -52,10 +55,21 @@ impl KeyRing {
         Self { store, known: Mutex::default(), due: Mutex::default(), servers_max: limits.key_servers_max.max(1) }
     }
 
-    /// Returns the keys of some servers.
-    pub(crate) fn of(&self, servers: &BTreeSet<OwnedServerName>) -> Result<Keys, Error> {
-        let of_server = |server: &OwnedServerName| Ok((server.clone(), self.known(server)?.keys));
-        Ok(Keys(servers.iter().map(of_server).collect::<Result<_, Error>>()?))
+    /// Does checks 2 and 3 of an event by the keys that are known.
+    pub(crate) fn verify(&self, rules: &RoomRules, pdu: Pdu) -> Result<Result<VerifiedPdu, VerifyError>, Error> {
+        let keys = LookedUp { ring: self, failed: Cell::new(None) };
+        let verified = verify(rules, pdu, &keys);
+        keys.failed.into_inner().map_or(Ok(verified), Err)
+    }
+
+    /// The same for an event that is of no use redacted: one that is handed over to be signed, say.
+    pub(crate) fn verify_whole(&self, rules: &RoomRules, pdu: Pdu) -> Result<Result<Pdu, Unverified>, Error> {
+        Ok(match self.verify(rules, pdu)? {
+            Ok(pdu) if pdu.was_redacted() => Err(Unverified::Wrong("the content hash does not hold".to_owned())),
+            Ok(verified) => Ok(verified.into_pdu()),
+            Err(VerifyError::MissingKeys { servers }) => Err(Unverified::MissingKeys(servers)),
+            Err(error) => Err(Unverified::Wrong(error.to_string())),
+        })
     }
 
     fn known(&self, server: &ServerName) -> Result<Known, Error> {
@@ -186,6 +200,25 @@ impl KeyRing {
     }
 }
 
+/// Keys as a verification asks for them.
+struct LookedUp<'r> {
+    ring: &'r KeyRing,
+    /// Why the store could not be read, if it could not.
+    failed: Cell<Option<Error>>,
+}
+
+impl KeySource for LookedUp<'_> {
+    fn key(&self, server: &ServerName, key_id: &str) -> Option<VerifyKey> {
+        match self.ring.known(server) {
+            Ok(known) => known.keys.get(key_id).cloned(),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
+    }
+}
+
 impl Known {
     fn of(row: &ServerKeysRow) -> Self {
         Self { keys: decode(row), until_ms: row.until_ms }
@@ -255,16 +288,16 @@ mod tests {
             assert!(ring.known.lock().expect("nobody panicked").len() <= 3);
         }
         for number in 0..10 {
-            let keys = ring.of(&BTreeSet::from([server(number)])).expect("memory works");
-            assert!(keys.key(&server(number), "ed25519:a").is_some(), "{number}");
+            let known = ring.known(&server(number)).expect("memory works");
+            assert!(known.keys.contains_key("ed25519:a"), "{number}");
             assert!(!ring.may_ask([&server(number)], limits.keys_fresh_ms - 1).expect("memory works"));
         }
         // Servers that nobody has heard of push nothing out of the store.
         for number in 10..100 {
-            ring.of(&BTreeSet::from([server(number)])).expect("memory works");
+            ring.known(&server(number)).expect("memory works");
             assert!(ring.known.lock().expect("nobody panicked").len() <= 3);
         }
-        assert!(ring.of(&BTreeSet::from([server(0)])).expect("memory works").key(&server(0), "ed25519:a").is_some());
+        assert!(ring.known(&server(0)).expect("memory works").keys.contains_key("ed25519:a"));
     }
 
     #[test]

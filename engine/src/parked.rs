@@ -1,17 +1,16 @@
 //! Answers that cannot be used yet, because the keys of some servers are being asked for.
 
-use std::{collections::BTreeSet, mem, slice};
+use std::{collections::BTreeSet, mem};
 
 use gibbous_codec::{
     OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifiedPdu, VerifyError,
-    verify,
 };
 
 use crate::{
     Error,
     questions::Writes,
     room::{Context, Question},
-    verify_pool::{map_in_turn, servers_of},
+    verify_pool::map_in_turn,
 };
 
 /// Events of one answer on their way through checks 2 and 3.
@@ -41,8 +40,7 @@ pub(crate) struct Checked {
 impl Checked {
     /// Verifies an event by the keys that are known.
     pub(crate) fn new(cx: Context<'_>, rules: &RoomRules, pdu: Pdu) -> Result<Self, Error> {
-        let keys = cx.keys.of(&servers_of(rules, slice::from_ref(&pdu)))?;
-        let result = verify(rules, pdu.clone(), &keys);
+        let result = cx.keys.verify(rules, pdu.clone())?;
         Ok(Self { pdu, result })
     }
 

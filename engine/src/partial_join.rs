@@ -99,10 +99,13 @@ pub enum JoinError {
 }
 
 #[derive(Deserialize)]
-struct Body {
-    event: Option<Box<RawValue>>,
-    state: Vec<Box<RawValue>>,
-    auth_chain: Vec<Box<RawValue>>,
+struct Body<'a> {
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+    #[serde(borrow)]
+    state: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    auth_chain: Vec<&'a RawValue>,
     #[serde(default)]
     members_omitted: bool,
     #[serde(default)]
@@ -134,7 +137,7 @@ impl ParsedJoin {
     pub(crate) fn parse(send_join: SendJoin<'_>, limits: &Limits) -> Result<Self, JoinError> {
         let rules = RoomRules::of(send_join.room_version)
             .ok_or_else(|| JoinError::UnknownRoomVersion(send_join.room_version.clone()))?;
-        let body: Body = serde_json::from_slice(send_join.response)
+        let body: Body<'_> = serde_json::from_slice(send_join.response)
             .map_err(|error| JoinError::MalformedResponse(error.to_string()))?;
         let malformed = |error: FormatError| JoinError::MalformedJoin(error.to_string());
         let sent = Pdu::parse(&rules, send_join.event).map_err(malformed)?;
@@ -165,20 +168,13 @@ impl ParsedJoin {
             return Err(JoinError::NoServers);
         }
 
-        let parse = |raw: &&RawValue| Pdu::parse(&rules, raw.get().as_bytes()).ok();
+        let raw = [&body.state[..], &body.auth_chain].concat();
+        let mut parsed = map(&raw, |raw| Pdu::parse(&rules, raw.get().as_bytes()).ok());
+        let of_chain = parsed.split_off(body.state.len());
         let of_room = |pdu: &Pdu| pdu.room_id() == send_join.room_id;
-        let mut pdus = BTreeMap::new();
-        for pdu in
-            map(&body.state.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse).into_iter().flatten().filter(of_room)
-        {
-            pdus.insert(pdu.event_id().to_owned(), pdu);
-        }
+        let mut pdus = by_id(parsed.into_iter().flatten().filter(of_room));
         let state_ids: BTreeSet<OwnedEventId> = pdus.keys().cloned().collect();
-        for pdu in map(&body.auth_chain.iter().map(AsRef::as_ref).collect::<Vec<_>>(), parse)
-            .into_iter()
-            .flatten()
-            .filter(of_room)
-        {
+        for pdu in of_chain.into_iter().flatten().filter(of_room) {
             pdus.entry(pdu.event_id().to_owned()).or_insert(pdu);
         }
         Ok(Self {

@@ -1,7 +1,7 @@
 //! Checks 1 to 3 on all cores: results stand in the order of their input, whatever the number of threads.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     convert::Infallible,
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -10,8 +10,6 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-
-use gibbous_codec::{KeySource, OwnedServerName, Pdu, RoomRules, VerifiedPdu, VerifyError, required_servers, verify};
 
 /// Below this many events a second thread costs more than it brings: starting one takes about as long as one check.
 const EVENTS_A_THREAD: usize = 8;
@@ -148,40 +146,6 @@ fn take_in_turn<T, R, E>(
             return Ok(Err(error));
         }
     }
-}
-
-/// Verifies events on all cores.
-pub(crate) fn verify_all(
-    rules: &RoomRules,
-    pdus: &[Pdu],
-    keys: &(impl KeySource + Sync),
-) -> Vec<Result<VerifiedPdu, VerifyError>> {
-    map(pdus, |pdu| verify(rules, pdu.clone(), keys))
-}
-
-/// Why an event is not to be had as its server has signed it.
-#[derive(Debug)]
-pub(crate) enum Unverified {
-    /// The keys of these servers are not known.
-    MissingKeys(BTreeSet<OwnedServerName>),
-    /// A signature or the content hash does not hold.
-    Wrong(String),
-}
-
-/// Verifies an event that is of no use redacted: one that is handed over to be signed, say.
-pub(crate) fn verify_whole(rules: &RoomRules, pdu: Pdu, keys: &impl KeySource) -> Result<Pdu, Unverified> {
-    match verify(rules, pdu, keys) {
-        Ok(verified) if verified.was_redacted() => Err(Unverified::Wrong("the content hash does not hold".to_owned())),
-        Ok(verified) => Ok(verified.into_pdu()),
-        Err(VerifyError::MissingKeys { servers }) => Err(Unverified::MissingKeys(servers)),
-        Err(error) => Err(Unverified::Wrong(error.to_string())),
-    }
-}
-
-/// Returns the servers whose keys the checks of some events need. An event for which that cannot be told fails its
-/// check.
-pub(crate) fn servers_of(rules: &RoomRules, pdus: &[Pdu]) -> BTreeSet<OwnedServerName> {
-    pdus.iter().filter_map(|pdu| required_servers(rules, pdu).ok()).flatten().collect()
 }
 
 #[cfg(test)]

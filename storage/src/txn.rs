@@ -14,7 +14,7 @@ use crate::{
     event_states::{Neighbours, StagedStates, neighbours_of, of_event, row_key},
     kept::{CITED_MAX, Kept},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
-    rows::{RoomRows, Rows, event_record_of, id_row_of, missing_event},
+    rows::{RoomRows, Rows, id_row_of},
     state_group::{self, Change, Entry, Node, NodeSink, NodeSource},
     state_index::first_cited_and_missing,
     store::Store,
@@ -30,6 +30,8 @@ pub struct Txn<'s> {
     head_before: Option<Vec<u8>>,
     head: Option<RoomHead>,
     batch: Batch,
+    /// The events whose records are staged, which others that are staged after them mostly read.
+    events: BTreeMap<EventNum, Arc<EventRecord>>,
     nodes: BTreeMap<NodeHash, Arc<Node>>,
     states: StagedStates,
     /// Judgements that share one record, and its place: it is written when another one follows, or at the commit.
@@ -63,6 +65,7 @@ impl<'s> Txn<'s> {
             head_before,
             head: None,
             batch: Batch::new(),
+            events: BTreeMap::new(),
             nodes: BTreeMap::new(),
             states: StagedStates::default(),
             judged: None,
@@ -167,8 +170,12 @@ impl<'s> Txn<'s> {
     ///
     /// As [`Txn::stage`].
     pub fn stage_event(&mut self, event: EventRecord) -> Result<EventNum, StoreError> {
-        let seq = self.stage(&LogRecord::Event(Box::new(event)))?;
-        Ok(EventNum(seq.0))
+        let record = LogRecord::Event(Box::new(event));
+        let num = EventNum(self.stage(&record)?.0);
+        if let LogRecord::Event(event) = record {
+            self.events.insert(num, Arc::from(event));
+        }
+        Ok(num)
     }
 
     /// Returns the state `before` with a state event put in, without appending a record: the event's own record will
@@ -421,10 +428,8 @@ impl RoomRows for Txn<'_> {
     }
 
     fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
-        // What is staged may yet be discarded, and its number given to another event: it is not kept.
-        match self.batch.staged(Table::Log, &room_seq_key(self.room, num.into())) {
-            Some(Some(bytes)) => Ok(Arc::new(event_record_of(self.room, num, bytes)?)),
-            Some(None) => Err(missing_event(self.room, num)),
+        match self.events.get(&num) {
+            Some(event) => Ok(event.clone()),
             None => self.store.read_event_record(&*self.snapshot, self.room, num),
         }
     }

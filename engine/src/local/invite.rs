@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     Error,
+    keys::Unverified,
     room::{Context, Room},
-    verify_pool::{Unverified, servers_of, verify_whole},
 };
 
 /// An invite that another server has handed over (`PUT /_matrix/federation/v2/invite`).
@@ -109,8 +109,7 @@ impl Invite<'_> {
             Ok(pdu) => pdu,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let keys = cx.keys.of(&servers_of(rules, std::slice::from_ref(&pdu)))?;
-        let verified = match verify_whole(rules, pdu, &keys) {
+        let verified = match cx.keys.verify_whole(rules, pdu)? {
             Ok(pdu) => pdu,
             Err(Unverified::MissingKeys(servers)) => return Ok(Err(InviteRefusal::MissingKeys(servers))),
             Err(Unverified::Wrong(why)) => return Ok(Err(InviteRefusal::Unverifiable(why))),

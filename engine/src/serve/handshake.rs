@@ -14,10 +14,10 @@ use super::{Answer, Refusal, Served, answer::Field, granted};
 use crate::{
     Error, EventDraft,
     intake::place::{Assessment, Demand},
+    keys::Unverified,
     local::template::Template,
     room::{Context, Room},
     state::stage_of,
-    verify_pool::{Unverified, servers_of, verify_whole},
 };
 
 /// What a user of another server wants to do with our help.
@@ -191,8 +191,7 @@ impl Room {
         };
         granted!(self.expect_member(&pdu, sent));
         let pdu = granted!(self.with_our_signature(cx, pdu, sent.condition, signer)?);
-        let keys = cx.keys.of(&servers_of(&self.memory.rules, std::slice::from_ref(&pdu)))?;
-        let pdu = match verify_whole(&self.memory.rules, pdu, &keys) {
+        let pdu = match cx.keys.verify_whole(&self.memory.rules, pdu)? {
             Ok(pdu) => pdu,
             Err(Unverified::MissingKeys(servers)) => return Ok(Err(Refusal::MissingKeys(servers))),
             Err(Unverified::Wrong(why)) => return Ok(Err(Refusal::Forbidden(why))),
