@@ -86,7 +86,7 @@ impl PduCache {
         self.pdus.borrow().by_num.get(&num).cloned()
     }
 
-    fn put(&self, num: EventNum, pdu: Pdu) {
+    pub(crate) fn put(&self, num: EventNum, pdu: Pdu) {
         let mut pdus = self.pdus.borrow_mut();
         if pdus.by_num.insert(num, pdu).is_none() {
             pdus.order.push_back(num);

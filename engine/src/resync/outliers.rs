@@ -83,6 +83,10 @@ impl Room {
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let stage = Stage::Outlier { status, provisional, states: None };
         let num = self.stage_new(txn, pdu, EventState::new(stage, None), None)?;
+        if pdu.membership().is_none() {
+            // What others cite, power levels above all, is at hand for them. Members are cited less than they are many.
+            self.memory.pdus.put(num, pdu.clone());
+        }
         if provisional {
             self.open.look_again(num);
         }

@@ -19,7 +19,9 @@ impl Servers {
     pub(super) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
         let before = mem::replace(&mut self.named, each_once(servers).into());
         let found = mem::take(&mut self.found);
-        self.add_found(before.iter().cloned().chain(found));
+        if !before.is_empty() || !found.is_empty() {
+            self.add_found(before.iter().cloned().chain(found));
+        }
     }
 
     /// Takes servers that have members here.
