@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
     EventNum, EventState, EventStatus, FormatError, ImportRecord, LogRecord, Membership, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Pdu, RedactedRecord, Rejection, RoomId, RoomRules, RoomVersionId, Stage, StateKey,
-    States, VerifyError, content_hash_holds,
+    OwnedServerName, OwnedUserId, Path, Pdu, RedactedRecord, Rejection, RoomId, RoomRules, RoomVersionId, Stage,
+    StateKey, States, VerifyError, content_hash_holds, path,
 };
 use gibbous_storage::{Entry, RoomRows, Txn};
 
@@ -453,7 +453,7 @@ fn told_state(
     txn: &Txn<'_>,
     extremity: &Extremity,
     is_create: bool,
-) -> Result<Result<BTreeMap<StateKey, Entry>, ImportError>, Error> {
+) -> Result<Result<BTreeMap<Path, Entry>, ImportError>, Error> {
     let no_state = |why: String| ImportError::NotAState { extremity: extremity.event_id.clone(), why };
     let mut state = BTreeMap::new();
     for event_id in &extremity.state_before {
@@ -467,12 +467,13 @@ fn told_state(
         let Some(key) = &record.state_key else {
             return Ok(Err(no_state(format!("{event_id} is no state event"))));
         };
-        let other = state.insert(key.clone(), Entry::of(key, event_id, num));
+        let entry = Entry::of(key, event_id, num);
+        let other = state.insert(entry.path, entry);
         if other.is_some_and(|other| other.event != num) {
             return Ok(Err(no_state(format!("it has two events for {key}"))));
         }
     }
-    Ok(match state.contains_key(&StateKey::new("m.room.create", "")) || is_create {
+    Ok(match state.contains_key(&path(&StateKey::new("m.room.create", ""))) || is_create {
         true => Ok(state),
         false => Err(no_state("it has no create event".to_owned())),
     })

@@ -14,7 +14,7 @@ use crate::{
     event_states::{Neighbours, StagedStates, neighbours_of, of_event, row_key},
     kept::{CITED_MAX, Kept},
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
-    rows::{RoomRows, Rows, id_row_of},
+    rows::{RoomRows, Rows, event_record_of, id_row_of, missing_event},
     state_group::{self, Change, Entry, Node, NodeSink, NodeSource},
     state_index::first_cited_and_missing,
     store::Store,
@@ -30,7 +30,7 @@ pub struct Txn<'s> {
     head_before: Option<Vec<u8>>,
     head: Option<RoomHead>,
     batch: Batch,
-    /// The events whose records are staged, which others that are staged after them mostly read.
+    /// Events of which the records are staged, so that those that come after them need not decode these.
     events: BTreeMap<EventNum, Arc<EventRecord>>,
     nodes: BTreeMap<NodeHash, Arc<Node>>,
     states: StagedStates,
@@ -428,8 +428,13 @@ impl RoomRows for Txn<'_> {
     }
 
     fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {
-        match self.events.get(&num) {
-            Some(event) => Ok(event.clone()),
+        if let Some(event) = self.events.get(&num) {
+            return Ok(event.clone());
+        }
+        // What is staged may yet be discarded, and its number given to another event: the store does not keep it.
+        match self.batch.staged(Table::Log, &room_seq_key(self.room, num.into())) {
+            Some(Some(bytes)) => Ok(Arc::new(event_record_of(self.room, num, bytes)?)),
+            Some(None) => Err(missing_event(self.room, num)),
             None => self.store.read_event_record(&*self.snapshot, self.room, num),
         }
     }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, RefusalReason, Rejection, Rule,
-    ServerName, Stage, StateGroup, StateKey, States,
+    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Path, Pdu, RefusalReason, Rejection,
+    Rule, ServerName, Stage, StateGroup, StateKey, States, path,
 };
 use gibbous_storage::{Entry, RoomRows, Txn};
 
@@ -19,7 +19,7 @@ use crate::{
     },
     lookup::{AuthEvent, status_of},
     resolve::all_entries,
-    resync::{Progress, outliers::Loose},
+    resync::{Fetch, Progress, StateIds, outliers::Loose},
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
     verify_pool::map_in_turn,
@@ -36,7 +36,7 @@ enum Adoption {
 
 /// The events of a state that a server has named, as they stand.
 struct Named {
-    state: BTreeMap<StateKey, Entry>,
+    state: BTreeMap<Path, Entry>,
     /// Those that cannot be had, or rest on such.
     holes: BTreeSet<OwnedEventId>,
     /// Those whose verdicts are not final.
@@ -165,12 +165,12 @@ impl Room {
         prev: &OwnedEventId,
         holes: &BTreeSet<OwnedEventId>,
     ) -> Result<Adoption, Error> {
-        let Some(ids) = self.resync.fetch(prev).map(|fetch| fetch.ids.pdu_ids.clone()) else {
+        let Some(Fetch { ids: StateIds { pdu_ids, .. }, .. }) = self.resync.fetch(prev) else {
             return Ok(Adoption::Done);
         };
-        let _span = tracing::debug_span!("adopt", room = %self.id, event = %prev, events = ids.len()).entered();
+        let _span = tracing::debug_span!("adopt", room = %self.id, event = %prev, events = pdu_ids.len()).entered();
         let mut txn = cx.store.txn(self.num)?;
-        let Named { state, mut holes, until_final } = match self.look_through(&txn, &ids, holes.clone())? {
+        let Named { state, mut holes, until_final } = match self.look_through(&txn, pdu_ids, holes.clone())? {
             Ok(named) => named,
             Err(reason) => {
                 txn.discard();
@@ -186,7 +186,7 @@ impl Room {
             Some(num) => txn.event_record(num)?.state_key.as_ref() == Some(&create),
             None => false,
         };
-        if !state.contains_key(&create) && !is_create {
+        if !state.contains_key(&path(&create)) && !is_create {
             txn.discard();
             return Ok(Adoption::Refused(RefusalReason::Untrue("it names no create event".to_owned())));
         }
@@ -275,11 +275,12 @@ impl Room {
                 named.until_final.insert(num);
             }
         }
-        let is_other = named.state.get(&key).is_some_and(|other| other.event != num);
+        let entry = Entry::of(&key, event_id, num);
+        let is_other = named.state.get(&entry.path).is_some_and(|other| other.event != num);
         if is_other && named.until_final.is_empty() {
             return Ok(Err(RefusalReason::Untrue(format!("it names two events for {key}"))));
         }
-        named.state.insert(key.clone(), Entry::of(&key, event_id, num));
+        named.state.insert(entry.path, entry);
         Ok(Ok(()))
     }
 
@@ -362,7 +363,7 @@ impl Room {
     pub(crate) fn stage_state(
         &mut self,
         txn: &mut Txn<'_>,
-        state: &BTreeMap<StateKey, Entry>,
+        state: &BTreeMap<Path, Entry>,
     ) -> Result<StateGroup, Error> {
         let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
         let wanted: BTreeSet<EventNum> = state.values().map(|entry| entry.event).collect();
@@ -370,7 +371,7 @@ impl Room {
         let mut removed = Vec::new();
         for num in base.difference(&wanted) {
             let key = txn.event_record(*num)?.state_key.clone();
-            removed.extend(key.filter(|key| !state.contains_key(key)));
+            removed.extend(key.filter(|key| !state.contains_key(&path(key))));
         }
         Ok(txn.stage_entries(self.last_adopted, set, &removed)?)
     }

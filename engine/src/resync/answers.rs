@@ -45,13 +45,15 @@ impl Room {
     ) -> Result<(), Error> {
         let result = match (kind, response) {
             (RequestKind::StateIds { .. }, Response::Body(body)) => self.handle_state_ids(cx, prev, from, &body)?,
-            (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, &body)?,
+            (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, body)?,
             (RequestKind::Events { event_ids }, Response::Events(answers)) => {
                 let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok()).collect();
-                Ok(self.take_state_events(cx, prev, from, Some(event_ids), raw)?)
+                let batch = self.take_state_events(cx, prev, from, Some(event_ids), raw)?;
+                Ok(self.use_or_park(cx, batch)?)
             }
             (RequestKind::Events { event_ids }, _) => {
-                Ok(self.take_state_events(cx, prev, from, Some(event_ids), Vec::new())?)
+                let batch = self.take_state_events(cx, prev, from, Some(event_ids), Vec::new())?;
+                Ok(self.use_or_park(cx, batch)?)
             }
             (_, Response::Failed(error)) => Err(error.into()),
             (_, Response::Events(_) | Response::Body(_)) => {
@@ -96,20 +98,22 @@ impl Room {
         cx: Context<'_>,
         prev: &OwnedEventId,
         from: &ServerName,
-        body: &[u8],
+        body: Vec<u8>,
     ) -> Result<Result<(), RefusalReason>, Error> {
-        let state: StateBody<'_> = match serde_json::from_slice(body) {
+        let state: StateBody<'_> = match serde_json::from_slice(&body) {
             Ok(state) => state,
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
         let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes()).collect();
-        self.take_state_events(cx, prev, from, None, raw)?;
+        let batch = self.take_state_events(cx, prev, from, None, raw)?;
+        // The events are stored: the state is adopted without the body beside it, which may have 100 MiB.
+        drop(body);
+        self.use_or_park(cx, batch)?;
         Ok(Ok(()))
     }
 
-    /// Takes the events of an answer through checks 1 to 3 as far as the keys are known, and uses the answer once all of
-    /// them are through; else it waits for keys. What was not asked for, belongs to another room or is no event is
-    /// passed over.
+    /// Takes the events of an answer through checks 1 to 3 as far as the keys are known. What was not asked for, belongs to
+    /// another room or is no event is passed over.
     fn take_state_events(
         &mut self,
         cx: Context<'_>,
@@ -117,7 +121,7 @@ impl Room {
         from: &ServerName,
         asked: Option<Vec<OwnedEventId>>,
         mut raw: Vec<&[u8]>,
-    ) -> Result<(), Error> {
+    ) -> Result<Batch, Error> {
         let mut batch = Batch::new(Question::Resync { prev: prev.clone() }, from, asked, Vec::new());
         if let Some(fetch) = self.resync.fetch(prev) {
             let wanted: BTreeSet<OwnedEventId> = fetch.missing().cloned().collect();
@@ -147,7 +151,7 @@ impl Room {
             })?;
             batch.verified = pending.into_values().collect();
         }
-        self.use_or_park(cx, batch)
+        Ok(batch)
     }
 
     /// Stores events of a state as outliers while the next are verified: they mean nothing until a state is adopted. Those
@@ -186,6 +190,7 @@ impl Room {
         self.use_or_park(cx, batch)
     }
 
+    /// Uses an answer once all of its events are through checks 2 and 3; else it waits for keys.
     fn use_or_park(&mut self, cx: Context<'_>, batch: Batch) -> Result<(), Error> {
         if !batch.is_done() {
             for server in batch.awaited().clone() {
