@@ -49,8 +49,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Tells whether the store takes nothing in any more: the engine is to be dropped, and opened anew once the disk is
-    /// well. After any other error it goes on, with the other rooms at least.
+    /// Tells whether the store takes nothing in any more, because a write or a sync has failed before: the engine is to
+    /// be dropped, and opened anew once the disk is well. The call that failed says why; every later one that writes
+    /// says this. After other errors the engine goes on, with the other rooms at least.
     ///
     /// ```
     /// use gibbous::Error;

@@ -247,7 +247,9 @@ impl<'a> ParsedImport<'a> {
 
     /// Does checks 2 and 3 of every event.
     pub(crate) fn verify(&mut self, cx: Context<'_>) -> Result<Result<(), ImportError>, Error> {
-        let pdus: Vec<Pdu> = self.events.values().cloned().collect();
+        let mut pdus: Vec<Pdu> = self.events.values().cloned().collect();
+        // One server's after each other: of more servers than are at hand each one's keys are read once.
+        pdus.sort_by(|a, b| a.sender().server_name().cmp(b.sender().server_name()));
         let mut missing = BTreeSet::new();
         for (pdu, result) in pdus.iter().zip(map(&pdus, |pdu| cx.keys.verify(&self.rules, pdu.clone()))) {
             match result? {

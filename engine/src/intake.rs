@@ -110,8 +110,10 @@ impl Room {
             let receipt = match checked {
                 Ok(checked) => {
                     let checked = checked?;
-                    is_unverified |= checked.lacks_keys();
-                    self.receive_checked(cx, &mut txn, origin, checked)?
+                    let lacks_keys = checked.lacks_keys();
+                    let receipt = self.receive_checked(cx, &mut txn, origin, checked)?;
+                    is_unverified |= lacks_keys && !matches!(receipt.outcome, Outcome::Refused(_));
+                    receipt
                 }
                 Err(failure) => Receipt::refused(failure),
             };

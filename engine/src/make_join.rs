@@ -36,7 +36,7 @@ pub struct MakeJoin<'a> {
 pub enum MakeJoinError {
     /// It is not what the specification says.
     #[error("the make_join response is malformed: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     /// The room has a version that was not offered, or none is told.
     #[error("the room's version is none of those that were offered: {0}")]
     NotOffered(String),
@@ -62,14 +62,15 @@ impl MakeJoin<'_> {
     ///
     /// If the template is of no use.
     pub fn sign(&self, signer: &dyn Signer, origin_server_ts: u64) -> Result<(Pdu, RoomVersionId), MakeJoinError> {
-        let made: Value = serde_json::from_slice(self.response)?;
+        let made: Result<Value, _> = serde_json::from_slice(self.response);
+        let made = made.map_err(|error| MakeJoinError::Malformed(error.to_string()))?;
         let (version, template) = (&made["room_version"], &made["event"]);
         let offered = Self::versions().find(|offered| *version == *offered.as_str());
         let known = offered.and_then(|version| Some((RoomRules::of(&version)?, version)));
         let (rules, version) = known.ok_or_else(|| MakeJoinError::NotOffered(version.to_string()))?;
         let mut content = json!({ "membership": "join" });
-        if let Some(authoriser) = template["content"].get("join_authorised_via_users_server") {
-            content["join_authorised_via_users_server"] = authoriser.clone();
+        if let Some(authoriser) = template["content"]["join_authorised_via_users_server"].as_str() {
+            content["join_authorised_via_users_server"] = json!(authoriser);
         }
         let join = json!({
             "type": "m.room.member", "room_id": self.room_id, "sender": self.user, "state_key": self.user,

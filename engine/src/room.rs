@@ -227,8 +227,8 @@ impl Room {
     /// Reads which servers may be asked: those that `send_join` responses named, but for ours; the one joined by first.
     pub(crate) fn read_servers(&mut self, cx: Context<'_>, rows: &impl RoomRows) -> Result<(), Error> {
         let via = rows.head()?.and_then(|head| head.partial).map(|partial| partial.via);
-        let named = rows.servers()?.into_iter().filter(|server| server != cx.our_server);
-        self.resync.set_named(via.into_iter().chain(named).collect());
+        let named = via.into_iter().chain(rows.servers()?);
+        self.resync.set_named(named.filter(|server| server != cx.our_server).collect());
         Ok(())
     }
 

@@ -53,8 +53,8 @@ pub(crate) fn map_in_turn<T: Send + Sync, R: Send, E>(
     }
 }
 
-/// Applies `work` to a few items on all cores and hands the results on, in the order of the items and one at a time, while
-/// the next items are worked on.
+/// Applies `work` to a few items on all cores and hands the results on, in the order of the items and one at a time,
+/// while the next items are worked on.
 ///
 /// # Errors
 ///

@@ -260,8 +260,8 @@ impl Store {
         self.sync_after(&self.shared.is_written)
     }
 
-    /// Makes everything durable that was committed before, but for nothing more than hints: server keys, what is known of
-    /// questions and the numbers of rooms of which nothing is stored cost little when they are lost, and become durable
+    /// Makes everything durable that was committed before, but for nothing more than hints: server keys, what is known
+    /// of questions and the numbers of rooms of which nothing is stored cost little when they are lost, and become durable
     /// with the next sync.
     ///
     /// # Errors
@@ -539,7 +539,8 @@ impl Store {
         Ok(None)
     }
 
-    /// Changes the format row together with what `change` puts in the batch.
+    /// Changes the format row together with what `change` puts in the batch. It is durable with the next
+    /// [`Store::sync`], or with the next facts of the room.
     fn change_format<T>(
         &self,
         change: impl FnOnce(&mut FormatRow, &mut Batch) -> Result<T, StoreError>,

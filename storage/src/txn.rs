@@ -20,6 +20,9 @@ use crate::{
     store::Store,
 };
 
+/// How much JSON of staged events is held beside their records: some thousand events.
+const EVENTS_BYTES: usize = 4 << 20;
+
 /// Records staged for one room. They are finished by [`Txn::commit`] or [`Txn::discard`].
 #[must_use = "a transaction does nothing until it is committed: commit() or discard()"]
 pub struct Txn<'s> {
@@ -30,8 +33,10 @@ pub struct Txn<'s> {
     head_before: Option<Vec<u8>>,
     head: Option<RoomHead>,
     batch: Batch,
-    /// Events of which the records are staged, so that those that come after them need not decode these.
+    /// Events of which the records are staged, as many as fit [`EVENTS_BYTES`]: those that come after them need not
+    /// decode these.
     events: BTreeMap<EventNum, Arc<EventRecord>>,
+    events_bytes: usize,
     nodes: BTreeMap<NodeHash, Arc<Node>>,
     states: StagedStates,
     /// Judgements that share one record, and its place: it is written when another one follows, or at the commit.
@@ -66,6 +71,7 @@ impl<'s> Txn<'s> {
             head: None,
             batch: Batch::new(),
             events: BTreeMap::new(),
+            events_bytes: 0,
             nodes: BTreeMap::new(),
             states: StagedStates::default(),
             judged: None,
@@ -172,7 +178,10 @@ impl<'s> Txn<'s> {
     pub fn stage_event(&mut self, event: EventRecord) -> Result<EventNum, StoreError> {
         let record = LogRecord::Event(Box::new(event));
         let num = EventNum(self.stage(&record)?.0);
-        if let LogRecord::Event(event) = record {
+        if let LogRecord::Event(event) = record
+            && self.events_bytes < EVENTS_BYTES
+        {
+            self.events_bytes += event.json.len();
             self.events.insert(num, Arc::from(event));
         }
         Ok(num)

@@ -110,8 +110,8 @@ impl Room {
         }
     }
 
-    /// Stores an event that has just been judged and is not stored yet. Returns its number, and the verdict, which check 6
-    /// may have changed.
+    /// Stores an event that has just been judged and is not stored yet. Returns its number, and the verdict, which
+    /// check 6 may have changed.
     pub(crate) fn place_judged(
         &mut self,
         txn: &mut Txn<'_>,

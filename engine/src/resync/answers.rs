@@ -112,8 +112,8 @@ impl Room {
         Ok(Ok(()))
     }
 
-    /// Takes the events of an answer through checks 1 to 3 as far as the keys are known. What was not asked for, belongs to
-    /// another room or is no event is passed over.
+    /// Takes the events of an answer through checks 1 to 3 as far as the keys are known. What was not asked for, belongs
+    /// to another room or is no event is passed over.
     fn take_state_events(
         &mut self,
         cx: Context<'_>,

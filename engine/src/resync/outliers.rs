@@ -83,8 +83,8 @@ impl Room {
         let status = decision.map_or_else(EventStatus::Rejected, |()| EventStatus::Accepted);
         let stage = Stage::Outlier { status, provisional, states: None };
         let num = self.stage_new(txn, pdu, EventState::new(stage, None), None)?;
-        if pdu.membership().is_none() {
-            // What others cite, power levels above all, is at hand for them. Members are cited less than they are many.
+        if let "m.room.create" | "m.room.power_levels" | "m.room.join_rules" = pdu.event_type() {
+            // Almost everything cites these: they are at hand for what comes next.
             self.memory.pdus.put(num, pdu.clone());
         }
         if provisional {

@@ -26,7 +26,7 @@ const ROUNDS: usize = 9;
 /// The time of the join over fjall, over its floor and one durable batch of the same rows.
 pub(super) fn usable() -> Result<f64, String> {
     let join = Handshake::read(MEMBERS)?;
-    let events = of_response(&join.response)?;
+    let events: Vec<String> = of_response(&join.response)?.into_iter().collect();
     let recorder = Arc::new(Recorder::default());
     join.through(recorder.clone())?;
     let ops: Vec<Op> = recorder.take();

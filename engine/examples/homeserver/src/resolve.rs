@@ -5,6 +5,7 @@
 
 use std::{cmp::Reverse, net::SocketAddr};
 
+use futures_util::future::join_all;
 use gibbous::{OwnedServerName, ServerName};
 use hickory_resolver::{
     TokioResolver,
@@ -48,13 +49,13 @@ impl Resolve for BySrv {
     fn resolve(&self, host: reqwest::dns::Name) -> Resolving {
         let dns = self.0.clone();
         Box::pin(async move {
-            let mut addresses = Vec::new();
-            for (target, port) in targets(host.as_str(), |service| srv(&dns, service)).await? {
+            let targets = targets(host.as_str(), |service| srv(&dns, service)).await?;
+            let found = join_all(targets.into_iter().map(async |(target, port)| {
                 // One that is not found leaves the others.
-                let found = dns.lookup_ip(target).await;
-                addresses.extend(found.iter().flat_map(|found| found.iter()).map(|ip| SocketAddr::new(ip, port)));
-            }
-            Ok(Box::new(addresses.into_iter().take(TRIES_MAX)) as Addrs)
+                let found = dns.lookup_ip(target).await.ok();
+                found.iter().flat_map(|found| found.iter()).map(|ip| SocketAddr::new(ip, port)).collect::<Vec<_>>()
+            }));
+            Ok(Box::new(found.await.into_iter().flatten().take(TRIES_MAX)) as Addrs)
         })
     }
 }

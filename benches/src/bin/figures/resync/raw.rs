@@ -27,11 +27,11 @@ impl Op {
     }
 
     /// Returns the same without what a batch expects.
-    fn bare(&self) -> Self {
+    pub(super) fn bare(&self) -> Self {
         Self { phase: self.phase, batch: self.batch().map(|batch| rows_of([batch].into_iter())) }
     }
 
-    fn apply(&self, backend: &impl Backend) -> Result<(), String> {
+    pub(super) fn apply(&self, backend: &impl Backend) -> Result<(), String> {
         match &self.batch {
             Some(batch) => backend.commit(batch).map_err(|error| error.to_string()),
             None => backend.sync().map_err(|error| error.to_string()),

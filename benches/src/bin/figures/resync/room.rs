@@ -96,9 +96,9 @@ fn pdus_of(body: &str, lists: &[&str]) -> Result<Vec<String>, String> {
     Ok(lists.flatten().map(Value::to_string).collect())
 }
 
-/// Returns the events in the answer to a join, and the join event itself.
-pub(in super::super) fn of_response(body: &str) -> Result<Vec<String>, String> {
-    let mut pdus = pdus_of(body, &["state", "auth_chain"])?;
+/// Returns the events in the answer to a join, and the join event itself, each once.
+pub(in super::super) fn of_response(body: &str) -> Result<BTreeSet<String>, String> {
+    let mut pdus = BTreeSet::from_iter(pdus_of(body, &["state", "auth_chain"])?);
     let body: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
     pdus.extend(body.get("event").map(Value::to_string));
     Ok(pdus)
