@@ -82,6 +82,11 @@ impl KeyRing {
         Ok(of_server)
     }
 
+    /// Tells whether any key of a server is known.
+    pub(crate) fn knows(&self, server: &ServerName) -> Result<bool, Error> {
+        Ok(!self.known(server)?.keys.is_empty())
+    }
+
     /// Keeps what is known of a server at hand. Where there is no room left everything else is read again when it is
     /// needed: whoever makes up servers cannot choose what is forgotten.
     fn keep(&self, known: &mut BTreeMap<OwnedServerName, Known>, server: &ServerName, of_server: Known) {

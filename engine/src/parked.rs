@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, mem};
 
 use gibbous_codec::{
     OwnedEventId, OwnedServerName, Pdu, QuestionKey, QuestionRow, RoomRules, ServerName, VerifiedPdu, VerifyError,
+    required_servers,
 };
 
 use crate::{
@@ -64,7 +65,8 @@ impl Batch {
         }
     }
 
-    /// Verifies the events of an answer as far as the keys are known.
+    /// Verifies the events of an answer as far as the keys are known; none of them before those have come that are to be
+    /// asked for, as all of them are waited for.
     pub(crate) fn verify(
         cx: Context<'_>,
         rules: &RoomRules,
@@ -73,7 +75,15 @@ impl Batch {
         pdus: Vec<Pdu>,
     ) -> Result<Self, Error> {
         let mut batch = Self::new(question, from, None, pdus);
-        batch.verify_rest(cx, rules)?;
+        let signed_by = |pdu: &Pdu| required_servers(rules, pdu).unwrap_or_default();
+        for server in batch.unverified.iter().flat_map(signed_by).collect::<BTreeSet<_>>() {
+            if !cx.keys.knows(&server)? && cx.keys.may_ask([&server], cx.now_ms)? {
+                batch.awaited.insert(server);
+            }
+        }
+        if batch.is_done() {
+            batch.verify_rest(cx, rules)?;
+        }
         Ok(batch)
     }
 
