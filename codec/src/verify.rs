@@ -212,7 +212,7 @@ pub fn content_hash_holds(pdu: &Pdu) -> bool {
     stated_content_hash(pdu.canonical_json()).as_deref() == Some(&content_hash(pdu.canonical_json())[..])
 }
 
-/// `signed` is asked for only where a key is known: most of an answer's events are looked at once before any is.
+/// `signed` is asked for only where a key is known.
 fn signatures_of<'s>(
     server: &ServerName,
     rules: &RoomRules,

@@ -104,38 +104,34 @@ impl Room {
         let check = |json: &&[u8]| parse(&rules, json).map(|pdu| Checked::new(cx, &rules, pdu));
         let mut txn = cx.store.txn(self.num)?;
         let mut receipts = Vec::with_capacity(pdus.len());
-        let mut are_open = Vec::with_capacity(receipts.capacity());
-        let mut is_unverified = false;
+        let mut kinds = Vec::with_capacity(receipts.capacity());
         each_in_turn(pdus, check, |checked| {
             let receipt = match checked {
-                Ok(checked) => {
-                    let checked = checked?;
-                    let lacks_keys = checked.lacks_keys();
-                    let receipt = self.receive_checked(cx, &mut txn, origin, checked)?;
-                    is_unverified |= lacks_keys && !matches!(receipt.outcome, Outcome::Refused(_));
-                    receipt
-                }
+                Ok(checked) => self.receive_checked(cx, &mut txn, origin, checked?)?,
                 Err(failure) => Receipt::refused(failure),
             };
-            are_open.push(self.is_open(&txn, &receipt)?);
+            kinds.push(self.open_kind_of(&txn, &receipt)?);
             receipts.push(receipt);
             Ok::<_, Error>(())
         })?;
         self.tell_current(&mut txn)?;
         self.commit(txn)?;
-        if is_unverified {
+        if kinds.contains(&Some(OpenKind::Unverified)) {
             self.reverify(cx)?;
         }
         self.advance(cx)?;
-        let open = receipts.iter_mut().zip(are_open).filter_map(|(receipt, is_open)| is_open.then_some(receipt));
+        let open = receipts.iter_mut().zip(kinds).filter_map(|(receipt, kind)| kind.map(|_| receipt));
         self.update_receipts(cx, open)?;
         Ok(receipts)
     }
 
-    /// Tells whether a receipt is of an event of which more may become.
-    fn is_open(&self, txn: &Txn<'_>, receipt: &Receipt) -> Result<bool, Error> {
-        let Some(event_id) = &receipt.event_id else { return Ok(false) };
-        Ok(txn.event_num(event_id)?.is_some_and(|num| self.open.get(num).is_some()))
+    /// Returns what an event that was taken in waits to become; `None` where its receipt says all.
+    fn open_kind_of(&self, txn: &Txn<'_>, receipt: &Receipt) -> Result<Option<OpenKind>, Error> {
+        let Some(event_id) = receipt.event_id.as_ref().filter(|_| !matches!(receipt.outcome, Outcome::Refused(_)))
+        else {
+            return Ok(None);
+        };
+        Ok(txn.event_num(event_id)?.and_then(|num| self.open.get(num)).map(|event| event.kind))
     }
 
     fn why_nothing_is_taken_in(&mut self, cx: Context<'_>, origin: &ServerName) -> Result<Option<Failure>, Error> {

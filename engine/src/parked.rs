@@ -44,11 +44,6 @@ impl Checked {
         let result = cx.keys.verify(rules, pdu.clone())?;
         Ok(Self { pdu, result })
     }
-
-    /// Tells whether it could not be verified, as keys are not known.
-    pub(crate) fn lacks_keys(&self) -> bool {
-        matches!(self.result, Err(VerifyError::MissingKeys { .. }))
-    }
 }
 
 impl Batch {

@@ -19,7 +19,7 @@ use crate::{
     intake::{helpless::Standing, place::decide},
     lookup::{AuthEvent, by_id},
     resync::outliers::in_auth_order,
-    room::{Context, Room},
+    room::{Context, Room, named_servers},
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
     verify_pool::map,
 };
@@ -266,15 +266,14 @@ impl Room {
         if joined.partial {
             self.resync.begin(cx.now_ms);
         }
-        match is_new {
+        let rows = cx.store.snapshot(self.num)?;
+        let servers = match rows.head()? {
+            Some(head) if !is_new => named_servers(&rows, &head)?,
             // Nothing was named before: what is stored need not be read.
-            true => {
-                let mut servers = mem::take(&mut parsed.servers);
-                servers.retain(|server| server != cx.our_server);
-                self.resync.set_named(servers);
-            }
-            false => self.read_servers(cx, &cx.store.snapshot(self.num)?)?,
-        }
+            _ => mem::take(&mut parsed.servers),
+        };
+        drop(rows);
+        self.name_servers(cx, servers);
         self.advance(cx)?;
         let (partial, auth_events) = (joined.partial, parsed.pdus.len());
         tracing::info!(room = %self.id, event = %joined.event_id, partial, auth_events, "joined");

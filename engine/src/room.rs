@@ -14,7 +14,8 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Rest, RoomNum, RoomOpened, RoomRules, ServerName, Stage, StateGroup, StateKey, path,
+    OwnedServerName, OwnedUserId, Rest, RoomHead, RoomNum, RoomOpened, RoomRules, ServerName, Stage, StateGroup,
+    StateKey, path,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 
@@ -133,6 +134,12 @@ pub(crate) struct Room {
     log_end: Option<LogSeq>,
 }
 
+/// Reads the servers that `send_join` responses named, the one joined by first.
+pub(crate) fn named_servers(rows: &impl RoomRows, head: &RoomHead) -> Result<Vec<OwnedServerName>, Error> {
+    let via = head.partial.iter().map(|partial| partial.via.clone());
+    Ok(via.chain(rows.servers()?).collect())
+}
+
 /// Tells whether what is staged has reached the size of a batch that suits every backend.
 pub(crate) fn is_large(txn: &Txn<'_>) -> bool {
     txn.bytes() >= BATCH_ADVISED_MAX / 2
@@ -206,7 +213,7 @@ impl Room {
         }
         room.told = rows.current_at(LogSeq(u64::MAX))?.map_or(StateGroup::EMPTY, |row| row.current);
         room.acknowledged = rows.acknowledged()?.map(UpdatePosition::from);
-        room.read_servers(cx, &rows)?;
+        room.name_servers(cx, named_servers(&rows, &head)?);
         drop(rows);
         room.resume_questions(cx)?;
         room.reverify(cx)?;
@@ -224,12 +231,10 @@ impl Room {
         Ok(())
     }
 
-    /// Reads which servers may be asked: those that `send_join` responses named, but for ours; the one joined by first.
-    pub(crate) fn read_servers(&mut self, cx: Context<'_>, rows: &impl RoomRows) -> Result<(), Error> {
-        let via = rows.head()?.and_then(|head| head.partial).map(|partial| partial.via);
-        let named = via.into_iter().chain(rows.servers()?);
-        self.resync.set_named(named.filter(|server| server != cx.our_server).collect());
-        Ok(())
+    /// Takes the servers that may be asked: those that `send_join` responses named, but for ours.
+    pub(crate) fn name_servers(&mut self, cx: Context<'_>, mut servers: Vec<OwnedServerName>) {
+        servers.retain(|server| server != cx.our_server);
+        self.resync.set_named(servers);
     }
 
     /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes. What is

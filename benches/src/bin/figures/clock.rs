@@ -37,6 +37,20 @@ pub(super) fn floor(pdus: &[String], keys: &Keys) -> Result<Duration, String> {
     checked.map(|_| time)
 }
 
+/// Returns how often one time contains another.
+pub(super) fn over(time: Duration, other: Duration) -> f64 {
+    time.as_secs_f64() / other.as_secs_f64()
+}
+
+/// Returns the middle one of some ratios, of which there is at least one; the mean of the two in the middle of an even
+/// number.
+pub(super) fn median_ratio(ratios: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = ratios.collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
 /// Returns the middle one of some times, or none where there are none.
 pub(super) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();

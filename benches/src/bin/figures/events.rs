@@ -15,7 +15,7 @@ use serde_json::json;
 use tracing::{Event, Level, Metadata, Subscriber, field, span, subscriber::with_default};
 
 use super::{
-    clock::{Clock, median},
+    clock::{Clock, median, over},
     tip::Tip,
 };
 
@@ -40,7 +40,7 @@ pub(super) fn state_flip() -> Result<f64, String> {
 
 fn ratio(time: impl Fn(usize) -> Result<Duration, String>) -> Result<f64, String> {
     let (small, great) = (time(SMALL)?, time(GREAT)?);
-    Ok(great.as_secs_f64() / small.as_secs_f64())
+    Ok(over(great, small))
 }
 
 /// Plays the recording of a room over a store.

@@ -23,7 +23,7 @@ use gibbous::{
 };
 use serde_json::{Value, json};
 
-use super::clock::{median, timed};
+use super::clock::{median, over, timed};
 
 const MEMBERS: usize = 100_000;
 /// How often ruma resolves each fork.
@@ -78,7 +78,7 @@ fn measure(keys: usize) -> Result<f64, String> {
     }
     let [ms_of_ruma, ms] = [ruma, gibbous].map(|time| time.as_secs_f64() * 1e3);
     eprintln!("fork with {keys} keys in conflict, {MEMBERS} members: ruma {ms_of_ruma:.1} ms, gibbous {ms:.3} ms");
-    Ok(ruma.as_secs_f64() / gibbous.as_secs_f64())
+    Ok(over(ruma, gibbous))
 }
 
 /// The room, in memory and stored.

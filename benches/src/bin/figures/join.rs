@@ -13,9 +13,9 @@ use gibbous_benches::floor::Keys;
 use serde_json::json;
 
 use super::{
-    clock::{Clock, floor, median},
+    clock::{Clock, floor, median, median_ratio, over},
     resync::{
-        open_fjall, over,
+        open_fjall,
         raw::{Op, Recorder, write_as_one},
         room::{MEMBERS, Recorded, decode, of_response},
     },
@@ -38,8 +38,7 @@ pub(super) fn usable() -> Result<f64, String> {
         eprintln!("join {took:.1?}, floor of its {} events {floor:.1?}, its rows {raw:.1?}", events.len());
         ratios.push(over(took, floor + raw));
     }
-    ratios.sort_unstable_by(f64::total_cmp);
-    Ok(ratios[ROUNDS / 2])
+    Ok(median_ratio(ratios.into_iter()))
 }
 
 /// The time of the join of a room with 100,000 members over that of one with 1,000, over fjall.

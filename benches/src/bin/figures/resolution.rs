@@ -20,7 +20,7 @@ use gibbous::{
     testing::ruma_resolution::{RumaStates, from_ruma},
 };
 
-use super::clock::timed;
+use super::clock::{median_ratio, over, timed};
 
 /// How often each is resolved by each.
 const RUNS: usize = 9;
@@ -36,17 +36,17 @@ struct Times {
 
 /// Returns how many times as fast a resolution from parsed PDUs is: the median.
 pub(super) fn cold() -> Result<f64, String> {
-    Ok(median(times()?, |times| ratio(times.ruma, times.cold)))
+    Ok(median_ratio(times()?.iter().map(|times| over(times.ruma, times.cold))))
 }
 
 /// Returns how many times as fast a resolution of a room in use is: the median.
 pub(super) fn warm() -> Result<f64, String> {
-    Ok(median(times()?, |times| ratio(times.ruma, times.warm)))
+    Ok(median_ratio(times()?.iter().map(|times| over(times.ruma, times.warm))))
 }
 
 /// Returns how many times as fast the slowest cold resolution is, of those that take ruma some time.
 pub(super) fn slowest() -> Result<f64, String> {
-    let slow = times()?.iter().filter(|times| times.ruma > LEAST).map(|times| ratio(times.ruma, times.cold));
+    let slow = times()?.iter().filter(|times| times.ruma > LEAST).map(|times| over(times.ruma, times.cold));
     slow.min_by(f64::total_cmp).ok_or_else(|| "no vector takes ruma over a millisecond".to_owned())
 }
 
@@ -133,15 +133,4 @@ fn compare(vector: &ResolveVector, who: &str, found: &StateMap<OwnedEventId>) ->
     let expected: BTreeSet<&OwnedEventId> = vector.expected.iter().collect();
     let holds = found.values().collect::<BTreeSet<_>>() == expected;
     if holds { Ok(()) } else { Err(format!("{}: {who} finds another state than expected", vector.name)) }
-}
-
-fn ratio(ruma: Duration, ours: Duration) -> f64 {
-    ruma.as_secs_f64() / ours.as_secs_f64()
-}
-
-fn median(times: &[Times], of: impl Fn(&Times) -> f64) -> f64 {
-    let mut sorted: Vec<f64> = times.iter().map(of).collect();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }

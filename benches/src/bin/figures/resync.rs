@@ -31,7 +31,7 @@ use self::{
     run::{Phase, Run, play},
 };
 use super::{
-    clock::{floor, median, timed},
+    clock::{floor, median, median_ratio, over, timed},
     events::{flip_times, noting_flips},
     memory::{forget_peak, in_child, is_child, on_cores, peak_resident_bytes},
 };
@@ -210,21 +210,13 @@ impl Times {
         for _ in 0..ROUNDS {
             rounds.push(Round::measure(room, ops)?);
         }
-        let ratio = |ratio: &dyn Fn(&Round) -> f64| {
-            let mut ratios: Vec<f64> = rounds.iter().map(ratio).collect();
-            ratios.sort_unstable_by(f64::total_cmp);
-            ratios[ROUNDS / 2]
-        };
+        let ratio = |ratio: &dyn Fn(&Round) -> f64| median_ratio(rounds.iter().map(ratio));
         Ok(Self {
             fjall: median(rounds.iter().map(|round| round.fjall.time()).collect()),
             fjall_over_floor: ratio(&|round| over(round.fjall.time(), round.floor)),
             sled_over_floor_and_raw: ratio(&|round| over(round.sled.time(), round.floor + round.raw_sled)),
         })
     }
-}
-
-pub(super) fn over(time: Duration, other: Duration) -> f64 {
-    time.as_secs_f64() / other.as_secs_f64()
 }
 
 /// Everything once, one after the other.

@@ -21,7 +21,7 @@ use gibbous_benches::floor::Keys;
 use serde_json::{Value, json};
 
 use super::{
-    clock::{floor, timed},
+    clock::{floor, over, timed},
     events::{SEED, played},
     resync::raw::{Op, Recorder, write_all},
 };
@@ -34,7 +34,7 @@ const A_TRANSACTION: usize = 50;
 pub(super) fn over_floor_and_raw() -> Result<f64, String> {
     let Measured { took, floor, raw, syncs } = Measured::shared()?;
     eprintln!("{MESSAGES} messages: {took:.1?}, floor {floor:.1?}, raw write {raw:.1?}, {syncs} syncs");
-    Ok(took.as_secs_f64() / (floor + raw).as_secs_f64())
+    Ok(over(took, floor + raw))
 }
 
 /// How often the disk is synced for 1,000 messages.
