@@ -149,7 +149,7 @@ pub use make_join::{MakeJoin, MakeJoinError};
 pub use members::ServersInRoom;
 pub use notify::{Change, Update, UpdatePosition};
 pub use partial_join::{JoinError, SendJoin};
-pub use request::{Request, RequestError, RequestId, RequestKind, Response};
+pub use request::{Request, RequestError, RequestId, RequestKind, Response, Spooled};
 pub use resync::ResyncStatus;
 pub use view::{
     At, CatchUp, Corrections, EventInfo, EventStage, Lookup, Member, MembersPage, NotYet, RoomView, StateChange,

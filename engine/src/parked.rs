@@ -10,6 +10,7 @@ use gibbous_codec::{
 use crate::{
     Error,
     questions::Writes,
+    resync::state_body::StateBody,
     room::{Context, Question},
     verify_pool::map_in_turn,
 };
@@ -25,6 +26,8 @@ pub(crate) struct Batch {
     pub(crate) asked: Option<Vec<OwnedEventId>>,
     /// Those that passed.
     pub(crate) verified: Vec<Pdu>,
+    /// The body of the answer, and those of its events that are parsed when the keys that are being asked for have come.
+    pub(crate) unread: Option<StateBody>,
     /// Those whose keys are being asked for.
     unverified: Vec<Pdu>,
     /// Those that failed, or whose keys cannot be had.
@@ -54,6 +57,7 @@ impl Batch {
             from: from.to_owned(),
             asked,
             verified: Vec::new(),
+            unread: None,
             unverified: pdus,
             failed: Vec::new(),
             awaited: BTreeSet::new(),
@@ -71,15 +75,26 @@ impl Batch {
     ) -> Result<Self, Error> {
         let mut batch = Self::new(question, from, None, pdus);
         let signed_by = |pdu: &Pdu| required_servers(rules, pdu).unwrap_or_default();
-        for server in batch.unverified.iter().flat_map(signed_by).collect::<BTreeSet<_>>() {
-            if !cx.keys.knows(&server)? && cx.keys.may_ask([&server], cx.now_ms)? {
-                batch.awaited.insert(server);
-            }
-        }
+        let servers: BTreeSet<_> = batch.unverified.iter().flat_map(signed_by).collect();
+        batch.await_keys(cx, &servers)?;
         if batch.is_done() {
             batch.verify_rest(cx, rules)?;
         }
         Ok(batch)
+    }
+
+    /// Lets the answer wait for the keys of those of some servers of which none is known, and which may be asked.
+    pub(crate) fn await_keys<'s>(
+        &mut self,
+        cx: Context<'_>,
+        servers: impl IntoIterator<Item = &'s OwnedServerName>,
+    ) -> Result<(), Error> {
+        for server in servers {
+            if !cx.keys.knows(server)? && cx.keys.may_ask([server], cx.now_ms)? {
+                self.awaited.insert(server.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Verifies what has not been verified yet, as far as the keys are known.

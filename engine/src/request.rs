@@ -1,5 +1,11 @@
 //! What the engine asks other servers for, and what comes back; the host owns the sockets.
 
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use gibbous_codec::{OwnedEventId, OwnedRoomId, OwnedServerName, RefusalReason};
 
 /// The error code of a server that has itself only partial state (MSC3895).
@@ -144,10 +150,95 @@ impl RequestKind {
 pub enum Response {
     /// The JSON body of a 200 answer.
     Body(Vec<u8>),
+    /// The same, in a file: the body of a `state` answer, which in a big room has hundreds of megabytes, need not be in
+    /// memory then.
+    Spooled(Spooled),
     /// The answers to [`RequestKind::Events`]: for each ID asked, the PDU's JSON or why there is none.
     Events(Vec<(OwnedEventId, Result<Vec<u8>, RequestError>)>),
     /// There was no such answer.
     Failed(RequestError),
+}
+
+/// The body of an answer that the host has written to a file, such as a temporary one without a name, as it came. It is
+/// read from its beginning, more than once, until it is dropped; nobody may change it meanwhile.
+///
+/// ```
+/// use std::io::Write;
+///
+/// use gibbous::{Response, Spooled};
+///
+/// /// Puts an answer aside, piece by piece as the socket gives it.
+/// fn spooled(pieces: impl Iterator<Item = Vec<u8>>) -> std::io::Result<Response> {
+///     let mut file = tempfile::tempfile()?;
+///     for piece in pieces {
+///         file.write_all(&piece)?;
+///     }
+///     Ok(Response::Spooled(Spooled::new(file)))
+/// }
+/// # spooled([b"{}".to_vec()].into_iter())?;
+/// # Ok::<_, std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Spooled(Arc<Mutex<File>>);
+
+impl Spooled {
+    /// Takes a file that has the body and nothing else, and can be read. Where it stands does not matter.
+    pub fn new(file: File) -> Self {
+        Self(Arc::new(Mutex::new(file)))
+    }
+
+    /// Returns how many bytes it has; 0 where the system does not say.
+    #[cfg(feature = "replay")]
+    pub(crate) fn bytes(&self) -> u64 {
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    /// Reads all of it.
+    pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_through(|body| body.read_to_end(&mut bytes))??;
+        Ok(bytes)
+    }
+
+    /// Lets it be read from its beginning.
+    pub(crate) fn read_through<R>(&self, read: impl FnOnce(&mut BufReader<&File>) -> R) -> io::Result<R> {
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (&*file).rewind()?;
+        Ok(read(&mut BufReader::with_capacity(1 << 16, &file)))
+    }
+
+    /// Reads so many bytes from a place on.
+    pub(crate) fn read_at(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (&*file).seek(SeekFrom::Start(at))?;
+        (&*file).read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// One is another if it is the same file, handed over once.
+impl PartialEq for Spooled {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Spooled {}
+
+impl Response {
+    /// Returns the response with its body in memory. One that cannot be read is as good as none.
+    pub(crate) fn in_memory(self) -> Self {
+        let Self::Spooled(body) = self else { return self };
+        body.read().map_or_else(
+            |error| {
+                tracing::warn!(%error, "the body of an answer cannot be read");
+                Self::Failed(RequestError::Timeout)
+            },
+            Self::Body,
+        )
+    }
 }
 
 /// Why a question has no answer.

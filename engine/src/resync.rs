@@ -7,10 +7,12 @@ pub(crate) mod adopt;
 mod answers;
 mod fetch;
 pub(crate) mod finish;
+mod lists;
 mod need;
 pub(crate) mod outliers;
 mod reauth;
 mod servers;
+pub(crate) mod state_body;
 mod state_ids;
 mod status;
 

@@ -43,7 +43,7 @@ pub(crate) fn changed(random: &RandomRoom, honest: &Response, another: Response,
             }
             Response::Events(answers)
         }
-        (_, Response::Failed(_)) => honest.clone(),
+        (_, Response::Failed(_) | Response::Spooled(_)) => honest.clone(),
     }
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn deceives(world: &World, request: &Request, honest: &Response, resp
                 let events = LISTS.into_iter().filter_map(|list| body[list].as_array()).flatten();
                 events.into_iter().any(|event| is_untrue_copy(event.to_string().as_bytes()))
             }
-            Response::Failed(_) => false,
+            Response::Failed(_) | Response::Spooled(_) => false,
         }
 }
 

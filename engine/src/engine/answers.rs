@@ -4,7 +4,7 @@ use gibbous_codec::{RoomId, ServerName};
 
 use super::{Engine, Slot, lock};
 use crate::{
-    Error, Request, RequestError, RequestId, Response,
+    Error, Request, RequestError, RequestId, RequestKind, Response,
     requests::InFlight,
     room::{Context, Question},
 };
@@ -38,6 +38,11 @@ impl Engine {
         let InFlight { room_id, destination, kind, .. } = &in_flight;
         let _span =
             tracing::debug_span!("handle_response", room = %room_id, from = %destination, kind = kind.name()).entered();
+        let response = match kind {
+            RequestKind::State { .. } => response,
+            // The body of any other answer is small beside what is kept of it.
+            _ => response.in_memory(),
+        };
         if let Response::Failed(error) = &response {
             tracing::debug!(%error, "no answer");
         }
@@ -158,7 +163,7 @@ impl Engine {
         let taken = match response {
             Response::Body(body) => cx.keys.handle_answer(server, &body, cx.limits, cx.now_ms)?,
             Response::Failed(error) => Err(error.to_string()),
-            Response::Events(_) => Err("an answer to another question".to_owned()),
+            Response::Events(_) | Response::Spooled(_) => Err("an answer to another question".to_owned()),
         };
         if let Err(reason) = taken {
             tracing::warn!(%server, reason, "the keys of this server cannot be had: its events cannot be verified");

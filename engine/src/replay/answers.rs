@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::{self, BufWriter, IntoInnerError, Write},
 };
 
 use gibbous_codec::{OwnedEventId, OwnedServerName};
@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    index::{Index, Question},
+    index::{Index, Question, Series},
     spill::Span,
     walk::{self, Gap},
 };
-use crate::{Request, RequestError, RequestKind, Response};
+use crate::{Request, RequestError, RequestKind, Response, Spooled};
 
 /// The other servers of a recording, and how often each was asked what.
 #[derive(Debug)]
@@ -36,6 +36,12 @@ pub(crate) struct Answered {
 
 /// One answer: the body, or why there is none.
 type Body = Result<Vec<u8>, RequestError>;
+
+/// An answer on record, and the how manieth it is of those to its question.
+struct OnRecord<'a> {
+    number: usize,
+    body: &'a Result<Span, RequestError>,
+}
 
 impl<'a> Answers<'a> {
     pub(crate) fn new(index: &'a Index) -> Self {
@@ -68,53 +74,64 @@ impl<'a> Answers<'a> {
             }
             _ => Page::ALL,
         };
-        let (body, news) = self.one(Asking { question, server, page })?;
-        Ok(Answered { response: body.map_or_else(Response::Failed, Response::Body), news })
+        let asking = Asking { question, server, page };
+        let recorded = self.recorded(&asking);
+        let body = match &asking.question {
+            Question::State(event_id) => self.state(event_id, server, recorded.as_ref())?.map(Response::Spooled),
+            _ => self.body(&asking, recorded.as_ref())?.map(Response::Body),
+        };
+        let news = self.is_news(asking, recorded);
+        Ok(Answered { response: body.unwrap_or_else(Response::Failed), news })
     }
 
     fn events(&mut self, server: &OwnedServerName, event_ids: &[OwnedEventId]) -> io::Result<Answered> {
         let mut any_news = false;
         let mut answers = Vec::with_capacity(event_ids.len());
         for event_id in event_ids {
-            let question = Question::Event(event_id.clone());
-            let (body, news) = self.one(Asking { question, server, page: Page::ALL })?;
-            any_news |= news;
-            answers.push((event_id.clone(), body));
+            let asking = Asking { question: Question::Event(event_id.clone()), server, page: Page::ALL };
+            let recorded = self.recorded(&asking);
+            answers.push((event_id.clone(), self.body(&asking, recorded.as_ref())?));
+            any_news |= self.is_news(asking, recorded);
         }
         Ok(Answered { response: Response::Events(answers), news: any_news })
     }
 
-    /// Answers one question, and tells whether this answer to it is new.
-    fn one(&mut self, asking: Asking<'_>) -> io::Result<(Body, bool)> {
-        let index = self.index;
-        let Asking { question, server, page } = &asking;
-        let series = index.series(question, server);
-        let (number, body) = match series.answers.len().checked_sub(1) {
-            None => (0, self.derived(&asking)?.ok_or_else(not_found)),
-            Some(last) => {
-                let asked = self.asked.entry((question.clone(), series.named.then(|| (*server).clone()))).or_default();
-                let number = last.min(*asked);
-                *asked += 1;
-                let body = match &series.answers[number].body {
-                    Ok(span) => Ok(page.cut(question, index.bytes(*span)?)),
-                    Err(error) => Err(error.clone()),
-                };
-                (number, body)
+    /// Finds the answer on record to a question that is asked now.
+    fn recorded(&mut self, asking: &Asking<'_>) -> Option<OnRecord<'a>> {
+        let Asking { question, server, .. } = asking;
+        let Series { named, answers } = self.index.series(question, server);
+        let last = answers.len().checked_sub(1)?;
+        let asked = self.asked.entry((question.clone(), named.then(|| (*server).clone()))).or_default();
+        let number = last.min(*asked);
+        *asked += 1;
+        Some(OnRecord { number, body: &answers[number].body })
+    }
+
+    /// Tells whether an answer is given for the first time.
+    fn is_news(&mut self, asking: Asking<'_>, recorded: Option<OnRecord<'_>>) -> bool {
+        let number = recorded.map_or(0, |recorded| recorded.number);
+        self.given.insert((asking.question, asking.server.clone(), number))
+    }
+
+    /// Returns the answer to any question but that for a state.
+    fn body(&self, asking: &Asking<'_>, recorded: Option<&OnRecord<'_>>) -> io::Result<Body> {
+        match recorded {
+            Some(OnRecord { body: Ok(span), .. }) => {
+                Ok(Ok(asking.page.cut(&asking.question, self.index.bytes(*span)?)))
             }
-        };
-        let news = self.given.insert((asking.question, asking.server.clone(), number));
-        Ok((body, news))
+            Some(OnRecord { body: Err(error), .. }) => Ok(Err(error.clone())),
+            None => Ok(self.derived(asking)?.ok_or_else(not_found)),
+        }
     }
 
     /// Answers a question that no record answers, if the recording's events tell.
     fn derived(&self, asking: &Asking<'_>) -> io::Result<Option<Vec<u8>>> {
         let index = self.index;
         match &asking.question {
-            Question::ServerKeys(_) | Question::StateIds(_) | Question::Backfill(_) => Ok(None),
+            Question::ServerKeys(_) | Question::StateIds(_) | Question::State(_) | Question::Backfill(_) => Ok(None),
             Question::Event(event_id) => index.pdu(event_id).map(|span| index.bytes(span)).transpose(),
-            Question::State(event_id) => self.state(event_id, asking.server),
             Question::EventAuth(event_id) => match walk::auth_chain(index, event_id)? {
-                Some(chain) => Ok(Some(self.body_of(&[("auth_chain", chain)])?)),
+                Some(chain) => Ok(Some(self.body_of("auth_chain", chain)?)),
                 None => Ok(None),
             },
             // Only a gap that is on record, down to other events, is told from the events.
@@ -123,13 +140,31 @@ impl<'a> Answers<'a> {
                 let Page { limit, min_depth } = asking.page;
                 let mut events = walk::missing_events(index, &Gap { latest, earliest, limit, min_depth })?;
                 events.reverse();
-                Ok(Some(self.body_of(&[("events", events)])?))
+                Ok(Some(self.body_of("events", events)?))
             }
         }
     }
 
-    /// Answers a `state` question from the record of `state_ids`, if all the events stand in the recording.
-    fn state(&self, event_id: &OwnedEventId, server: &OwnedServerName) -> io::Result<Option<Vec<u8>>> {
+    /// Returns the answer to the question for a state, in a file: it may not fit in memory.
+    fn state(
+        &self,
+        event_id: &OwnedEventId,
+        server: &OwnedServerName,
+        recorded: Option<&OnRecord<'_>>,
+    ) -> io::Result<Result<Spooled, RequestError>> {
+        let mut body = BufWriter::new(tempfile::tempfile()?);
+        match recorded {
+            Some(OnRecord { body: Ok(span), .. }) => self.index.spill.copy(*span, &mut body)?,
+            Some(OnRecord { body: Err(error), .. }) => return Ok(Err(error.clone())),
+            None if self.write_state(event_id, server, &mut body)? => {}
+            None => return Ok(Err(not_found())),
+        }
+        Ok(Ok(Spooled::new(body.into_inner().map_err(IntoInnerError::into_error)?)))
+    }
+
+    /// Writes a state by the record of `state_ids`; returns whether that could be done, as all the events stand in the
+    /// recording.
+    fn write_state(&self, event_id: &OwnedEventId, server: &OwnedServerName, to: &mut impl Write) -> io::Result<bool> {
         #[derive(Deserialize)]
         struct StateIds {
             pdu_ids: Vec<OwnedEventId>,
@@ -137,34 +172,39 @@ impl<'a> Answers<'a> {
         }
         let series = self.index.series(&Question::StateIds(event_id.clone()), server);
         let Some(span) = series.answers.iter().find_map(|recorded| recorded.body.as_ref().ok()) else {
-            return Ok(None);
+            return Ok(false);
         };
         // An answer that is no list of IDs tells no state.
-        let Ok(ids) = serde_json::from_slice::<StateIds>(&self.index.bytes(*span)?) else { return Ok(None) };
+        let Ok(ids) = serde_json::from_slice::<StateIds>(&self.index.bytes(*span)?) else { return Ok(false) };
         let spans = |ids: &[OwnedEventId]| -> Option<Vec<Span>> { ids.iter().map(|id| self.index.pdu(id)).collect() };
-        match (spans(&ids.pdu_ids), spans(&ids.auth_chain_ids)) {
-            (Some(pdus), Some(auth_chain)) => Ok(Some(self.body_of(&[("pdus", pdus), ("auth_chain", auth_chain)])?)),
-            _ => Ok(None),
-        }
+        let (Some(pdus), Some(auth_chain)) = (spans(&ids.pdu_ids), spans(&ids.auth_chain_ids)) else {
+            return Ok(false);
+        };
+        self.write_lists(&[("pdus", pdus), ("auth_chain", auth_chain)], to)?;
+        Ok(true)
+    }
+
+    /// Returns a JSON object of a list of PDUs.
+    fn body_of(&self, name: &str, pdus: Vec<Span>) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        self.write_lists(&[(name, pdus)], &mut body)?;
+        Ok(body)
     }
 
     /// Writes a JSON object of lists of PDUs.
-    fn body_of(&self, lists: &[(&str, Vec<Span>)]) -> io::Result<Vec<u8>> {
-        let mut body = Vec::new();
-        for (name, pdus) in lists {
-            body.extend_from_slice(if body.is_empty() { b"{\"" } else { b",\"" });
-            body.extend_from_slice(name.as_bytes());
-            body.extend_from_slice(b"\":[");
+    fn write_lists(&self, lists: &[(&str, Vec<Span>)], to: &mut impl Write) -> io::Result<()> {
+        for (nth_list, (name, pdus)) in lists.iter().enumerate() {
+            let opening = if nth_list == 0 { '{' } else { ',' };
+            write!(to, "{opening}\"{name}\":[")?;
             for (nth, pdu) in pdus.iter().enumerate() {
                 if nth > 0 {
-                    body.push(b',');
+                    to.write_all(b",")?;
                 }
-                body.append(&mut self.index.bytes(*pdu)?);
+                to.write_all(&self.index.bytes(*pdu)?)?;
             }
-            body.push(b']');
+            to.write_all(b"]")?;
         }
-        body.push(b'}');
-        Ok(body)
+        to.write_all(b"}")
     }
 }
 
@@ -252,6 +292,7 @@ mod tests {
         };
         match response {
             Response::Body(body) => serde_json::from_slice(&body).unwrap(),
+            Response::Spooled(body) => serde_json::from_slice(&body.read().unwrap()).unwrap(),
             Response::Failed(error) => shown_error(error),
             Response::Events(events) => events
                 .into_iter()

@@ -49,6 +49,7 @@ pub enum Happening<'a> {
 pub(super) fn measure(response: &Response) -> (bool, u64) {
     match response {
         Response::Body(body) => (true, body.len() as u64),
+        Response::Spooled(body) => (true, body.bytes()),
         Response::Failed(_) => (false, 0),
         Response::Events(events) => {
             let bodies = events.iter().filter_map(|(_, body)| body.as_ref().ok());

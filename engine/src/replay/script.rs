@@ -38,7 +38,7 @@ impl Asker for Script {
         let kind = self.open[id.0 as usize].kind.clone();
         let failed = match &response {
             Response::Failed(_) => true,
-            Response::Body(_) => false,
+            Response::Body(_) | Response::Spooled(_) => false,
             Response::Events(events) => events.iter().any(|(_, body)| body.is_err()),
         };
         self.log.push(format!("{}{}", name(&kind), if failed { " failed" } else { "" }));

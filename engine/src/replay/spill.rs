@@ -57,12 +57,21 @@ pub(crate) struct Spill {
 impl Spill {
     /// Reads what was put aside.
     pub(crate) fn read(&self, span: Span) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; span.len];
+        self.at(span)?.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies what was put aside.
+    pub(crate) fn copy(&self, span: Span, to: &mut impl Write) -> io::Result<()> {
+        io::copy(&mut self.at(span)?.take(span.len as u64), to).map(drop)
+    }
+
+    fn at(&self, span: Span) -> io::Result<&File> {
         // The file's position is shared, but one thread alone reads.
         let mut file = &self.file;
         file.seek(SeekFrom::Start(span.offset))?;
-        let mut bytes = vec![0; span.len];
-        file.read_exact(&mut bytes)?;
-        Ok(bytes)
+        Ok(file)
     }
 }
 
@@ -83,5 +92,8 @@ mod tests {
         assert_eq!(spill.read(part).unwrap(), br#"{"a":1}"#);
         assert_eq!(spill.read(whole).unwrap(), text.as_bytes());
         assert_eq!(spill.read(first).unwrap(), b"first");
+        let mut copied = Vec::new();
+        spill.copy(part, &mut copied).unwrap();
+        assert_eq!(copied, br#"{"a":1}"#);
     }
 }

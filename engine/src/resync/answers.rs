@@ -1,13 +1,12 @@
 //! Answers of the resync: what of them is wanted, checks 1 to 3, and what is lacking still.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     mem,
 };
 
 use gibbous_codec::{EventId, EventNum, OwnedEventId, Pdu, RefusalReason, ServerName};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
     Error, RequestKind, Response,
@@ -15,23 +14,18 @@ use crate::{
     lookup::by_id,
     parked::{Batch, Checked},
     partial_join::is_create,
-    resync::StateIds,
+    resync::{
+        Fetch, StateIds,
+        state_body::{Body, Peek, Place, StateBody},
+    },
     room::{Context, Question, Room},
     state::is_stored,
     verify_pool::map_in_turn,
 };
 
-/// How many events of an answer are looked at for each that it is to have.
+/// How many events of an answer are looked at for each that it is to have: each event of a state stands in one of two
+/// lists. More are copies, of which some may be forged.
 const COPIES_MAX: usize = 2;
-
-/// The body of a `state` answer.
-#[derive(Deserialize)]
-struct StateBody<'a> {
-    #[serde(borrow)]
-    pdus: Vec<&'a RawValue>,
-    #[serde(borrow)]
-    auth_chain: Vec<&'a RawValue>,
-}
 
 impl Room {
     /// Takes the answer to a question of the resync.
@@ -45,18 +39,23 @@ impl Room {
     ) -> Result<(), Error> {
         let result = match (kind, response) {
             (RequestKind::StateIds { .. }, Response::Body(body)) => self.handle_state_ids(cx, prev, from, &body)?,
-            (RequestKind::State { .. }, Response::Body(body)) => self.handle_state(cx, prev, from, body)?,
-            (RequestKind::Events { event_ids }, Response::Events(answers)) => {
-                let raw = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok()).collect();
-                let batch = self.take_state_events(cx, prev, from, Some(event_ids), raw)?;
-                Ok(self.use_or_park(cx, batch)?)
+            (RequestKind::State { .. }, Response::Body(body)) => {
+                self.handle_state(cx, prev, from, Body::Memory(body))?
             }
-            (RequestKind::Events { event_ids }, _) => {
-                let batch = self.take_state_events(cx, prev, from, Some(event_ids), Vec::new())?;
+            (RequestKind::State { .. }, Response::Spooled(body)) => {
+                self.handle_state(cx, prev, from, Body::Spooled(body))?
+            }
+            (RequestKind::Events { event_ids }, response) => {
+                let answers = if let Response::Events(answers) = response { answers } else { Vec::new() };
+                let mut raw: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.as_deref().ok()).collect();
+                // Mostly each comes after its auth events then.
+                raw.sort_by_cached_key(|json| Peek::of(json).depth());
+                let mut batch = Batch::new(Question::Resync { prev: prev.clone() }, from, Some(event_ids), Vec::new());
+                self.take_state_events(cx, prev, &mut batch, raw, |json| Some(Cow::Borrowed(*json)))?;
                 Ok(self.use_or_park(cx, batch)?)
             }
             (_, Response::Failed(error)) => Err(error.into()),
-            (_, Response::Events(_) | Response::Body(_)) => {
+            (_, Response::Events(_) | Response::Body(_) | Response::Spooled(_)) => {
                 Err(RefusalReason::Malformed("an answer to another question".to_owned()))
             }
         };
@@ -93,65 +92,68 @@ impl Room {
         Ok(Ok(()))
     }
 
+    /// Takes a `state` answer. No event of it is parsed before the keys of its sender's server have come: parsed, it
+    /// takes several times the memory.
     fn handle_state(
         &mut self,
         cx: Context<'_>,
         prev: &OwnedEventId,
         from: &ServerName,
-        body: Vec<u8>,
+        body: Body,
     ) -> Result<Result<(), RefusalReason>, Error> {
-        let state: StateBody<'_> = match serde_json::from_slice(&body) {
-            Ok(state) => state,
+        let wanted = self.resync.fetch(prev).map_or(0, Fetch::wanted);
+        let (StateBody { body, events }, senders) = match StateBody::read(body, COPIES_MAX.saturating_mul(wanted)) {
+            Ok(read) => read,
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
-        let raw = state.pdus.iter().chain(&state.auth_chain).map(|pdu| pdu.get().as_bytes()).collect();
-        let batch = self.take_state_events(cx, prev, from, None, raw)?;
-        // The events are stored: the state is adopted without the body beside it, which may have 100 MiB.
-        drop(body);
+        let mut batch = Batch::new(Question::Resync { prev: prev.clone() }, from, None, Vec::new());
+        batch.await_keys(cx, senders.keys())?;
+        let awaited: BTreeSet<u32> = batch.awaited().iter().filter_map(|server| senders.get(server).copied()).collect();
+        drop(senders);
+        let is_awaited = |place: &Place| place.sender.is_some_and(|sender| awaited.contains(&sender));
+        let (unread, events): (Vec<_>, Vec<_>) = events.into_iter().partition(is_awaited);
+        self.take_state_events(cx, prev, &mut batch, events, |place| body.json(place))?;
+        if !unread.is_empty() {
+            batch.unread = Some(StateBody { body, events: unread });
+        }
         self.use_or_park(cx, batch)?;
         Ok(Ok(()))
     }
 
     /// Takes the events of an answer through checks 1 to 3 as far as the keys are known. What was not asked for, belongs
     /// to another room or is no event is passed over.
-    fn take_state_events(
+    fn take_state_events<'b, T: Send + Sync>(
         &mut self,
         cx: Context<'_>,
         prev: &OwnedEventId,
-        from: &ServerName,
-        asked: Option<Vec<OwnedEventId>>,
-        mut raw: Vec<&[u8]>,
-    ) -> Result<Batch, Error> {
-        let mut batch = Batch::new(Question::Resync { prev: prev.clone() }, from, asked, Vec::new());
-        if let Some(fetch) = self.resync.fetch(prev) {
-            let wanted: BTreeSet<OwnedEventId> = fetch.missing().cloned().collect();
-            let (rules, room_id) = (self.memory.rules.clone(), self.id.clone());
-            let check = |json: &&[u8]| {
-                let pdu = Pdu::parse(&rules, json).ok();
-                let pdu = pdu.filter(|pdu| pdu.room_id() == room_id && wanted.contains(pdu.event_id()));
-                pdu.map(|pdu| Checked::new(cx, &rules, pdu)).transpose()
-            };
-            // Each event of a state stands in one of two lists. More are copies, of which some may be forged.
-            raw.truncate(COPIES_MAX.saturating_mul(fetch.named().max(wanted.len())));
-            // Mostly each comes after its auth events then.
-            raw.sort_by_cached_key(|json| depth_of(json));
-            let mut pending = BTreeMap::new();
-            let _span = tracing::debug_span!("verify", events = raw.len()).entered();
-            map_in_turn(raw, check, |checked| {
-                let mut own = Vec::with_capacity(checked.len());
-                for checked in checked {
-                    let Some(checked) = checked? else { continue };
-                    let pdu = &checked.pdu;
-                    if !is_create(pdu) || !self.is_other_create(&cx.store.snapshot(self.num)?, pdu)? {
-                        own.push(checked);
-                    }
+        batch: &mut Batch,
+        events: Vec<T>,
+        json: impl Fn(&T) -> Option<Cow<'b, [u8]>> + Sync,
+    ) -> Result<(), Error> {
+        let Some(fetch) = self.resync.fetch(prev) else { return Ok(()) };
+        let wanted: BTreeSet<OwnedEventId> = fetch.missing().cloned().collect();
+        let (rules, room_id) = (self.memory.rules.clone(), self.id.clone());
+        let check = |event: &T| {
+            let pdu = json(event).and_then(|json| Pdu::parse(&rules, &json).ok());
+            let pdu = pdu.filter(|pdu| pdu.room_id() == room_id && wanted.contains(pdu.event_id()));
+            pdu.map(|pdu| Checked::new(cx, &rules, pdu)).transpose()
+        };
+        let mut pending = BTreeMap::new();
+        let _span = tracing::debug_span!("verify", events = events.len()).entered();
+        map_in_turn(events, check, |checked| {
+            let mut own = Vec::with_capacity(checked.len());
+            for checked in checked {
+                let Some(checked) = checked? else { continue };
+                let pdu = &checked.pdu;
+                if !is_create(pdu) || !self.is_other_create(&cx.store.snapshot(self.num)?, pdu)? {
+                    own.push(checked);
                 }
-                let passed = batch.take_checked(cx, own)?;
-                self.store_in_turn(cx, prev, &mut pending, passed)
-            })?;
-            batch.verified = pending.into_values().collect();
-        }
-        Ok(batch)
+            }
+            let passed = batch.take_checked(cx, own)?;
+            self.store_in_turn(cx, prev, &mut pending, passed)
+        })?;
+        batch.verified.extend(pending.into_values());
+        Ok(())
     }
 
     /// Stores events of a state as outliers while the next are verified: they mean nothing until a state is adopted. Those
@@ -180,6 +182,9 @@ impl Room {
                 let mut pending = by_id(mem::take(&mut batch.verified));
                 batch.verify_in_turn(cx, &rules, |passed| self.store_in_turn(cx, &prev, &mut pending, passed))?;
                 batch.verified = pending.into_values().collect();
+                if let Some(StateBody { body, events }) = batch.unread.take() {
+                    self.take_state_events(cx, &prev, &mut batch, events, |place| body.json(place))?;
+                }
             }
             Question::AuthChain { .. }
             | Question::Gap { .. }
@@ -275,13 +280,4 @@ impl Room {
         self.tell_rest(cx)?;
         self.save_questions(cx)
     }
-}
-
-/// Reads the depth of an event; what has none is no event, and comes last.
-fn depth_of(json: &[u8]) -> u64 {
-    #[derive(Deserialize)]
-    struct Depth {
-        depth: u64,
-    }
-    serde_json::from_slice(json).map_or(u64::MAX, |Depth { depth }| depth)
 }

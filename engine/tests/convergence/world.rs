@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
+    io::Write,
 };
 
 use gibbous::{
     EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, OwnedServerName, Request, RequestError,
-    RequestId, RequestKind, Response, StateKey,
+    RequestId, RequestKind, Response, Spooled, StateKey,
     testing::{
         ALL_VERSIONS, Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
@@ -22,6 +23,14 @@ use crate::{
 
 /// Beyond so many steps the engine is not coming to rest.
 const STEPS_MAX: usize = 5_000;
+
+/// Puts the body of an answer in a file.
+fn spooled(response: Response) -> Response {
+    let Response::Body(body) = response else { return response };
+    let mut file = tempfile::tempfile().expect("a temporary file can be made");
+    file.write_all(&body).expect("there is room for it");
+    Response::Spooled(Spooled::new(file))
+}
 
 /// One seed in five lets each call do little.
 fn limits(seed: u64) -> Limits {
@@ -340,6 +349,7 @@ impl World {
             },
             How::Well | How::Empty => honest,
         };
+        let response = if request.id.0.is_multiple_of(3) { spooled(response) } else { response };
         match &response {
             Response::Failed(_) => self.count("answers refused"),
             _ => self.count("answers"),

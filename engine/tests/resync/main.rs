@@ -5,6 +5,7 @@ mod flips;
 mod progress;
 mod rest;
 mod schedule;
+mod spooled;
 
 use gibbous::{
     Limits, MemoryBackend, Rest, ResyncStatus, RoomVersionId, StateKey,

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, pending, stream};
-use gibbous::{Request, RequestKind, Response, Update};
+use gibbous::{Request, RequestKind, Response, Spooled, Update};
 use ruma::{
     UInt,
     api::federation::{authorization::get_event_authorization, backfill::get_backfill, event},
@@ -90,7 +90,8 @@ async fn ask(host: &Host, request: Request) -> Response {
             wire.ask(&to, event::get_room_state_ids::v1::Request::new(event_id, room_id)).await
         }
         RequestKind::State { event_id } => {
-            wire.ask(&to, event::get_room_state::v1::Request::new(event_id, room_id)).await
+            let answer = wire.ask_for_much(&to, event::get_room_state::v1::Request::new(event_id, room_id)).await;
+            return response(answer.map(|file| Response::Spooled(Spooled::new(file))));
         }
         RequestKind::EventAuth { event_id } => {
             wire.ask(&to, get_event_authorization::v1::Request::new(room_id, event_id)).await
@@ -115,7 +116,11 @@ async fn ask(host: &Host, request: Request) -> Response {
         }
         _ => Err("a later engine asks this".into()),
     };
-    answer.map_or_else(|error| Response::Failed(in_engine_words(&error)), Response::Body)
+    response(answer.map(Response::Body))
+}
+
+fn response(answer: Result<Response, Error>) -> Response {
+    answer.unwrap_or_else(|error| Response::Failed(in_engine_words(&error)))
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! The way to other servers: requests to them, and who they are.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, to_bytes},
     http::{Request, Response, StatusCode, header::HOST},
 };
+use futures_util::TryStreamExt;
 use gibbous::{OwnedServerName, RequestError, ServerName};
 use hickory_resolver::TokioResolver;
 use reqwest::{Certificate, Client, redirect::Policy};
@@ -17,6 +22,7 @@ use ruma::api::{
     path_builder::SinglePath,
 };
 use rustls::crypto::ring;
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     Error, OurKey,
@@ -85,10 +91,33 @@ impl Wire {
     where
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
+        let answer = self.answer(to, request).await?;
+        Ok(to_bytes(answer, ANSWER_BYTES_MAX).await?.into())
+    }
+
+    /// The same, but in a file: the state of a big room.
+    pub(crate) async fn ask_for_much<R>(&self, to: &ServerName, request: R) -> Result<File, Error>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
+        let mut answer = self.answer(to, request).await?.into_data_stream();
+        let mut file = tokio::fs::File::from_std(tempfile::tempfile()?);
+        let mut left = ANSWER_BYTES_MAX;
+        while let Some(piece) = answer.try_next().await? {
+            left = left.checked_sub(piece.len()).ok_or("the answer is too long")?;
+            file.write_all(&piece).await?;
+        }
+        file.flush().await?;
+        Ok(file.into_std().await)
+    }
+
+    async fn answer<R>(&self, to: &ServerName, request: R) -> Result<Body, Error>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+    {
         let name = self.name_of(to).await;
         let signed_by = XMatrixSigningInput::new(self.key.server.clone(), to.to_owned(), &self.key.pair);
-        let request = request.try_into_http_request(&base_url(&name), signed_by, ())?;
-        self.send(&name, request, ANSWER_BYTES_MAX).await
+        self.send(&name, request.try_into_http_request(&base_url(&name), signed_by, ())?).await
     }
 
     /// Returns who has sent a request: the server that has signed it.
@@ -118,7 +147,8 @@ impl Wire {
         let published = async {
             let name = self.name_of(server).await;
             let request = Request::get(format!("{}/_matrix/key/v2/server", base_url(&name))).body(Vec::new())?;
-            published_by(server, &self.send(&name, request, SMALL_ANSWER_BYTES_MAX).await?, (self.now_ms)())
+            let document = to_bytes(self.send(&name, request).await?, SMALL_ANSWER_BYTES_MAX).await?;
+            published_by(server, &document, (self.now_ms)())
         };
         self.keys.fresh(server, published).await
     }
@@ -127,26 +157,27 @@ impl Wire {
     async fn name_of(&self, server: &ServerName) -> OwnedServerName {
         let well_known = async {
             let request = Request::get(format!("https://{server}/.well-known/matrix/server")).body(Vec::new())?;
-            let body = send(&self.well_known, request, SMALL_ANSWER_BYTES_MAX).await?;
+            let body = to_bytes(send(&self.well_known, request).await?, SMALL_ANSWER_BYTES_MAX).await?;
             Ok(read::<discover_homeserver::Response>(&body)?.server)
         };
         asked_by(server, self.delegated.fresh(server, well_known)).await
     }
 
-    async fn send(&self, to: &ServerName, mut request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    async fn send(&self, to: &ServerName, mut request: Request<Vec<u8>>) -> Result<Body, Error> {
         request.headers_mut().insert(HOST, to.as_str().parse()?);
-        send(if is_explicit(to) { &self.explicit } else { &self.by_srv }, request, bytes_max).await
+        send(if is_explicit(to) { &self.explicit } else { &self.by_srv }, request).await
     }
 }
 
-async fn send(http: &Client, request: Request<Vec<u8>>, bytes_max: usize) -> Result<Vec<u8>, Error> {
+/// Returns the body of a 200 answer.
+async fn send(http: &Client, request: Request<Vec<u8>>) -> Result<Body, Error> {
     let (parts, body) = Response::from(http.execute(request.try_into()?).await?).into_parts();
-    let bytes_max = if parts.status == StatusCode::OK { bytes_max } else { SMALL_ANSWER_BYTES_MAX };
-    let body = to_bytes(Body::new(body), bytes_max).await?;
-    match parts.status {
-        StatusCode::OK => Ok(body.into()),
-        _ => Err(MatrixError::from_http_response(Response::from_parts(parts, &*body)).into()),
+    let body = Body::new(body);
+    if parts.status == StatusCode::OK {
+        return Ok(body);
     }
+    let body = to_bytes(body, SMALL_ANSWER_BYTES_MAX).await?;
+    Err(MatrixError::from_http_response(Response::from_parts(parts, &*body)).into())
 }
 
 /// Reads what [`Wire::ask`] returns.
@@ -245,7 +276,8 @@ pub(crate) mod tests {
         let asked = async |name: &str| {
             let name: OwnedServerName = name.try_into().expect("a server name");
             let request = Request::get(format!("{}/", base_url(&name))).body(Vec::new()).expect("a request");
-            wire.send(&name, request, 100).await.map_err(|error| format!("{error:?}"))
+            let answer = wire.send(&name, request).await.map_err(|error| format!("{error:?}"))?;
+            Ok::<_, String>(to_bytes(answer, 100).await.expect("it is short"))
         };
         assert_eq!(asked("them.example").await.as_deref(), Ok(&b"them.example"[..]));
         let refused = asked("target.example").await.expect_err("the certificate is another's");
