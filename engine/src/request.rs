@@ -160,7 +160,8 @@ pub enum Response {
 }
 
 /// The body of an answer that the host has written to a file, such as a temporary one without a name, as it came. It is
-/// read from its beginning, more than once, until it is dropped; nobody may change it meanwhile.
+/// read from its beginning, more than once, until it is dropped; nobody may change it meanwhile, nor read it by a clone
+/// of its handle, which shares its position.
 ///
 /// ```
 /// use std::io::Write;
