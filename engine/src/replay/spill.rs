@@ -64,7 +64,10 @@ impl Spill {
 
     /// Copies what was put aside.
     pub(crate) fn copy(&self, span: Span, to: &mut impl Write) -> io::Result<()> {
-        io::copy(&mut self.at(span)?.take(span.len as u64), to).map(drop)
+        match io::copy(&mut self.at(span)?.take(span.len as u64), to)? {
+            copied if copied == span.len as u64 => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     fn at(&self, span: Span) -> io::Result<&File> {

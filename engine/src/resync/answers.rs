@@ -15,7 +15,8 @@ use crate::{
     parked::{Batch, Checked},
     partial_join::is_create,
     resync::{
-        Fetch, StateIds,
+        StateIds,
+        lists::BadBody,
         state_body::{Body, Peek, Place, StateBody},
     },
     room::{Context, Question, Room},
@@ -23,7 +24,7 @@ use crate::{
     verify_pool::map_in_turn,
 };
 
-/// How many events of an answer are looked at for each that it is to have: each event of a state stands in one of two
+/// How many events of a `state` answer are looked at for each that it is to have: each event of a state stands in one of two
 /// lists. More are copies, of which some may be forged.
 const COPIES_MAX: usize = 2;
 
@@ -92,8 +93,6 @@ impl Room {
         Ok(Ok(()))
     }
 
-    /// Takes a `state` answer. No event of it is parsed before the keys of its sender's server have come: parsed, it
-    /// takes several times the memory.
     fn handle_state(
         &mut self,
         cx: Context<'_>,
@@ -101,23 +100,44 @@ impl Room {
         from: &ServerName,
         body: Body,
     ) -> Result<Result<(), RefusalReason>, Error> {
-        let wanted = self.resync.fetch(prev).map_or(0, Fetch::wanted);
-        let (StateBody { body, events }, senders) = match StateBody::read(body, COPIES_MAX.saturating_mul(wanted)) {
-            Ok(read) => read,
+        let Some(fetch) = self.resync.fetch(prev) else { return Ok(Ok(())) };
+        let body = StateBody::read(body, COPIES_MAX.saturating_mul(fetch.wanted()), fetch.missing().count());
+        let body = match body {
+            Ok(body) => body,
+            Err(BadBody::Unreadable(error)) => {
+                // That is our own trouble. It is as good as no answer.
+                tracing::warn!(room = %self.id, event = %prev, %error, "the body of an answer cannot be read");
+                return Ok(Err(RefusalReason::Timeout));
+            }
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
         let mut batch = Batch::new(Question::Resync { prev: prev.clone() }, from, None, Vec::new());
-        batch.await_keys(cx, senders.keys())?;
-        let awaited: BTreeSet<u32> = batch.awaited().iter().filter_map(|server| senders.get(server).copied()).collect();
-        drop(senders);
-        let is_awaited = |place: &Place| place.sender.is_some_and(|sender| awaited.contains(&sender));
-        let (unread, events): (Vec<_>, Vec<_>) = events.into_iter().partition(is_awaited);
-        self.take_state_events(cx, prev, &mut batch, events, |place| body.json(place))?;
-        if !unread.is_empty() {
-            batch.unread = Some(StateBody { body, events: unread });
-        }
+        self.read_state(cx, prev, &mut batch, body)?;
         self.use_or_park(cx, batch)?;
         Ok(Ok(()))
+    }
+
+    /// Reads the events of a `state` answer. None of them is parsed as long as its server's keys are being asked for:
+    /// parsed, it takes several times the memory.
+    fn read_state(
+        &mut self,
+        cx: Context<'_>,
+        prev: &OwnedEventId,
+        batch: &mut Batch,
+        body: StateBody,
+    ) -> Result<(), Error> {
+        let StateBody { body, events, senders } = body;
+        let present: BTreeSet<u32> = events.iter().filter_map(|place| place.sender).collect();
+        let of_present = senders.iter().filter(|(_, number)| present.contains(number));
+        batch.await_keys(cx, of_present.map(|(server, _)| server))?;
+        let awaited: BTreeSet<u32> = batch.awaited().iter().filter_map(|server| senders.get(server).copied()).collect();
+        let is_awaited = |place: &Place| place.sender.is_some_and(|sender| awaited.contains(&sender));
+        let (unread, events): (Vec<_>, Vec<_>) = events.into_iter().partition(is_awaited);
+        self.take_state_events(cx, prev, batch, events, |place| body.json(place))?;
+        if !unread.is_empty() {
+            batch.unread = Some(StateBody { body, events: unread, senders });
+        }
+        Ok(())
     }
 
     /// Takes the events of an answer through checks 1 to 3 as far as the keys are known. What was not asked for, belongs
@@ -182,8 +202,8 @@ impl Room {
                 let mut pending = by_id(mem::take(&mut batch.verified));
                 batch.verify_in_turn(cx, &rules, |passed| self.store_in_turn(cx, &prev, &mut pending, passed))?;
                 batch.verified = pending.into_values().collect();
-                if let Some(StateBody { body, events }) = batch.unread.take() {
-                    self.take_state_events(cx, &prev, &mut batch, events, |place| body.json(place))?;
+                if let Some(body) = batch.unread.take() {
+                    self.read_state(cx, &prev, &mut batch, body)?;
                 }
             }
             Question::AuthChain { .. }

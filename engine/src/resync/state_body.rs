@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use gibbous_codec::{OwnedServerName, ServerName, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::lists::{BadBody, each_object};
 use crate::Spooled;
@@ -27,7 +27,7 @@ impl Body {
             Self::Spooled(file) => match file.read_at(place.at, len) {
                 Ok(json) => Some(Cow::Owned(json)),
                 Err(error) => {
-                    tracing::warn!(%error, "the body of an answer cannot be read any more");
+                    tracing::debug!(%error, "an event of an answer cannot be read any more");
                     None
                 }
             },
@@ -41,9 +41,11 @@ pub(crate) struct StateBody {
     pub(super) body: Body,
     /// Where its events stand, by their depth: mostly each comes after its auth events then.
     pub(super) events: Vec<Place>,
+    /// The servers of their senders, each with its number.
+    pub(super) senders: BTreeMap<OwnedServerName, u32>,
 }
 
-/// Where an event stands, and the server of its sender by its number; what is no event has none.
+/// Where an event stands, and the server of its sender by its number, if that has signed it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     at: u64,
@@ -51,25 +53,25 @@ pub(crate) struct Place {
     pub(super) sender: Option<u32>,
 }
 
-/// The servers of senders, each with its number.
-pub(super) type Senders = BTreeMap<OwnedServerName, u32>;
-
 impl StateBody {
-    /// Looks for the events in a body, no more than `max`, and for the servers of their senders.
+    /// Looks for the events in a body, no more than `max`, and for the servers of their senders, no more than
+    /// `senders_max`: whoever gives the answer chooses them.
     ///
     /// # Errors
     ///
     /// [`BadBody`] if it is no body of a `state` answer.
-    pub(super) fn read(body: Body, max: usize) -> Result<(Self, Senders), BadBody> {
+    pub(super) fn read(body: Body, max: usize, senders_max: usize) -> Result<Self, BadBody> {
         let mut events = Vec::new();
-        let mut senders = Senders::new();
+        let mut senders = BTreeMap::new();
         let take = |at: u64, json: &[u8]| {
             let peek = Peek::of(json);
-            let sender = peek.server().map(|server| match senders.get(server) {
-                Some(number) => *number,
+            let sender = peek.signed_by().and_then(|server| match senders.get(server) {
+                Some(number) => Some(*number),
+                None if senders.len() >= senders_max => None,
                 None => {
-                    let next = u32::try_from(senders.len()).expect("no body has 4 billion events");
-                    *senders.entry(server.to_owned()).or_insert(next)
+                    let next = u32::try_from(senders.len()).ok()?;
+                    senders.insert(server.to_owned(), next);
+                    Some(next)
                 }
             });
             let len = u32::try_from(json.len()).expect("objects of more than a mebibyte are passed over");
@@ -81,16 +83,19 @@ impl StateBody {
             Body::Spooled(file) => file.read_through(|body| each_object(body, take))??,
         }
         events.sort_by_key(|(depth, _)| *depth);
-        Ok((Self { body, events: events.into_iter().map(|(_, place)| place).collect() }, senders))
+        Ok(Self { body, events: events.into_iter().map(|(_, place)| place).collect(), senders })
     }
 }
 
 /// What is read of an event before it is parsed.
 #[derive(Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Peek<'a> {
     depth: Option<u64>,
     #[serde(borrow)]
-    sender: Option<Cow<'a, str>>,
+    sender: Cow<'a, str>,
+    #[serde(borrow)]
+    signatures: BTreeMap<&'a str, IgnoredAny>,
 }
 
 impl<'a> Peek<'a> {
@@ -103,8 +108,34 @@ impl<'a> Peek<'a> {
         self.depth.unwrap_or(u64::MAX)
     }
 
-    /// Returns the server of the sender.
-    fn server(&self) -> Option<&ServerName> {
-        <&UserId>::try_from(self.sender.as_deref()?).ok().map(UserId::server_name)
+    /// Returns the server of the sender, if it has signed the event.
+    fn signed_by(&self) -> Option<&ServerName> {
+        let server = <&UserId>::try_from(&*self.sender).ok()?.server_name();
+        self.signatures.contains_key(server.as_str()).then_some(server)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_servers_that_have_signed_are_named_and_no_more_than_may_be() {
+        let event = |server: &str, signed_by: &str| json!({ "sender": format!("@user:{server}"), "signatures": { signed_by: {} } });
+        let pdus = [
+            event("a.example", "a.example"),
+            event("victim.example", "a.example"),
+            json!({ "sender": "@user:victim.example" }),
+            event("b.example", "b.example"),
+            event("a.example", "a.example"),
+            event("c.example", "c.example"),
+        ];
+        let body = json!({ "auth_chain": [], "pdus": pdus }).to_string().into_bytes();
+        let StateBody { events, senders, .. } = StateBody::read(Body::Memory(body), 100, 2).expect("it is a body");
+        assert_eq!(senders.keys().map(|server| server.as_str()).collect::<Vec<_>>(), ["a.example", "b.example"]);
+        let numbers: Vec<_> = events.iter().map(|place| place.sender).collect();
+        assert_eq!(numbers, [Some(0), None, None, Some(1), Some(0), None]);
     }
 }

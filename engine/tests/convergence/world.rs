@@ -349,7 +349,7 @@ impl World {
             },
             How::Well | How::Empty => honest,
         };
-        let response = if request.id.0.is_multiple_of(3) { spooled(response) } else { response };
+        let response = if at.is_multiple_of(3) { spooled(response) } else { response };
         match &response {
             Response::Failed(_) => self.count("answers refused"),
             _ => self.count("answers"),
