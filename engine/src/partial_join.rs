@@ -266,13 +266,14 @@ impl Room {
         if joined.partial {
             self.resync.begin(cx.now_ms);
         }
-        let rows = cx.store.snapshot(self.num)?;
-        let servers = match rows.head()? {
-            Some(head) if !is_new => named_servers(&rows, &head)?,
-            // Nothing was named before: what is stored need not be read.
-            _ => mem::take(&mut parsed.servers),
-        };
-        drop(rows);
+        let mut servers = mem::take(&mut parsed.servers);
+        // Of a new room nothing was named before: what is stored need not be read.
+        if !is_new {
+            let rows = cx.store.snapshot(self.num)?;
+            if let Some(head) = rows.head()? {
+                servers = named_servers(&rows, &head)?;
+            }
+        }
         self.name_servers(cx, servers);
         self.advance(cx)?;
         let (partial, auth_events) = (joined.partial, parsed.pdus.len());
