@@ -7,7 +7,7 @@ pub(crate) mod helpless;
 pub(crate) mod place;
 
 use gibbous_codec::{
-    EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, LogRecord, LogSeq,
+    Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Failure, FailureCode, JoinRecord, LogRecord, LogSeq,
     OwnedEventId, OwnedServerName, Pdu, Position, ServerName, Stage, StateKey, VerifyError, is_whole_copy,
 };
 use gibbous_storage::{RoomRows, Txn};
@@ -397,11 +397,16 @@ impl Room {
         folded: Option<gibbous_codec::Folded>,
     ) -> Result<EventNum, Error> {
         let is_folded = folded.is_some();
+        // What an outlier follows is seldom stored, and seldom asked for.
+        let edge_to_prev = |event_id: &OwnedEventId| match state.stage {
+            Stage::Outlier { .. } => Ok(Edge::Unknown(event_id.clone())),
+            _ => txn.edge_to(event_id),
+        };
         let record = EventRecord {
             event_id: pdu.event_id().to_owned(),
             state_key: pdu.state_key().map(|state_key| StateKey::new(pdu.event_type(), state_key)),
             depth: pdu.depth(),
-            prev_events: pdu.prev_events().iter().map(|id| txn.edge_to(id)).collect::<Result<_, _>>()?,
+            prev_events: pdu.prev_events().iter().map(edge_to_prev).collect::<Result<_, _>>()?,
             auth_events: pdu.auth_events().iter().map(|id| txn.edge_to(id)).collect::<Result<_, _>>()?,
             state: state.clone(),
             folded,

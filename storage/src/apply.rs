@@ -28,6 +28,11 @@ pub(crate) trait RoomRowsMut: RoomRows + NodeSink {
     /// Puts the head row. Kept apart because it is written once a commit, however many records change it.
     fn set_head(&mut self, head: RoomHead);
 
+    /// Returns a row that holds nothing but what comes of events from this number on.
+    fn row_of_events_from(&self, _first: EventNum, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.row(table, key)
+    }
+
     /// Tells whether state events may cite an event that is not stored. It need not be right where it says yes.
     fn may_be_cited(&self, _event_id: &EventId) -> Result<bool, StoreError> {
         Ok(true)

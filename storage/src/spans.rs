@@ -20,8 +20,9 @@ pub(crate) fn set_in_span<W: RoomRowsMut>(
     num: EventNum,
     is_in: bool,
 ) -> Result<(), StoreError> {
-    let key = [set, (num.0 / SPAN).to_be_bytes().to_vec()].concat();
-    let before = match rows.row(table, &key)? {
+    let span = num.0 / SPAN;
+    let key = [set, span.to_be_bytes().to_vec()].concat();
+    let before = match rows.row_of_events_from(EventNum(span * SPAN), table, &key)? {
         Some(bytes) => decode(table, &key, &bytes)?,
         None => SpanRow::default(),
     };

@@ -32,6 +32,7 @@ pub struct Txn<'s> {
     /// What the head row held when the transaction began: nobody else may have changed it at the commit.
     head_before: Option<Vec<u8>>,
     head: Option<RoomHead>,
+    first_seq: LogSeq,
     batch: Batch,
     /// Events of which the records are staged, as many as fit [`EVENTS_BYTES`]: those that come after them need not
     /// decode these.
@@ -69,6 +70,7 @@ impl<'s> Txn<'s> {
             snapshot,
             head_before,
             head: None,
+            first_seq: LogSeq(0),
             batch: Batch::new(),
             events: BTreeMap::new(),
             events_bytes: 0,
@@ -81,6 +83,7 @@ impl<'s> Txn<'s> {
         let key = room_prefix(room);
         let head = txn.head_before.as_ref();
         txn.head = head.map(|bytes| decode_row(Table::Head, &key, Kind::Head, bytes)).transpose()?;
+        txn.first_seq = txn.next_seq();
         Ok(txn)
     }
 
@@ -91,7 +94,7 @@ impl<'s> Txn<'s> {
 
     /// Returns the place in the log that the first record of the transaction took, or will take.
     pub fn first_seq(&self) -> LogSeq {
-        LogSeq(self.next_seq().0 - self.records)
+        self.first_seq
     }
 
     /// Returns the room as it stood when the transaction began: without what is staged, and for several threads to read.
@@ -470,6 +473,14 @@ impl RoomRowsMut for Txn<'_> {
 
     fn set_head(&mut self, head: RoomHead) {
         self.head = Some(head);
+    }
+
+    fn row_of_events_from(&self, first: EventNum, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if first.0 < self.first_seq().0 {
+            return self.row(table, key);
+        }
+        // None of these events is stored yet.
+        Ok(self.batch.staged(table, key).flatten().map(<[u8]>::to_vec))
     }
 
     fn may_be_cited(&self, event_id: &EventId) -> Result<bool, StoreError> {

@@ -103,10 +103,13 @@ impl Room {
             if !seen.insert(event_id.clone()) {
                 continue;
             }
-            if let Some(pdu) = given.remove(&event_id) {
+            let stored = stage_of(&rows, &event_id)?;
+            // What is stored and has been verified is not verified again.
+            let is_wanted = !stored.as_ref().is_some_and(|(_, stage)| stage.is_verified());
+            if let Some(pdu) = given.remove(&event_id).filter(|_| is_wanted) {
                 next.extend(rests_on(rules, &pdu));
                 chain.push(pdu);
-            } else if let Some((num, Stage::Waiting | Stage::Unverified)) = stage_of(&rows, &event_id)? {
+            } else if let Some((num, Stage::Waiting | Stage::Unverified)) = stored {
                 next.extend(rests_on(rules, &events.with_stage(num)?.0));
             }
         }
