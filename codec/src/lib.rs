@@ -37,6 +37,7 @@ mod hash;
 mod ids;
 pub mod json;
 mod key;
+mod log_row;
 mod pack;
 mod pdu;
 mod question;
@@ -62,6 +63,7 @@ pub use ids::{
     ServerName, ServerSigningKeyId, StateGroupId, UserId,
 };
 pub use key::{Hex, KeyBuf, KeyReader, MalformedKey};
+pub use log_row::{LogRow, RECORDS_A_ROW, RecordBytes, encode_record, encode_records, first_of_row};
 pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EVENTS_MAX, Pdu};
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{

@@ -10,7 +10,7 @@
 //!
 //! A payload is either the value in bincode 1.3.3 with integers of fixed length, little-endian ([`encode`], [`decode`]),
 //! or bytes whose layout is drawn where they are written ([`encode_bytes`], [`decode_bytes`]). This file is the only
-//! caller of bincode. The value of a log entry is packed besides, since a log has most of what a store holds.
+//! caller of bincode. The records of a log are packed besides, since a log has most of what a store holds.
 
 use std::borrow::Cow;
 
@@ -63,11 +63,13 @@ pub enum Kind {
     Invite = 16,
     /// Where the whole copy of an event stands that is stored redacted.
     WholeCopy = 17,
+    /// Eight records of the log.
+    LogSpan = 18,
 }
 
 impl Kind {
     fn is_packed(self) -> bool {
-        self == Self::LogEntry
+        matches!(self, Self::LogEntry | Self::LogSpan)
     }
 }
 
@@ -77,16 +79,35 @@ impl Kind {
 ///
 /// [`WireError::TooLong`] if the value is over [`PAYLOAD_MAX`], [`WireError::Malformed`] if the type cannot be encoded.
 pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8>, WireError> {
-    let refused = |error: bincode::Error| match *error {
-        bincode::ErrorKind::SizeLimit => WireError::TooLong { kind, limit: PAYLOAD_MAX, found: None },
-        _ => WireError::Malformed { kind, why: error.to_string() },
-    };
-    let mut frame = vec![0; HEADER_LEN];
-    match kind.is_packed() {
-        true => pack(&options().serialize(value).map_err(refused)?, &mut frame),
-        false => options().serialize_into(&mut frame, value).map_err(refused)?,
+    if kind.is_packed() {
+        return encode_packed(kind, version, &to_bytes(kind, value)?);
     }
+    let mut frame = vec![0; HEADER_LEN];
+    options().serialize_into(&mut frame, value).map_err(|error| refused(kind, *error))?;
     seal(kind, version, frame)
+}
+
+/// Writes a value in bincode.
+pub(crate) fn to_bytes<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, WireError> {
+    options().serialize(value).map_err(|error| refused(kind, *error))
+}
+
+/// Reads a value in bincode.
+pub(crate) fn from_bytes<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, WireError> {
+    options().deserialize(bytes).map_err(|error| WireError::Malformed { kind, why: error.to_string() })
+}
+
+/// Frames bytes that are packed.
+pub(crate) fn encode_packed(kind: Kind, version: u8, value: &[u8]) -> Result<Vec<u8>, WireError> {
+    let mut frame = vec![0; HEADER_LEN];
+    pack(value, &mut frame);
+    seal(kind, version, frame)
+}
+
+/// Returns the bytes of a frame that were packed.
+pub(crate) fn decode_packed(kind: Kind, version: u8, bytes: &[u8]) -> Result<Cow<'_, [u8]>, WireError> {
+    let payload = decode_bytes(kind, version, bytes)?;
+    unpack(payload, PAYLOAD_MAX).map_err(|why| WireError::Malformed { kind, why })
 }
 
 /// Decodes the bincode payload of a frame.
@@ -108,13 +129,11 @@ pub fn encode<T: Serialize>(kind: Kind, version: u8, value: &T) -> Result<Vec<u8
 ///
 /// A [`WireError`] that names the first thing that is not as [`encode`] writes it.
 pub fn decode<T: DeserializeOwned>(kind: Kind, version: u8, bytes: &[u8]) -> Result<T, WireError> {
-    let payload = decode_bytes(kind, version, bytes)?;
-    let malformed = |why| WireError::Malformed { kind, why };
     let value = match kind.is_packed() {
-        true => unpack(payload, PAYLOAD_MAX).map_err(malformed)?,
-        false => Cow::Borrowed(payload),
+        true => decode_packed(kind, version, bytes)?,
+        false => Cow::Borrowed(decode_bytes(kind, version, bytes)?),
     };
-    options().deserialize(&value).map_err(|error| malformed(error.to_string()))
+    from_bytes(kind, &value)
 }
 
 /// Frames a payload that has its own layout.
@@ -240,6 +259,13 @@ impl std::fmt::Display for Found {
             Some(len) => write!(f, "{len}"),
             None => f.write_str("more"),
         }
+    }
+}
+
+fn refused(kind: Kind, error: bincode::ErrorKind) -> WireError {
+    match error {
+        bincode::ErrorKind::SizeLimit => WireError::TooLong { kind, limit: PAYLOAD_MAX, found: None },
+        _ => WireError::Malformed { kind, why: error.to_string() },
     }
 }
 

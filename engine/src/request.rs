@@ -164,19 +164,19 @@ pub enum Response {
 /// of its handle, which shares its position.
 ///
 /// ```
-/// use std::io::Write;
+/// use std::{io::Write, path::Path};
 ///
 /// use gibbous::{Response, Spooled};
 ///
-/// /// Puts an answer aside, piece by piece as the socket gives it.
-/// fn spooled(pieces: impl Iterator<Item = Vec<u8>>) -> std::io::Result<Response> {
-///     let mut file = tempfile::tempfile()?;
+/// /// Puts an answer aside, piece by piece as the socket gives it. In many a place `/tmp` is memory: `dir` is not.
+/// fn spooled(dir: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> std::io::Result<Response> {
+///     let mut file = tempfile::tempfile_in(dir)?;
 ///     for piece in pieces {
 ///         file.write_all(&piece)?;
 ///     }
 ///     Ok(Response::Spooled(Spooled::new(file)))
 /// }
-/// # spooled([b"{}".to_vec()].into_iter())?;
+/// # spooled(tempfile::tempdir()?.path(), [b"{}".to_vec()].into_iter())?;
 /// # Ok::<_, std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]

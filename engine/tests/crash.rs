@@ -368,7 +368,8 @@ fn a_room_rebuilt_from_any_part_of_its_log_can_be_opened_and_goes_on() {
         let rows = gibbous::Backend::snapshot(faulty).and_then(|rows| rows.scan(Table::Log, &[], &[], usize::MAX));
         rows.expect("it can be read")
     };
-    for (seq, (key, _)) in log(&whole).into_iter().enumerate().skip(1) {
+    for (key, _) in log(&whole).into_iter().skip(1) {
+        let seq = u64::from_be_bytes(*key.last_chunk().expect("a key of the log"));
         let damaged = whole.restart(Survives::Live);
         let mut batch = Batch::new();
         batch.put(Table::Log, key, b"nonsense".to_vec());
@@ -376,7 +377,7 @@ fn a_room_rebuilt_from_any_part_of_its_log_can_be_opened_and_goes_on() {
         let from = Store::open_read_only(Arc::new(damaged)).expect("it can be looked at");
         let into = Faulty::new();
         let report = rebuild(&from, Arc::new(into.clone())).expect("nothing fails");
-        assert_eq!((report.records, report.left_out.len()), (seq as u64, 1));
+        assert_eq!((report.records, report.left_out.len()), (seq, 1));
         // What comes next may have to wait for what was lost, but is no trouble.
         let homeserver = Homeserver::open(&script, &into).expect("the engine opens");
         assert!(homeserver.engine.damaged_rooms().is_empty(), "{seq}: {:?}", homeserver.engine.damaged_rooms());

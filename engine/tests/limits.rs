@@ -7,7 +7,7 @@ use gibbous::{
     Backend, BackfillStatus, Config, CreateRoomRefusal, Engine, EventDraft, Extremity, FailureCode, Import,
     ImportError, Invite, Limits, MemoryBackend, NewRoom, Outcome, OwnedEventId, Request, RequestKind, Rest,
     ResyncStatus, RoomVersionId, ServerName, Signatures,
-    gibbous_codec::{Kind, LogRecord, decode},
+    gibbous_codec::{LogRecord, LogRow},
     gibbous_storage::{Store, Table, check},
     testing::{ALICE, Asked, BOB, CHARLIE, DEREK, ELSIE, Reply, RoomBuilder, S, S2, Storage, Story, US},
 };
@@ -330,8 +330,11 @@ fn a_record_of_the_fold_holds_no_more_events_than_may_be_and_a_room_with_a_small
         let log = backend.snapshot().expect("memory can be read").scan(Table::Log, &[], &[], usize::MAX);
         let mut folded = Vec::new();
         for (_, row) in log.expect("memory can be read") {
-            if let LogRecord::Folded(record) = decode(Kind::LogEntry, 0, &row).expect("the row is whole") {
-                folded.push(record.events.len());
+            let row = LogRow::decode(&row).expect("the row is whole");
+            for record in row.iter() {
+                if let LogRecord::Folded(record) = record.expect("the row is whole") {
+                    folded.push(record.events.len());
+                }
             }
         }
         assert!(folded.iter().rev().skip(1).all(|events| *events == small), "all but the last: {folded:?}");

@@ -4,8 +4,8 @@
 use std::fmt::Debug;
 
 use gibbous_codec::{
-    EventStatesRow, FormatRow, IdRow, Kind, LogRecord, RoomHead, RoomRow, ServerKeysRow, ServersRow, UnfoldedRow,
-    decode, decode_bytes, encode, encode_bytes,
+    EventStatesRow, FormatRow, IdRow, Kind, LogRecord, LogRow, RECORDS_A_ROW, RecordBytes, RoomHead, RoomRow,
+    ServerKeysRow, ServersRow, UnfoldedRow, decode, decode_bytes, encode, encode_bytes, encode_record, encode_records,
 };
 use gibbous_storage::state_group::Node;
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,7 +28,7 @@ enum Input<'a> {
 }
 
 /// Append only: the seeds count on the order.
-const KINDS: [fn(Input<'_>); 10] = [
+const KINDS: [fn(Input<'_>); 11] = [
     |input| check::<RoomHead>(Kind::Head, input),
     |input| check::<LogRecord>(Kind::LogEntry, input),
     |input| check::<EventStatesRow>(Kind::EventStates, input),
@@ -39,6 +39,7 @@ const KINDS: [fn(Input<'_>); 10] = [
     |input| check::<FormatRow>(Kind::Format, input),
     |input| check::<RoomRow>(Kind::RoomRow, input),
     check_node,
+    check_log_row,
 ];
 
 const VERSION: u8 = 0;
@@ -61,6 +62,23 @@ fn check_node(input: Input<'_>) {
         assert_eq!(node.encode().as_deref(), Ok(frame), "{node:?} has one encoding");
         assert!(node.count() > 0, "an empty state has no node");
         node.hash();
+    });
+}
+
+fn check_log_row(input: Input<'_>) {
+    on_frame(Kind::LogSpan, input, |frame| {
+        let Ok(row) = LogRow::decode(frame) else { return };
+        assert!([1, RECORDS_A_ROW].contains(&row.records()));
+        let Ok(records) = row.iter().collect::<Result<Vec<_>, _>>() else { return };
+        let bytes = records.iter().map(RecordBytes::of).collect::<Result<Vec<_>, _>>();
+        let bytes = bytes.expect("what has been decoded can be encoded");
+        let again = match bytes.first_chunk() {
+            Some(eight) => encode_records(eight),
+            None => encode_record(&bytes[0]),
+        };
+        let again = again.expect("what has been decoded can be encoded");
+        let again = LogRow::decode(&again).expect("what has been encoded can be decoded");
+        assert_eq!(again.iter().collect::<Result<Vec<_>, _>>(), Ok(records));
     });
 }
 

@@ -12,7 +12,8 @@ use gibbous_codec::{
 use crate::{
     MemoryBackend, Row, Snapshot, Store, StoreError, Table, beside,
     garbage::live_nodes,
-    keys::{after, decode_row, log_end, room_of, room_prefix, room_seq_key},
+    keys::{after, decode_row, room_of, room_prefix, room_seq_key},
+    log,
     refold::{Logs, compare, logs, refold},
     state_group::Node,
     store::FORMAT_KEY,
@@ -267,7 +268,8 @@ impl Check<'_> {
             let what = format!("is missing, though the head row counts {counted} records");
             self.find(Table::Log, room_seq_key(room, end), what);
         }
-        let beyond = self.snapshot.scan(Table::Log, &log_end(room, counted), &room_prefix(room), 1)?;
+        let behind = log::end(self.snapshot, room, counted)?;
+        let beyond = self.snapshot.scan(Table::Log, &behind, &room_prefix(room), 1)?;
         for (key, _) in beyond {
             self.find(Table::Log, key, format!("stands behind the {counted} records that the head row counts"));
         }

@@ -6,7 +6,7 @@ use gibbous_codec::{CurrentRow, EventNum, Kind, LogRecord, LogSeq, NodeHash, Roo
 
 use crate::{
     BATCH_ADVISED_MAX, Batch, Store, StoreError, Table,
-    keys::{current_key, decode_row, room_prefix, seq_of},
+    keys::{current_key, decode_row, room_prefix},
     pages::pages,
     rows::{RoomRows, Rows},
     state_group::{Node, NodeSource},
@@ -121,12 +121,14 @@ pub(crate) fn live_nodes<R: RoomRows>(rows: &R) -> Result<Nodes, StoreError> {
     let mut live = Nodes::default();
     let Some(head) = rows.head()? else { return Ok(live) };
     live.add(rows, head.current)?;
-    let prefix = room_prefix(rows.room());
-    for page in pages(prefix.clone(), PAGE, |from, size| rows.rows(Table::Log, &prefix, from, size)) {
-        for (key, bytes) in page? {
-            let LogRecord::Event(record) = decode_row(Table::Log, &key, Kind::LogEntry, &bytes)? else { continue };
-            let num = EventNum(seq_of(Table::Log, &key)?.0);
-            let stage = rows.changed(num)?.map_or(record.state.stage, |changed| changed.stage);
+    let mut next = LogSeq(0);
+    loop {
+        let page = rows.records_from(next, PAGE)?;
+        let Some((last, _)) = page.last() else { break };
+        next = LogSeq(last.0 + 1);
+        for (seq, record) in page {
+            let LogRecord::Event(record) = record else { continue };
+            let stage = rows.changed(EventNum(seq.0))?.map_or(record.state.stage, |changed| changed.stage);
             if let Stage::Placed { states, .. }
             | Stage::Outlier { states: Some(states), .. }
             | Stage::History { states, .. } = stage

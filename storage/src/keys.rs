@@ -79,14 +79,6 @@ pub(crate) fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// Returns the least key of the log that stands behind its first records, of which there are so many.
-pub(crate) fn log_end(room: RoomNum, records: LogSeq) -> Vec<u8> {
-    match records.0.checked_sub(1) {
-        Some(last) => after(&room_seq_key(room, LogSeq(last))),
-        None => room_prefix(room),
-    }
-}
-
 /// Names the row that has no frame.
 pub(crate) fn unwritable(table: Table, key: &[u8], source: WireError) -> StoreError {
     StoreError::Unwritable { table, key: Hex(key).to_string(), source }

@@ -49,6 +49,7 @@ pub mod format {}
 mod garbage;
 mod kept;
 mod keys;
+mod log;
 mod pages;
 mod rebuild;
 mod recover;

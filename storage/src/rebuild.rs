@@ -6,7 +6,8 @@ use gibbous_codec::{AcknowledgedRow, FormatRow, Kind, LogSeq, OwnedRoomId, RoomH
 
 use crate::{
     BATCH_ADVISED_MAX, Backend, Batch, Finding, Snapshot, Store, StoreError, Table, beside,
-    keys::{decode_row, encode_row, log_end, room_prefix, room_seq_key},
+    keys::{decode_row, encode_row, room_prefix, room_seq_key},
+    log,
     pages::pages,
     refold::{logs, refold},
     store::FORMAT_KEY,
@@ -138,7 +139,8 @@ impl Rebuild<'_> {
                 Some((room_seq_key(room, refolded.next), what))
             }
             (None, _) => {
-                let beyond = self.from.scan(Table::Log, &log_end(room, refolded.next), &room_prefix(room), 1)?.pop();
+                let behind = log::end(self.from, room, refolded.next)?;
+                let beyond = self.from.scan(Table::Log, &behind, &room_prefix(room), 1)?.pop();
                 beyond.map(|(key, _)| (key, "stands behind what the head row counts: a torn batch".to_owned()))
             }
         };

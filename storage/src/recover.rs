@@ -17,11 +17,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{Hex, Kind, LogRecord, LogSeq, RoomHead, RoomId, RoomNum, RoomRow};
+use gibbous_codec::{Hex, Kind, LogSeq, RoomHead, RoomId, RoomNum, RoomRow};
 
 use crate::{
     BATCH_ADVISED_MAX, Batch, Damage, Finding, MemoryBackend, Store, StoreError, Table,
-    keys::{decode_row, log_end, room_prefix, room_seq_key},
+    keys::{after, decode_row, room_prefix, room_seq_key},
+    log,
     refold::{compare, refold},
 };
 
@@ -91,29 +92,27 @@ fn look_at(store: &Store, room: RoomNum, head: Option<&[u8]>) -> Result<Option<F
         Some(Ok(head)) => head.next_seq,
         Some(Err(error)) => return Ok(Some(Finding::of(Table::Head, &prefix, &error))),
     };
-    let last = room_seq_key(room, LogSeq(counted.saturating_sub(1)));
-    let end = store.backend().snapshot()?.scan(Table::Log, &last, &prefix, 2)?;
+    let snapshot = store.backend().snapshot()?;
     let Some(head) = head else {
+        let is_empty = snapshot.scan(Table::Log, &prefix, &prefix, 1)?.is_empty();
         let what = "is missing, though the room has a log".to_owned();
-        return Ok((!end.is_empty()).then_some(Finding { table: Table::Head, key: prefix, what }));
+        return Ok((!is_empty).then_some(Finding { table: Table::Head, key: prefix, what }));
     };
-    if counted == 0 {
+    let Some(last) = counted.checked_sub(1).map(LogSeq) else {
         remove_unfinished(store, room, head)?;
         return Ok(None);
-    }
-    match end.first() {
-        Some((key, bytes)) if *key == last => {
-            if let Err(error) = decode_row::<LogRecord>(Table::Log, key, Kind::LogEntry, bytes) {
-                return Ok(Some(Finding::of(Table::Log, key, &error)));
-            }
-        }
+    };
+    let row = log::last_row(&*snapshot, room, LogSeq(counted))?;
+    let behind = match row.map(|(key, bytes)| (log::records_of(&key, &bytes), key)) {
+        Some((Err(error), key)) => return Ok(Some(Finding::of(Table::Log, &key, &error))),
+        Some((Ok(records), key)) if records.last().is_some_and(|(seq, _)| *seq == last) => after(&key),
         _ => {
             let what = format!("is missing, though the head row counts {counted} records");
-            return Ok(Some(Finding { table: Table::Log, key: last, what }));
+            return Ok(Some(Finding { table: Table::Log, key: room_seq_key(room, last), what }));
         }
-    }
-    match end.len() {
-        1 => Ok(None),
+    };
+    match snapshot.scan(Table::Log, &behind, &prefix, 1)?.len() {
+        0 => Ok(None),
         _ => cut(store, room, head, LogSeq(counted)),
     }
 }
@@ -158,7 +157,7 @@ fn cut(store: &Store, room: RoomNum, head: &[u8], end: LogSeq) -> Result<Option<
         }
     }
     cutting.flush()?;
-    for (key, _) in snapshot.scan(Table::Log, &log_end(room, end), &prefix, usize::MAX)? {
+    for (key, _) in snapshot.scan(Table::Log, &log::end(&*snapshot, room, end)?, &prefix, usize::MAX)? {
         cutting.write(Table::Log, key, None)?;
     }
     cutting.end()?;

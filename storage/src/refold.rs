@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use gibbous_codec::{Kind, LogRecord, LogSeq, OwnedRoomId, RoomNum};
+use gibbous_codec::{LogRecord, LogSeq, OwnedRoomId, RoomNum};
 
 use crate::{
-    BATCH_ADVISED_MAX, Finding, Row, Snapshot, Store, StoreError, Table,
-    keys::{after, decode_row, room_of, room_prefix, room_seq_key, seq_of},
+    BATCH_ADVISED_MAX, Finding, Row, Snapshot, Store, StoreError, Table, Txn,
+    keys::{after, room_of, room_prefix, room_seq_key},
+    log,
     pages::pages,
 };
 
@@ -49,8 +50,8 @@ fn room_named(room: RoomNum, (key, bytes): &Row) -> Result<OwnedRoomId, Finding>
     if *key != begin {
         return Err(Finding { table: Table::Log, key: begin, what: "is missing, though others follow it".to_owned() });
     }
-    match decode_row(Table::Log, key, Kind::LogEntry, bytes) {
-        Ok(LogRecord::RoomOpened(opened)) => Ok(opened.room_id),
+    match log::records_of(key, bytes).map(|records| records.into_iter().next()) {
+        Ok(Some((_, LogRecord::RoomOpened(opened)))) => Ok(opened.room_id),
         Ok(_) => Err(Finding { table: Table::Log, key: begin, what: "does not open a room".to_owned() }),
         Err(error) => Err(Finding::of(Table::Log, key, &error)),
     }
@@ -77,39 +78,16 @@ pub(crate) fn refold(
     until: LogSeq,
     into: &Store,
 ) -> Result<Refolded, StoreError> {
-    let prefix = room_prefix(room);
+    let fold = Refold { snapshot, room, until, into };
     let mut txn = into.txn(room)?;
-    let from = room_seq_key(room, txn.next_seq());
+    let prefix = room_prefix(room);
+    let from = log::first_key(room, txn.next_seq());
     for page in pages(from, PAGE, |from, size| snapshot.scan(Table::Log, from, &prefix, size)) {
         for (key, bytes) in page? {
-            let next = txn.next_seq();
-            if next == until {
-                txn.commit()?;
-                return Ok(Refolded { next, stopped: None });
-            }
-            let record = match record_at(room, next, &key, &bytes) {
-                Ok(record) => record,
-                Err(finding) => {
-                    txn.commit()?;
-                    return Ok(Refolded { next, stopped: Some(finding) });
-                }
+            txn = match fold.row(txn, &key, &bytes)? {
+                Ok(txn) => txn,
+                Err(refolded) => return Ok(refolded),
             };
-            match txn.stage(&record) {
-                Ok(_) => {}
-                Err(error) if error.is_damage() => {
-                    // What was staged of it goes with the transaction; what was staged before it is folded again.
-                    txn.discard();
-                    let before = refold(snapshot, room, next, into)?;
-                    let what = format!("cannot be folded: {error}");
-                    let finding = Finding { table: Table::Log, key, what };
-                    return Ok(Refolded { stopped: before.stopped.or(Some(finding)), ..before });
-                }
-                Err(error) => return Err(error),
-            }
-            if txn.bytes() >= BATCH_ADVISED_MAX / 2 {
-                txn.commit()?;
-                txn = into.txn(room)?;
-            }
         }
     }
     let next = txn.next_seq();
@@ -117,16 +95,63 @@ pub(crate) fn refold(
     Ok(Refolded { next, stopped: None })
 }
 
-fn record_at(room: RoomNum, next: LogSeq, key: &[u8], bytes: &[u8]) -> Result<LogRecord, Finding> {
-    match seq_of(Table::Log, key) {
-        Ok(seq) if seq == next => {}
-        Ok(_) => {
-            let key = room_seq_key(room, next);
-            return Err(Finding { table: Table::Log, key, what: "is missing, though others follow it".to_owned() });
+#[derive(Clone, Copy)]
+struct Refold<'s> {
+    snapshot: &'s dyn Snapshot,
+    room: RoomNum,
+    until: LogSeq,
+    into: &'s Store,
+}
+
+impl<'s> Refold<'s> {
+    /// Folds the records of a row that come next. Returns how far it came where that is the end.
+    fn row(&self, mut txn: Txn<'s>, key: &[u8], bytes: &[u8]) -> Result<Result<Txn<'s>, Refolded>, StoreError> {
+        let next = txn.next_seq();
+        let (records, stopped) = match records_at(self.room, next, key, bytes) {
+            _ if next == self.until => (Vec::new(), None),
+            Ok(records) => (records, None),
+            Err(finding) => (Vec::new(), Some(finding)),
+        };
+        for record in records {
+            let next = txn.next_seq();
+            if next == self.until {
+                break;
+            }
+            match txn.stage(&record) {
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {
+                    // What was staged of it goes with the transaction; what was staged before it is folded again.
+                    txn.discard();
+                    let before = refold(self.snapshot, self.room, next, self.into)?;
+                    let what = format!("cannot be folded: {error}");
+                    let finding = Finding { table: Table::Log, key: room_seq_key(self.room, next), what };
+                    return Ok(Err(Refolded { stopped: before.stopped.or(Some(finding)), ..before }));
+                }
+                Err(error) => return Err(error),
+            }
+            if txn.bytes() >= BATCH_ADVISED_MAX / 2 {
+                txn.commit()?;
+                txn = self.into.txn(self.room)?;
+            }
         }
-        Err(error) => return Err(Finding::of(Table::Log, key, &error)),
+        let next = txn.next_seq();
+        if stopped.is_none() && next != self.until {
+            return Ok(Ok(txn));
+        }
+        txn.commit()?;
+        Ok(Err(Refolded { next, stopped }))
     }
-    decode_row(Table::Log, key, Kind::LogEntry, bytes).map_err(|error| Finding::of(Table::Log, key, &error))
+}
+
+/// Reads the records of a row from the next one on: none, if all of them stand before it.
+fn records_at(room: RoomNum, next: LogSeq, key: &[u8], bytes: &[u8]) -> Result<Vec<LogRecord>, Finding> {
+    let mut records = log::records_of(key, bytes).map_err(|error| Finding::of(Table::Log, key, &error))?;
+    records.retain(|(seq, _)| *seq >= next);
+    if records.first().is_some_and(|(seq, _)| *seq != next) {
+        let key = room_seq_key(room, next);
+        return Err(Finding { table: Table::Log, key, what: "is missing, though others follow it".to_owned() });
+    }
+    Ok(records.into_iter().map(|(_, record)| record).collect())
 }
 
 /// A row that is not the one folded from the log.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use gibbous_codec::{
     AcknowledgedRow, ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind,
-    LogRecord, LogSeq, NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RedactionRow, RoomHead,
-    RoomNum, ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
+    LogRecord, LogSeq, NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RECORDS_A_ROW,
+    RedactionRow, RoomHead, RoomNum, ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
 };
 
 use crate::{
     Row, StoreError, Table,
     event_states::{neighbours_of, of_event, row_key, with_copy},
-    keys::{after, current_key, decode_row, redaction_key, room_bytes_key, room_prefix, room_seq_key, seq_of},
+    keys::{after, current_key, decode_row, redaction_key, room_bytes_key, room_prefix, room_seq_key},
+    log,
     pages::pages,
     state_group::{self, NodeSource},
 };
@@ -113,9 +114,7 @@ pub trait RoomRows: Rows + NodeSource {
     ///
     /// If the backend fails or the row is damaged.
     fn record(&self, seq: LogSeq) -> Result<Option<LogRecord>, StoreError> {
-        let key = room_seq_key(self.room(), seq);
-        let row = self.row(Table::Log, &key)?;
-        row.map(|bytes| decode_row(Table::Log, &key, Kind::LogEntry, &bytes)).transpose()
+        log::read_record(self.room(), seq, |key| self.row(Table::Log, key))
     }
 
     /// Returns the records of the log from a place on, at most `limit`.
@@ -124,11 +123,22 @@ pub trait RoomRows: Rows + NodeSource {
     ///
     /// If the backend fails or a row is damaged.
     fn records_from(&self, from: LogSeq, limit: usize) -> Result<Vec<(LogSeq, LogRecord)>, StoreError> {
+        const PAGE: usize = 32;
         let prefix = room_prefix(self.room());
-        let rows = self.rows(Table::Log, &prefix, &room_seq_key(self.room(), from), limit)?;
-        rows.into_iter()
-            .map(|(key, bytes)| Ok((seq_of(Table::Log, &key)?, decode_row(Table::Log, &key, Kind::LogEntry, &bytes)?)))
-            .collect()
+        // Rows of one record may stand between the place of a row of several and this one.
+        let page = limit.min(PAGE) + RECORDS_A_ROW - 1;
+        let mut records = Vec::new();
+        let begin = log::first_key(self.room(), from);
+        for page in pages(begin, page, |from, size| self.rows(Table::Log, &prefix, from, size)) {
+            for (key, bytes) in page? {
+                records.extend(log::records_of(&key, &bytes)?.into_iter().filter(|(seq, _)| *seq >= from));
+                if records.len() >= limit {
+                    records.truncate(limit);
+                    return Ok(records);
+                }
+            }
+        }
+        Ok(records)
     }
 
     /// Returns what an event's record said when it was stored.
@@ -358,10 +368,14 @@ pub(crate) fn id_row_of(key: &[u8], row: Option<&[u8]>) -> Result<IdRow, StoreEr
     row.map_or(Ok(IdRow::default()), |bytes| decode_row(Table::EventIds, key, Kind::IdRow, bytes))
 }
 
-/// Reads the record of an event.
-pub(crate) fn event_record_of(room: RoomNum, num: EventNum, bytes: &[u8]) -> Result<EventRecord, StoreError> {
-    match decode_row(Table::Log, &room_seq_key(room, num.into()), Kind::LogEntry, bytes)? {
-        LogRecord::Event(record) => Ok(*record),
+/// Takes the record of an event as one.
+pub(crate) fn event_record_of(
+    room: RoomNum,
+    num: EventNum,
+    record: Option<LogRecord>,
+) -> Result<EventRecord, StoreError> {
+    match record {
+        Some(LogRecord::Event(record)) => Ok(*record),
         _ => Err(missing_event(room, num)),
     }
 }

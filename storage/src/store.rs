@@ -18,9 +18,10 @@ use crate::{
     BATCH_ADVISED_MAX, Backend, BackendError, Batch, Damage, Snapshot, StoreError, Table,
     cache::{Cache, CacheCounts},
     kept::KeptRows,
-    keys::{decode_row, encode_row, invite_key, invites_prefix, room_bytes_key, room_prefix, room_seq_key},
+    keys::{decode_row, encode_row, invite_key, invites_prefix, room_bytes_key, room_prefix},
+    log,
     recover::{DamagedRooms, forget_number, recover, room_id_of},
-    rows::{event_record_of, missing_event},
+    rows::event_record_of,
     state_group::Node,
     txn::Txn,
 };
@@ -490,9 +491,8 @@ impl Store {
         if let Some(record) = self.shared.events.get(&(room, num)) {
             return Ok(record);
         }
-        let key = room_seq_key(room, num.into());
-        let bytes = snapshot.get(Table::Log, &key)?.ok_or_else(|| missing_event(room, num))?;
-        let record = Arc::new(event_record_of(room, num, &bytes)?);
+        let record = log::read_record(room, num.into(), |key| Ok(snapshot.get(Table::Log, key)?))?;
+        let record = Arc::new(event_record_of(room, num, record)?);
         self.shared.events.put((room, num), record.clone(), RECORD_BYTES + record.json.len());
         Ok(record)
     }

@@ -13,8 +13,9 @@ use crate::{
     apply::{self, RoomRowsMut, apply, entry_of},
     event_states::{Neighbours, StagedStates, neighbours_of, of_event, row_key},
     kept::{CITED_MAX, Kept},
-    keys::{decode_row, encode_row, room_bytes_key, room_prefix, room_seq_key, unwritable},
-    rows::{RoomRows, Rows, event_record_of, id_row_of, missing_event},
+    keys::{decode_row, encode_row, room_bytes_key, room_prefix, unwritable},
+    log::{self, StagedLog},
+    rows::{RoomRows, Rows, event_record_of, id_row_of},
     state_group::{self, Change, Entry, Node, NodeSink, NodeSource},
     state_index::first_cited_and_missing,
     store::Store,
@@ -33,6 +34,8 @@ pub struct Txn<'s> {
     head_before: Option<Vec<u8>>,
     head: Option<RoomHead>,
     first_seq: LogSeq,
+    log: StagedLog,
+    /// The other rows.
     batch: Batch,
     /// Events of which the records are staged, as many as fit [`EVENTS_BYTES`]: those that come after them need not
     /// decode these.
@@ -71,6 +74,7 @@ impl<'s> Txn<'s> {
             head_before,
             head: None,
             first_seq: LogSeq(0),
+            log: StagedLog::new(room, LogSeq(0)),
             batch: Batch::new(),
             events: BTreeMap::new(),
             events_bytes: 0,
@@ -84,6 +88,7 @@ impl<'s> Txn<'s> {
         let head = txn.head_before.as_ref();
         txn.head = head.map(|bytes| decode_row(Table::Head, &key, Kind::Head, bytes)).transpose()?;
         txn.first_seq = txn.next_seq();
+        txn.log = StagedLog::new(room, txn.first_seq);
         Ok(txn)
     }
 
@@ -123,7 +128,7 @@ impl<'s> Txn<'s> {
     pub fn stage(&mut self, record: &LogRecord) -> Result<LogSeq, StoreError> {
         self.end_judged()?;
         let seq = self.next_seq();
-        self.write_record(seq, record)?;
+        self.log.push(record)?;
         apply(self, seq, record)?;
         self.records += 1;
         Ok(seq)
@@ -161,16 +166,9 @@ impl<'s> Txn<'s> {
 
     fn end_judged(&mut self) -> Result<(), StoreError> {
         match self.judged.take() {
-            Some((seq, judgements)) => self.write_record(seq, &LogRecord::Judged(judgements)),
+            Some((_, judgements)) => self.log.push(&LogRecord::Judged(judgements)),
             None => Ok(()),
         }
-    }
-
-    fn write_record(&mut self, seq: LogSeq, record: &LogRecord) -> Result<(), StoreError> {
-        let key = room_seq_key(self.room, seq);
-        let value = encode_row(Table::Log, &key, Kind::LogEntry, record)?;
-        self.write(Table::Log, key, Some(value));
-        Ok(())
     }
 
     /// Appends the record of a new event and returns its number.
@@ -286,7 +284,7 @@ impl<'s> Txn<'s> {
         /// Of a judgement in its record: a state, and the verdict before.
         const JUDGEMENT_BYTES: usize = 120;
         let judged = self.judged.as_ref().map_or(0, |(_, judgements)| judgements.len());
-        self.batch.bytes() + self.states.bytes() + judged * JUDGEMENT_BYTES
+        self.log.bytes() + self.batch.bytes() + self.states.bytes() + judged * JUDGEMENT_BYTES
     }
 
     /// Tells whether nothing is staged.
@@ -312,6 +310,9 @@ impl<'s> Txn<'s> {
         self.end_judged()?;
         let key = room_prefix(self.room);
         let mut batch = mem::take(&mut self.batch);
+        for (key, value) in mem::replace(&mut self.log, StagedLog::new(self.room, self.first_seq)).into_rows()? {
+            batch.put(Table::Log, key, value);
+        }
         for row in mem::take(&mut self.states).into_rows(self.room) {
             let (key, value) = row?;
             batch.put(Table::Events, key, value);
@@ -413,6 +414,20 @@ impl RoomRows for Txn<'_> {
         Ok(self.head.clone())
     }
 
+    fn record(&self, seq: LogSeq) -> Result<Option<LogRecord>, StoreError> {
+        match self.log.record(seq)? {
+            Some(record) => Ok(Some(record)),
+            None => log::read_record(self.room, seq, |key| Ok(self.snapshot.get(Table::Log, key)?)),
+        }
+    }
+
+    fn records_from(&self, from: LogSeq, limit: usize) -> Result<Vec<(LogSeq, LogRecord)>, StoreError> {
+        let mut records = self.as_begun().records_from(from, limit)?;
+        let staged = self.log.records_from(from).take(limit.saturating_sub(records.len()));
+        records.append(&mut staged.collect::<Result<_, _>>()?);
+        Ok(records)
+    }
+
     fn id_row(&self, event_id: &EventId) -> Result<IdRow, StoreError> {
         if let Some(row) = self.kept.borrow().id(event_id) {
             return Ok(row);
@@ -444,9 +459,8 @@ impl RoomRows for Txn<'_> {
             return Ok(event.clone());
         }
         // What is staged may yet be discarded, and its number given to another event: the store does not keep it.
-        match self.batch.staged(Table::Log, &room_seq_key(self.room, num.into())) {
-            Some(Some(bytes)) => Ok(Arc::new(event_record_of(self.room, num, bytes)?)),
-            Some(None) => Err(missing_event(self.room, num)),
+        match self.log.record(num.into())? {
+            Some(record) => Ok(Arc::new(event_record_of(self.room, num, Some(record))?)),
             None => self.store.read_event_record(&*self.snapshot, self.room, num),
         }
     }

@@ -1,11 +1,14 @@
 //! A state that a server has named is adopted as a whole once all that it consists of is there, held until no verdict
 //! in it may change, or refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventState, EventStatus, LogRecord, OwnedEventId, Path, Pdu, RefusalReason, Rejection,
-    Rule, ServerName, Stage, StateGroup, StateKey, States, path,
+    Check, EventId, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Path, Pdu, RefusalReason,
+    Rejection, Rule, ServerName, Stage, StateGroup, StateKey, States, first_of_row, path,
 };
 use gibbous_storage::{Entry, RoomRows, Txn};
 
@@ -22,7 +25,7 @@ use crate::{
     resync::{Fetch, Progress, StateIds, outliers::Loose},
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
-    verify_pool::map_in_turn,
+    verify_pool::{map, map_in_turn},
 };
 
 /// What became of a state that is all there, as far as it can be had.
@@ -227,16 +230,35 @@ impl Room {
         holes: BTreeSet<OwnedEventId>,
     ) -> Result<Result<Named, RefusalReason>, Error> {
         let mut named = Named { state: BTreeMap::new(), holes, until_final: BTreeSet::new() };
-        let stored = txn.as_begun();
-        let find = |event_id: &&OwnedEventId| -> Result<Option<Stored>, Error> {
-            let Some((num, stage)) = stage_of(&stored, event_id)? else { return Ok(None) };
-            Ok(Some((num, stage, stored.event_record(num)?.state_key.clone())))
+        let rows = txn.as_begun();
+        // In the order of the IDs, and then of the log: rows that stand together are read together.
+        let mut ids: Vec<&OwnedEventId> = ids.iter().collect();
+        ids.sort_unstable();
+        let mut stored: Vec<(EventNum, &OwnedEventId)> = Vec::with_capacity(ids.len());
+        for (num, event_id) in map(&ids, |event_id| rows.event_num(event_id)).into_iter().zip(&ids) {
+            match num? {
+                Some(num) => stored.push((num, *event_id)),
+                None => match self.look_at(txn, &mut named, event_id, None)? {
+                    Ok(()) => {}
+                    Err(reason) => return Ok(Err(reason)),
+                },
+            }
+        }
+        stored.sort_unstable();
+        let find = |stored: &&[(EventNum, &OwnedEventId)]| {
+            let found = rows.neighbours(&stored.iter().map(|(num, _)| *num).collect::<Vec<_>>())?;
+            let keyed = |(record, stage): (Arc<EventRecord>, Stage)| (stage, record.state_key.clone());
+            Ok::<_, Error>(found.into_iter().map(keyed).collect::<Vec<_>>())
         };
-        let mut in_turn = ids.iter();
-        let looked = map_in_turn(ids.iter().collect(), find, |found| {
-            for (stored, event_id) in found.into_iter().zip(in_turn.by_ref()) {
-                // Of a state that is no true one, the rest is not read.
-                self.look_at(txn, &mut named, event_id, stored.map_err(Err)?).map_err(Err)?.map_err(Ok)?;
+        let mut in_turn = stored.iter();
+        let share_row = |a: &(EventNum, _), b: &(EventNum, _)| first_of_row(a.0.into()) == first_of_row(b.0.into());
+        let looked = map_in_turn(stored.chunk_by(share_row).collect(), find, |found| {
+            for found in found {
+                for ((stage, key), (num, event_id)) in found.map_err(Err)?.into_iter().zip(in_turn.by_ref()) {
+                    // Of a state that is no true one, the rest is not read.
+                    let stored = Some((*num, stage, key));
+                    self.look_at(txn, &mut named, event_id, stored).map_err(Err)?.map_err(Ok)?;
+                }
             }
             Ok(())
         });

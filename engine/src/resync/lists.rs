@@ -265,6 +265,7 @@ mod tests {
             ("{}", "it has no list pdus"),
             (r#"{"pdus":[]}"#, "it has no list auth_chain"),
             (r#"{"auth_chain":[],"pdus":{}}"#, "it has no list pdus"),
+            (r#"{"auth_chain":[],"pd\u0075s":[]}"#, "it has no list pdus"),
             (r#"{"auth_chain":[],"pdus_":[],"in":{"pdus":[]}}"#, "it has no list pdus"),
             (r#"{"pdus":[],"auth_chain":[]} {}"#, "it is no JSON object"),
             (r#"{"pdus":[],"auth_chain":[]}]"#, "it is no JSON object"),

@@ -3,7 +3,7 @@
 use gibbous::{
     Backend, Check, EventStatus, FailureCode, JoinStatus, Limits, MemoryBackend, Outcome, Pdu, RequestKind, Response,
     RoomVersionId, StateKey,
-    gibbous_codec::{Kind, LogRecord, decode},
+    gibbous_codec::{LogRecord, LogRow},
     gibbous_storage::Table,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, S, S2, Storage, Story},
 };
@@ -196,8 +196,11 @@ fn an_event_after_a_long_chain_of_rejected_ones_is_stored() {
     assert_eq!(story.view().forward_extremities(), [good]);
     let log = backend.snapshot().expect("memory can be read").scan(Table::Log, &[], &[], usize::MAX);
     for (_, row) in log.expect("memory can be read") {
-        if let LogRecord::Folded(folded) = decode(Kind::LogEntry, 0, &row).expect("the row is whole") {
-            assert!(folded.passed.len() <= 150, "{} IDs in one record", folded.passed.len());
+        let row = LogRow::decode(&row).expect("the row is whole");
+        for record in row.iter() {
+            if let LogRecord::Folded(folded) = record.expect("the row is whole") {
+                assert!(folded.passed.len() <= 150, "{} IDs in one record", folded.passed.len());
+            }
         }
     }
 }

@@ -1,13 +1,15 @@
 //! One room as it stands at one time, to be read.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use gibbous_codec::{EventNum, EventRecord, NodeHash, RoomNum};
+use gibbous_codec::{EventNum, EventRecord, LogRecord, LogSeq, NodeHash, RoomNum, Stage, first_of_row};
 
 use super::Store;
 use crate::{
     Row, Snapshot, StoreError, Table,
-    rows::{RoomRows, Rows},
+    event_states::{Neighbours, neighbours_of, of_event, row_key},
+    log,
+    rows::{RoomRows, Rows, event_record_of},
     state_group::{Node, NodeSource},
 };
 
@@ -25,6 +27,47 @@ impl<'s> RoomSnapshot<'s> {
 
     pub(crate) fn of(store: &'s Store, room: RoomNum, snapshot: Box<dyn Snapshot + 's>) -> Self {
         Self { store, room, snapshot }
+    }
+
+    /// Returns the records of events and how far they have come, for the sake of many neighbours in the log: what these
+    /// share is read once. The numbers are to ascend.
+    ///
+    /// # Errors
+    ///
+    /// As [`RoomRows::event`].
+    pub fn neighbours(&self, nums: &[EventNum]) -> Result<Vec<(Arc<EventRecord>, Stage)>, StoreError> {
+        let mut found = Vec::with_capacity(nums.len());
+        for nums in nums.chunk_by(|a, b| first_of_row((*a).into()) == first_of_row((*b).into())) {
+            let records = match nums {
+                [num] => vec![self.event_record(*num)?],
+                _ => self.records_of_row(nums)?,
+            };
+            let mut changed: Option<(Vec<u8>, Neighbours)> = None;
+            for (num, record) in nums.iter().zip(records) {
+                let key = row_key(self.room, *num);
+                if changed.as_ref().is_none_or(|(of, _)| *of != key) {
+                    let row = self.snapshot.get(Table::Events, &key)?;
+                    changed = Some((key.clone(), neighbours_of(&key, row.as_deref())?));
+                }
+                let changed = changed.as_ref().and_then(|(_, changed)| of_event(changed, *num));
+                let stage = changed.map_or_else(|| record.state.stage.clone(), |changed| changed.stage.clone());
+                found.push((record, stage));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the records of events that may share a row of the log.
+    fn records_of_row(&self, nums: &[EventNum]) -> Result<Vec<Arc<EventRecord>>, StoreError> {
+        let key = nums.first().map(|num| log::first_key(self.room, (*num).into())).unwrap_or_default();
+        let row = self.snapshot.get(Table::Log, &key)?;
+        let records = row.map_or(Ok(Vec::new()), |bytes| log::records_of(&key, &bytes))?;
+        let mut records: BTreeMap<LogSeq, LogRecord> = records.into_iter().collect();
+        let record_of = |num: &EventNum| match records.remove(&(*num).into()) {
+            Some(record) => Ok(Arc::new(event_record_of(self.room, *num, Some(record))?)),
+            None => self.event_record(*num),
+        };
+        nums.iter().map(record_of).collect()
     }
 }
 

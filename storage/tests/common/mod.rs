@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use gibbous_codec::{
     AcknowledgedRow, Backoff, Completed, Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Hex,
-    ImportRecord, InviteRow, JoinRecord, Judgement, LogRecord, LogSeq, NamedIds, OwnedEventId, Position, QuestionRow,
-    RedactedRecord, RedactionRecord, RedactionRow, RoomId, RoomNum, RoomOpened, RoomVersionId, Rule, ServerKeyRow,
-    ServerKeysRow, ServerName, SoftFailure, Stage, StateGroup, StateKey, States, WholeCopyRecord,
+    ImportRecord, InviteRow, JoinRecord, Judgement, LogRecord, LogRow, LogSeq, NamedIds, OwnedEventId, Position,
+    QuestionRow, RecordBytes, RedactedRecord, RedactionRecord, RedactionRow, RoomId, RoomNum, RoomOpened,
+    RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServerName, SoftFailure, Stage, StateGroup, StateKey, States,
+    WholeCopyRecord, encode_record,
 };
 use gibbous_storage::{Backend, Batch, Finding, MemoryBackend, RoomRows, Row, Store, StoreError, Table, Txn, check};
 
@@ -85,17 +86,35 @@ pub(crate) fn write(backend: &dyn Backend, table: Table, key: &[u8], value: Opti
     backend.commit(&batch).expect("memory can be written");
 }
 
-/// Returns the rows that are in one of two dumps only, or differ, for a message that can be read.
+/// Returns the rows that are in one of two dumps only, or differ, for a message that can be read. Which records of a log
+/// share a row is no difference.
 pub(crate) fn differences(found: &BTreeMap<Table, Vec<Row>>, expected: &BTreeMap<Table, Vec<Row>>) -> Vec<String> {
     let lines = |dump: &BTreeMap<Table, Vec<Row>>| -> Vec<String> {
-        let rows = dump.iter().flat_map(|(table, rows)| rows.iter().map(move |row| (table, row)));
-        rows.map(|(table, (key, value))| format!("{table} {} {}", Hex(key), Hex(value))).collect()
+        let line = |table: &Table, (key, value): &Row| format!("{table} {} {}", Hex(key), Hex(value));
+        let lines = |table: &Table, row: &Row| match table {
+            Table::Log => records_of(row).iter().map(|row| line(table, row)).collect(),
+            _ => vec![line(table, row)],
+        };
+        dump.iter().flat_map(|(table, rows)| rows.iter().flat_map(move |row| lines(table, row))).collect()
     };
     let (found, expected) = (lines(found), lines(expected));
     let only = |of: &[String], other: &[String], sign: char| -> Vec<String> {
         of.iter().filter(|line| !other.contains(line)).map(|line| format!("{sign} {line:.200}")).collect()
     };
     [only(&found, &expected, '+'), only(&expected, &found, '-')].concat()
+}
+
+/// Returns the rows that the records of a row of the log would have by themselves; what cannot be read as it is.
+fn records_of(row: &Row) -> Vec<Row> {
+    let (key, value) = row;
+    let Ok(records) = LogRow::decode(value) else { return vec![row.clone()] };
+    let Some((room, seq)) = key.split_last_chunk() else { return vec![row.clone()] };
+    let by_itself = |at: usize| {
+        let seq = u64::from_be_bytes(*seq) + at as u64;
+        let record = RecordBytes::of(&records.record(at).expect("a record")).expect("a record is encoded");
+        ([room, &seq.to_be_bytes()].concat(), encode_record(&record).expect("a record is encoded"))
+    };
+    (0..records.records()).map(by_itself).collect()
 }
 
 fn room_id(id: &str) -> &RoomId {

@@ -77,7 +77,8 @@ impl Host {
         listener.set_nonblocking(true)?;
         fs::create_dir_all(&config.data_dir)?;
         let key = OurKey::load(config.server_name.clone(), &config.data_dir)?;
-        let wire = Wire::new(key, config.ca.as_deref(), TokioResolver::builder_tokio()?.build()?, now_ms)?;
+        let dns = TokioResolver::builder_tokio()?.build()?;
+        let wire = Wire::new(key, config.ca.as_deref(), &config.data_dir, dns, now_ms)?;
         let backend = SledBackend::open(&config.data_dir.join("rooms"), SledOptions::default())?;
         // The engine needs a place to store and our name. A resync that was cut short goes on by itself.
         let engine = Engine::open(Arc::new(backend), gibbous::Config::new(config.server_name.clone()), now_ms())?;

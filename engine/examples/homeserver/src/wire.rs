@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -63,11 +63,19 @@ pub struct Wire {
     delegated: Known<OwnedServerName>,
     /// The keys by which servers sign requests.
     keys: Known<Published>,
+    /// Where long answers are put aside: on the disk, where `/tmp` may be memory.
+    spool: PathBuf,
 }
 
 impl Wire {
     /// Takes a certificate that is believed beside those of the system.
-    pub(crate) fn new(key: OurKey, ca: Option<&Path>, dns: TokioResolver, now_ms: fn() -> u64) -> Result<Self, Error> {
+    pub(crate) fn new(
+        key: OurKey,
+        ca: Option<&Path>,
+        spool: &Path,
+        dns: TokioResolver,
+        now_ms: fn() -> u64,
+    ) -> Result<Self, Error> {
         // Only the first one in a process is taken, and they are all the same.
         let _ = ring::default_provider().install_default();
         let ca = ca.map(fs::read).transpose()?.map(|pem| Certificate::from_pem(&pem)).transpose()?;
@@ -83,6 +91,7 @@ impl Wire {
             by_srv: client(Policy::none()).dns_resolver(BySrv(dns)).build()?,
             delegated: Known::new(NAME_FRESH_MS, now_ms),
             keys: Known::new(KEYS_FRESH_MS, now_ms),
+            spool: spool.to_owned(),
         })
     }
 
@@ -101,7 +110,7 @@ impl Wire {
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
         let mut answer = self.answer(to, request).await?.into_data_stream();
-        let mut file = tokio::fs::File::from_std(tempfile::tempfile()?);
+        let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(&self.spool)?);
         let mut left = ANSWER_BYTES_MAX;
         while let Some(piece) = answer.try_next().await? {
             left = left.checked_sub(piece.len()).ok_or("the answer is too long")?;
@@ -253,7 +262,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().expect("there is room for temporary files");
         let us: OwnedServerName = "us.example".try_into().expect("a server name");
         let key = OurKey::load(us, dir.path()).expect("the directory can be used");
-        Wire::new(key, ca, dns, now_ms).expect("a client can be made")
+        Wire::new(key, ca, dir.path(), dns, now_ms).expect("a client can be made")
     }
 
     #[tokio::test]
