@@ -184,7 +184,7 @@ fn hand_on(place: u64, mut carried: Vec<u8>, rest: &[u8], take: &mut impl FnMut(
 mod tests {
     use std::io::BufReader;
 
-    use proptest::{collection::vec, prelude::*};
+    use proptest::{collection::vec, prelude::*, sample::select};
     use serde::Deserialize;
     use serde_json::{Value, json, value::RawValue};
 
@@ -210,6 +210,31 @@ mod tests {
         #[serde(borrow)]
         auth_chain: Vec<&'a RawValue>,
     }
+
+    /// What bodies are made of, whole or not.
+    const PARTS: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "]",
+        "{}",
+        "],",
+        "\"",
+        "\\",
+        "\\\"",
+        ",",
+        ":",
+        " ",
+        "1",
+        "null",
+        r#""a":{}"#,
+        r#"{"b":[{}]}"#,
+        r#""pdus":["#,
+        r#""auth_chain":["#,
+        r#""auth_chain":[]}"#,
+        r#"],"auth_chain":["#,
+        r#""in":{"pdus":[]}"#,
+    ];
 
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
@@ -251,8 +276,20 @@ mod tests {
         }
 
         #[test]
-        fn anything_may_be_read(body in "[{}\\[\\]\",:\\\\ pdus]{0,80}", bytes_at_a_time in 1_usize..80) {
-            let _ = objects(&body, bytes_at_a_time);
+        fn whatever_is_read_is_what_a_parser_reads_and_the_same_however_much_is_read_at_a_time(
+            body in vec(select(PARTS), 0..24).prop_map(|parts| format!(r#"{{"pdus":[{}"#, parts.concat())),
+            bytes_at_a_time in 1_usize..80,
+        ) {
+            let found = objects(&body, bytes_at_a_time);
+            prop_assert_eq!(&found, &objects(&body, 1 << 10));
+            if let Ok(lists) = serde_json::from_str::<Lists<'_>>(&body) {
+                let all = lists.pdus.into_iter().chain(lists.auth_chain).map(RawValue::get);
+                let mut expected: Vec<&str> = all.filter(|value| value.starts_with('{')).collect();
+                let mut found = found.map_err(TestCaseError::fail)?;
+                expected.sort_unstable();
+                found.sort_unstable();
+                prop_assert_eq!(found, expected);
+            }
         }
     }
 

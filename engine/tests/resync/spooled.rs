@@ -3,7 +3,7 @@
 use std::{fs::File, io::Write};
 
 use gibbous::{
-    Limits, Response, RoomVersionId, Spooled,
+    Limits, Request, RequestError, Response, RoomVersionId, Spooled,
     testing::{Asked, Reply, RoomBuilder, S, S2, Story},
 };
 
@@ -20,6 +20,11 @@ fn spooled(response: &Response) -> (Response, File) {
     file.write_all(body).expect("there is room for it");
     let other = file.try_clone().expect("it is open");
     (Response::Spooled(Spooled::new(file)), other)
+}
+
+fn answer(story: &mut Story, request: &Request) {
+    let response = story.honest_answer(request);
+    story.answer(request.id, response);
 }
 
 /// Alice has joined, and nobody has answered anything yet.
@@ -101,6 +106,42 @@ fn events_that_are_gone_from_the_file_when_the_keys_have_come_are_asked_for_anew
     file.set_len(0).expect("it is open");
     story.release();
     assert!(kinds(&story)[before..].contains(&Asked::Events), "{:?}", story.questions());
+    assert!(!story.view().is_partial());
+    assert_eq!(story.holes(), Some(Vec::new()));
+    story.assert_converged();
+}
+
+#[test]
+fn events_wait_unread_as_often_as_their_servers_may_be_asked_again() {
+    let members = |room: &mut RoomBuilder| (0..10).for_each(|n| drop(room.join(&format!("@user:s{n}.example")).send()));
+    let mut story = Story::with(&RoomVersionId::V11, &[], members, in_memory(), Limits::default());
+    story.servers.set_all(Asked::State, Reply::Silence);
+    let mut story = join(story);
+    story.servers.set_all(Asked::ServerKeys, Reply::Silence);
+    let state = story.asked.last().expect("something was asked").clone();
+    assert_eq!(Asked::of(&state.kind), Asked::State);
+    story.take_asked();
+    let (response, _) = spooled(&story.honest_answer(&state));
+    story.answer(state.id, response);
+    let asked = story.take_asked();
+    assert!(asked.len() > 2 && asked.iter().all(|request| Asked::of(&request.kind) == Asked::ServerKeys), "{asked:?}");
+    // One fails, and may be asked again when the last one answers.
+    let (failing, others) = asked.split_first().expect("keys were asked for");
+    story.answer(failing.id, Response::Failed(RequestError::Timeout));
+    story.now_ms += Limits::default().backoff_ms_min;
+    for request in others {
+        assert_eq!(story.take_asked(), [], "nothing is asked before all have answered");
+        answer(&mut story, request);
+    }
+    let asked = story.take_asked();
+    let destinations: Vec<_> = asked.iter().map(|request| (&request.destination, Asked::of(&request.kind))).collect();
+    assert_eq!(destinations, [(&failing.destination, Asked::ServerKeys)]);
+    assert!(story.view().is_partial());
+    answer(&mut story, &asked[0]);
+    // The event that the state is at has not come with it.
+    while let Some(request) = story.take_asked().iter().find(|request| Asked::of(&request.kind) == Asked::ServerKeys) {
+        answer(&mut story, request);
+    }
     assert!(!story.view().is_partial());
     assert_eq!(story.holes(), Some(Vec::new()));
     story.assert_converged();
