@@ -10,7 +10,7 @@ use gibbous_codec::{
     Check, EventId, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Path, Pdu, RefusalReason,
     Rejection, Rule, ServerName, Stage, StateGroup, StateKey, States, first_of_row, path,
 };
-use gibbous_storage::{Entry, RoomRows, Txn};
+use gibbous_storage::{Entry, RoomRows, RoomSnapshot, Txn};
 
 use crate::{
     Error,
@@ -25,7 +25,7 @@ use crate::{
     resync::{Fetch, Progress, StateIds, outliers::Loose},
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
-    verify_pool::{map, map_in_turn},
+    verify_pool::map_in_turn,
 };
 
 /// What became of a state that is all there, as far as it can be had.
@@ -48,6 +48,9 @@ struct Named {
 
 /// What is stored of an event: its number, how far it has come, and its key if it is a state event.
 type Stored = (EventNum, Stage, Option<StateKey>);
+
+/// Events that are stored, with their numbers, and such as are not.
+type InLogOrder<'i> = (Vec<(EventNum, &'i OwnedEventId)>, Vec<&'i OwnedEventId>);
 
 impl Room {
     /// Stores the event that a state is at, which cannot be verified: the state will be told all the same.
@@ -231,20 +234,12 @@ impl Room {
     ) -> Result<Result<Named, RefusalReason>, Error> {
         let mut named = Named { state: BTreeMap::new(), holes, until_final: BTreeSet::new() };
         let rows = txn.as_begun();
-        // In the order of the IDs, and then of the log: rows that stand together are read together.
-        let mut ids: Vec<&OwnedEventId> = ids.iter().collect();
-        ids.sort_unstable();
-        let mut stored: Vec<(EventNum, &OwnedEventId)> = Vec::with_capacity(ids.len());
-        for (num, event_id) in map(&ids, |event_id| rows.event_num(event_id)).into_iter().zip(&ids) {
-            match num? {
-                Some(num) => stored.push((num, *event_id)),
-                None => match self.look_at(txn, &mut named, event_id, None)? {
-                    Ok(()) => {}
-                    Err(reason) => return Ok(Err(reason)),
-                },
+        let (stored, others) = in_log_order(&rows, ids)?;
+        for event_id in others {
+            if let Err(reason) = self.look_at(txn, &mut named, event_id, None)? {
+                return Ok(Err(reason));
             }
         }
-        stored.sort_unstable();
         let find = |stored: &&[(EventNum, &OwnedEventId)]| {
             let found = rows.neighbours(&stored.iter().map(|(num, _)| *num).collect::<Vec<_>>())?;
             let keyed = |(record, stage): (Arc<EventRecord>, Stage)| (stage, record.state_key.clone());
@@ -451,6 +446,30 @@ impl Room {
         }
         Ok(Ok(true))
     }
+}
+
+/// Returns those of some events that are stored, in the order of the log, and the others. They are looked for in the order
+/// of their IDs: rows that stand together are read together, these and those that are read next.
+fn in_log_order<'i>(rows: &RoomSnapshot<'_>, ids: &'i [OwnedEventId]) -> Result<InLogOrder<'i>, Error> {
+    let mut ids: Vec<&OwnedEventId> = ids.iter().collect();
+    ids.sort_unstable();
+    let (mut stored, mut others) = (Vec::with_capacity(ids.len()), Vec::new());
+    let mut in_turn = ids.iter();
+    map_in_turn(
+        ids.clone(),
+        |event_id| rows.event_num(event_id),
+        |nums| {
+            for (num, event_id) in nums.into_iter().zip(in_turn.by_ref()) {
+                match num? {
+                    Some(num) => stored.push((num, *event_id)),
+                    None => others.push(*event_id),
+                }
+            }
+            Ok::<_, Error>(())
+        },
+    )?;
+    stored.sort_unstable();
+    Ok((stored, others))
 }
 
 /// What is held of an event that nobody can give with a signature that holds. Once the state at it has been told, the
