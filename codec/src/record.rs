@@ -90,7 +90,8 @@ pub struct EventRecord {
 pub enum Edge {
     /// To an event that was stored before.
     Known(EventNum),
-    /// To an event that was not stored when the referring one was; it may be now.
+    /// To an event that was not stored when the referring one was, or was not looked for, as that is an outlier; it may be
+    /// stored now.
     Unknown(OwnedEventId),
 }
 

@@ -1,7 +1,7 @@
 //! PDUs on receipt: what becomes of each, in a partial room above all, and that nothing harms the room.
 
 use gibbous::{
-    EventStatus, FailureCode, Outcome, OwnedEventId, RoomVersionId, StateKey,
+    EventId, EventStatus, FailureCode, Outcome, OwnedEventId, Pdu, RoomVersionId, StateKey,
     testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Story, US},
 };
 use serde_json::{Value, json};
@@ -532,4 +532,60 @@ fn an_outlier_of_the_state_that_is_pushed_holds_up_nothing_that_cites_it() {
             assert_eq!((story.verdict(&levels), story.verdict(&hello)), ("accepted".to_owned(), "accepted".to_owned()));
         }
     }
+}
+
+#[test]
+fn an_auth_chain_behind_events_that_are_stored_is_taken_from_an_answer() {
+    let mut story = Story::joined(&RoomVersionId::V11);
+    story.release();
+    let state = story.room.state_after(&story.join);
+    let of_state = |event_type: &str| state[&StateKey::new(event_type, "")].clone();
+    let (create, levels, rules) =
+        (story.create.clone(), of_state("m.room.power_levels"), of_state("m.room.join_rules"));
+    let mut depth = 50;
+    let mut sign = |story: &Story, server: &str, event: Value, cited: &[&EventId]| {
+        depth += 1;
+        let auth_events: Vec<&EventId> = [&*create, &*levels].into_iter().chain(cited.iter().copied()).collect();
+        let mut event = event;
+        for (field, value) in [
+            ("room_id", json!(story.room.id())),
+            ("depth", json!(depth)),
+            ("origin_server_ts", json!(1_700_000_100_000_u64 + depth)),
+            ("prev_events", json!([story.join])),
+            ("auth_events", json!(auth_events)),
+        ] {
+            event[field] = value;
+        }
+        story.room.sign(server, &event)
+    };
+    let member = |sender: &str, content: Value| json!({"type": "m.room.member", "state_key": ELSIE, "sender": sender, "content": content});
+    let message = json!({"type": "m.room.message", "sender": ELSIE, "content": {"body": "hello"}});
+    let charlie = story.charlie.clone();
+    let invite = sign(&story, S, member(CHARLIE, json!({"membership": "invite"})), &[&rules, &charlie]);
+    let joined = sign(&story, S2, member(ELSIE, json!({"membership": "join"})), &[&rules, invite.event_id()]);
+    let named = json!({"membership": "join", "displayname": "Elsie"});
+    let named = sign(&story, S2, member(ELSIE, named), &[&rules, joined.event_id()]);
+    let first = sign(&story, S2, message.clone(), &[named.event_id()]);
+    let second = sign(&story, S2, message, &[named.event_id()]);
+    let chain = |pdus: &[&Pdu]| {
+        let events = pdus.iter().map(|pdu| serde_json::from_str(pdu.canonical_json()).expect("it is JSON"));
+        Reply::Body(json!({"auth_chain": events.collect::<Vec<Value>>()}).to_string())
+    };
+    // Nobody has what the join rests on: it waits. What comes of the change of name, which rests on it, is an outlier.
+    story.servers.set_all(Asked::EventAuth, Reply::Status(404, "M_NOT_FOUND"));
+    story.receive_bytes(S2, joined.canonical_json().as_bytes());
+    story.servers.set_about(first.event_id(), Asked::EventAuth, chain(&[&named]));
+    story.receive_bytes(S2, first.canonical_json().as_bytes());
+    assert_eq!(story.verdict(joined.event_id()), "waiting");
+    assert!(story.verdict(named.event_id()).starts_with("outlier"), "{}", story.verdict(named.event_id()));
+    // Somebody has all of it.
+    story.servers.set_about(first.event_id(), Asked::EventAuth, chain(&[&invite, &joined, &named]));
+    story.servers.set_about(second.event_id(), Asked::EventAuth, chain(&[&invite, &joined, &named]));
+    story.receive_bytes(S2, second.canonical_json().as_bytes());
+    for _ in 0..20 {
+        story.pass_time();
+    }
+    assert_eq!(story.verdict(invite.event_id()), "outlier, accepted");
+    assert_eq!(story.verdict(joined.event_id()), "accepted");
+    assert_eq!(story.verdict(second.event_id()), "rejected", "she is not in the state before it");
 }

@@ -24,7 +24,7 @@ use crate::{
 pub struct Finding {
     /// The table of the row.
     pub table: Table,
-    /// The key of the row.
+    /// The key of the row; of a record of a log that shares one, what would be its own.
     pub key: Vec<u8>,
     /// What is wrong with it.
     pub what: String,
@@ -51,7 +51,7 @@ impl std::fmt::Display for Finding {
 /// What a check has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// How many rows were read.
+    /// How many rows were read; of logs, how many records.
     pub rows: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,

@@ -27,7 +27,7 @@ impl StagedLog {
 
     /// Stages the next record.
     pub(crate) fn push(&mut self, record: &LogRecord) -> Result<(), StoreError> {
-        let key = || room_seq_key(self.room, self.first);
+        let key = || room_seq_key(self.room, LogSeq(self.first.0 + self.records.len() as u64));
         let record = RecordBytes::of(record).map_err(|source| unwritable(Table::Log, &key(), source))?;
         self.bytes += record.len();
         self.records.push(record);
@@ -85,12 +85,12 @@ pub(crate) fn read_record(
 ) -> Result<Option<LogRecord>, StoreError> {
     let key = room_seq_key(room, seq);
     if let Some(bytes) = row(&key)? {
-        return LogRow::decode(&bytes).and_then(|row| row.record(0)).map(Some).map_err(wire(&key));
+        return open(&key, seq, &bytes)?.record(0).map(Some).map_err(wire(&key));
     }
     let first = first_of_row(seq);
     let key = room_seq_key(room, first);
     let Some(bytes) = row(&key)?.filter(|_| first < seq) else { return Ok(None) };
-    let row = LogRow::decode(&bytes).map_err(wire(&key))?;
+    let row = open(&key, first, &bytes)?;
     // A row of one record may stand where eight could.
     match (seq.0 - first.0) as usize {
         at if at < row.records() => row.record(at).map(Some).map_err(wire(&key)),
@@ -101,12 +101,18 @@ pub(crate) fn read_record(
 /// Reads the records of a row.
 pub(crate) fn records_of(key: &[u8], bytes: &[u8]) -> Result<Vec<(LogSeq, LogRecord)>, StoreError> {
     let first = seq_of(Table::Log, key)?;
-    let row = LogRow::decode(bytes).map_err(wire(key))?;
-    if row.records() > 1 && first_of_row(first) != first {
-        return Err(StoreError::Missing { what: format!("a row of one record at place {first} of a log") });
-    }
+    let row = open(key, first, bytes)?;
     let places = (first.0..).map(LogSeq);
     places.zip(row.iter()).map(|(seq, record)| Ok((seq, record.map_err(wire(key))?))).collect()
+}
+
+/// Opens a row that begins with the record at a place.
+fn open<'b>(key: &[u8], first: LogSeq, bytes: &'b [u8]) -> Result<LogRow<'b>, StoreError> {
+    let row = LogRow::decode(bytes).map_err(wire(key))?;
+    if row.records() == 1 || first_of_row(first) == first {
+        return Ok(row);
+    }
+    Err(StoreError::Inconsistent(format!("several records share a row of the log from place {first} on")))
 }
 
 /// Returns the key of the first row in which the record at a place can be.
@@ -126,21 +132,16 @@ pub(crate) fn last_row(snapshot: &dyn Snapshot, room: RoomNum, records: LogSeq) 
     Ok(None)
 }
 
-/// Returns the least key behind the first records of a log, of which there are so many.
+/// Returns the least key that stands behind the first records of a log, of which there are so many: that of the row of the
+/// last of them where others share it.
 pub(crate) fn end(snapshot: &dyn Snapshot, room: RoomNum, records: LogSeq) -> Result<Vec<u8>, StoreError> {
-    match last_row(snapshot, room, records)? {
-        Some((key, bytes)) if ends_with(&key, &bytes, records) => Ok(after(&key)),
-        _ => Ok(records
-            .0
-            .checked_sub(1)
-            .map_or_else(|| room_prefix(room), |last| after(&room_seq_key(room, LogSeq(last))))),
-    }
-}
-
-/// Tells whether the first records of a log, of which there are so many, end with a row.
-fn ends_with(key: &[u8], bytes: &[u8], records: LogSeq) -> bool {
-    let last = records_of(key, bytes).ok().and_then(|records| Some(records.last()?.0));
-    last.is_some_and(|last| last.0.checked_add(1) == Some(records.0))
+    let Some(last) = records.0.checked_sub(1).map(LogSeq) else { return Ok(room_prefix(room)) };
+    let Some((key, bytes)) = last_row(snapshot, room, records)? else { return Ok(after(&room_seq_key(room, last))) };
+    Ok(match records_of(&key, &bytes).ok().and_then(|records| Some(records.last()?.0)) {
+        Some(end) if end == last => after(&key),
+        Some(end) if end > last => key,
+        _ => after(&room_seq_key(room, last)),
+    })
 }
 
 fn wire(key: &[u8]) -> impl Fn(WireError) -> StoreError {

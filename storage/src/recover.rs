@@ -11,6 +11,7 @@
 //! | counts 0 records | whatever | the room's first batch was not finished: cut, there was no room |
 //! | none, or cannot be read | something | damage |
 //! | counts more records | ends before | damage |
+//! | counts *n* records | has record *n* − 1 in a row with others behind it | damage |
 //!
 //! Over a backend whose batches are atomic nothing is ever cut. Damage is never mended here: what is written over
 //! damaged rows cannot be looked at any more.
@@ -106,6 +107,10 @@ fn look_at(store: &Store, room: RoomNum, head: Option<&[u8]>) -> Result<Option<F
     let behind = match row.map(|(key, bytes)| (log::records_of(&key, &bytes), key)) {
         Some((Err(error), key)) => return Ok(Some(Finding::of(Table::Log, &key, &error))),
         Some((Ok(records), key)) if records.last().is_some_and(|(seq, _)| *seq == last) => after(&key),
+        Some((Ok(records), key)) if records.last().is_some_and(|(seq, _)| *seq > last) => {
+            let what = format!("is one row, of which the head row, with {counted} records, counts a part");
+            return Ok(Some(Finding { table: Table::Log, key, what }));
+        }
         _ => {
             let what = format!("is missing, though the head row counts {counted} records");
             return Ok(Some(Finding { table: Table::Log, key: room_seq_key(room, last), what }));

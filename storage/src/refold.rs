@@ -78,8 +78,8 @@ pub(crate) fn refold(
     until: LogSeq,
     into: &Store,
 ) -> Result<Refolded, StoreError> {
-    let fold = Refold { snapshot, room, until, into };
     let mut txn = into.txn(room)?;
+    let fold = Refold { snapshot, room, from: txn.next_seq(), until, into };
     let prefix = room_prefix(room);
     let from = log::first_key(room, txn.next_seq());
     for page in pages(from, PAGE, |from, size| snapshot.scan(Table::Log, from, &prefix, size)) {
@@ -99,6 +99,8 @@ pub(crate) fn refold(
 struct Refold<'s> {
     snapshot: &'s dyn Snapshot,
     room: RoomNum,
+    /// Rows that stand before it may have been folded before.
+    from: LogSeq,
     until: LogSeq,
     into: &'s Store,
 }
@@ -107,7 +109,7 @@ impl<'s> Refold<'s> {
     /// Folds the records of a row that come next. Returns how far it came where that is the end.
     fn row(&self, mut txn: Txn<'s>, key: &[u8], bytes: &[u8]) -> Result<Result<Txn<'s>, Refolded>, StoreError> {
         let next = txn.next_seq();
-        let (records, stopped) = match records_at(self.room, next, key, bytes) {
+        let (records, stopped) = match self.records(next, key, bytes) {
             _ if next == self.until => (Vec::new(), None),
             Ok(records) => (records, None),
             Err(finding) => (Vec::new(), Some(finding)),
@@ -141,17 +143,22 @@ impl<'s> Refold<'s> {
         txn.commit()?;
         Ok(Err(Refolded { next, stopped }))
     }
-}
 
-/// Reads the records of a row from the next one on: none, if all of them stand before it.
-fn records_at(room: RoomNum, next: LogSeq, key: &[u8], bytes: &[u8]) -> Result<Vec<LogRecord>, Finding> {
-    let mut records = log::records_of(key, bytes).map_err(|error| Finding::of(Table::Log, key, &error))?;
-    records.retain(|(seq, _)| *seq >= next);
-    if records.first().is_some_and(|(seq, _)| *seq != next) {
-        let key = room_seq_key(room, next);
-        return Err(Finding { table: Table::Log, key, what: "is missing, though others follow it".to_owned() });
+    /// Reads the records of a row from the next one on.
+    fn records(&self, next: LogSeq, key: &[u8], bytes: &[u8]) -> Result<Vec<LogRecord>, Finding> {
+        let finding = |what: &str, key| Err(Finding { table: Table::Log, key, what: what.to_owned() });
+        let mut records = log::records_of(key, bytes).map_err(|error| Finding::of(Table::Log, key, &error))?;
+        match records.first() {
+            Some((first, _)) if *first > next => {
+                return finding("is missing, though others follow it", room_seq_key(self.room, next));
+            }
+            Some((first, _)) if *first < next && *first >= self.from => {
+                return finding("is a row of its own, but shares another one", key.to_vec());
+            }
+            _ => records.retain(|(seq, _)| *seq >= next),
+        }
+        Ok(records.into_iter().map(|(_, record)| record).collect())
     }
-    Ok(records.into_iter().map(|(_, record)| record).collect())
 }
 
 /// A row that is not the one folded from the log.

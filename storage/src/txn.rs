@@ -381,6 +381,8 @@ impl Drop for Txn<'_> {
     }
 }
 
+/// Rows as they are stored, and those that are staged; but for the log, of which what is staged has no rows before the
+/// commit: [`RoomRows::record`] and [`RoomRows::records_from`] read it.
 impl Rows for Txn<'_> {
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.batch.staged(table, key) {

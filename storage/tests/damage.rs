@@ -225,6 +225,43 @@ fn rows_of_the_log_that_stand_behind_its_end_are_cut_whatever_their_keys() {
 }
 
 #[test]
+fn a_row_among_the_places_of_another_one_is_found_and_a_rebuild_stops_there() {
+    let sound = finished();
+    let room = common::room(&open(&sound), ROOM);
+    let key = |seq: u64| [room.0.to_be_bytes(), seq.to_be_bytes()].concat();
+    let log = rows(&sound, Table::Log);
+    let (_, one) = log.iter().find(|(row, _)| *row == key(3)).expect("it stands by itself");
+    let (_, eight) = log.iter().find(|(row, _)| *row == key(16)).expect("eight share a row");
+    for (at, value, what) in [(19, one, "shares another one"), (3, eight, "several records")] {
+        let damaged = finished();
+        write(&damaged, Table::Log, &key(at), Some(value));
+        let found = findings(&damaged);
+        assert!(found.iter().any(|finding| finding.key == key(at) && finding.what.contains(what)), "{found:?}");
+        let (into, report) = rebuilt(&damaged);
+        assert_eq!(report.left_out.iter().map(|left| &left.key).collect::<Vec<_>>(), [&key(at)]);
+        assert_eq!(findings(&into), []);
+    }
+}
+
+#[test]
+fn a_head_row_that_counts_a_part_of_a_row_is_damage() {
+    let damaged = finished();
+    let store = open(&damaged);
+    let (room, records) = (common::room(&store, ROOM), common::records(&store, ROOM));
+    let mut head = store.snapshot(room).and_then(|rows| rows.head()).expect("memory can be read").expect("it is there");
+    drop(store);
+    head.next_seq = records - 3;
+    let value = encode(Kind::Head, 0, &head).expect("it is short");
+    write(&damaged, Table::Head, &room.0.to_be_bytes(), Some(&value));
+    assert!(!findings(&damaged).is_empty());
+    let (into, report) = rebuilt(&damaged);
+    assert_eq!(report.left_out.len(), 1, "what is not carried over is named");
+    assert_eq!(common::records(&open(&into), ROOM), records - 3);
+    let named = open(&damaged).damaged_rooms();
+    assert!(named.len() == 1 && named[0].what.contains("counts a part"), "{named:?}");
+}
+
+#[test]
 fn a_rebuild_that_is_cut_short_leaves_no_store() {
     let (into, _) = rebuilt(&finished());
     // The last batch of a rebuild is the format row.

@@ -104,11 +104,12 @@ impl Room {
                 continue;
             }
             let stored = stage_of(&rows, &event_id)?;
-            // What is stored and has been verified is not verified again.
-            let is_wanted = !stored.as_ref().is_some_and(|(_, stage)| stage.is_verified());
-            if let Some(pdu) = given.remove(&event_id).filter(|_| is_wanted) {
+            if let Some(pdu) = given.remove(&event_id) {
                 next.extend(rests_on(rules, &pdu));
-                chain.push(pdu);
+                // What is stored and has been verified is not verified again; what it rests on may be lacking.
+                if !stored.is_some_and(|(_, stage)| stage.is_verified()) {
+                    chain.push(pdu);
+                }
             } else if let Some((num, Stage::Waiting | Stage::Unverified)) = stored {
                 next.extend(rests_on(rules, &events.with_stage(num)?.0));
             }
