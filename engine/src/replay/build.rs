@@ -7,7 +7,7 @@ use std::{
 };
 
 use gibbous_codec::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomRules, RoomVersionId, ServerName,
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomRules, RoomVersionId, ServerName,
     exchange::{Answer, AnswerError, ExpectedState, OldKey, Record},
 };
 use serde::Deserialize;
@@ -15,7 +15,10 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     ReplayError,
-    index::{Expectation, ExpectationKind, Index, PduCopy, Question, Recorded, Source, StateOnRecord, Step, StepKind},
+    index::{
+        Expectation, ExpectationKind, IdHash, Index, PduCopy, Question, Recorded, Source, StateOnRecord, Step,
+        StepKind, hash_of,
+    },
     spill::{Span, SpillWriter},
 };
 use crate::RequestError;
@@ -31,7 +34,7 @@ pub(super) struct Builder {
     expectations: Vec<Expectation>,
     answers: BTreeMap<Question, Vec<Recorded>>,
     latest: BTreeSet<BTreeSet<OwnedEventId>>,
-    pdus: BTreeMap<OwnedEventId, PduCopy>,
+    pdus: BTreeMap<IdHash, PduCopy>,
     spill: SpillWriter,
 }
 
@@ -151,7 +154,7 @@ impl Builder {
             expectations: self.expectations,
             answers: self.answers,
             latest: self.latest,
-            pdus: self.pdus,
+            pdus: self.pdus.into_iter().collect(),
             spill: self.spill.finish()?,
         })
     }
@@ -175,7 +178,7 @@ impl Builder {
     /// Puts a PDU aside under the ID that the record gives it.
     fn put_pdu(&mut self, event_id: &OwnedEventId, pdu: &RawValue, source: Source) -> Result<Span, ReplayError> {
         let span = self.put(pdu.get().as_bytes())?;
-        self.note(event_id.clone(), PduCopy { source, span });
+        self.note(event_id, PduCopy { source, span });
         Ok(span)
     }
 
@@ -190,7 +193,7 @@ impl Builder {
             // What is no PDU has no ID by which it could be asked for.
             let Ok(parsed) = Pdu::parse(&self.rules, pdu.get().as_bytes()) else { continue };
             if let Some(span) = whole.part(text, pdu.get()) {
-                self.note(parsed.event_id().to_owned(), PduCopy { source, span });
+                self.note(parsed.event_id(), PduCopy { source, span });
             }
         }
         Ok(whole)
@@ -203,8 +206,8 @@ impl Builder {
         })
     }
 
-    fn note(&mut self, event_id: OwnedEventId, copy: PduCopy) {
-        let kept = self.pdus.entry(event_id).or_insert(copy);
+    fn note(&mut self, event_id: &EventId, copy: PduCopy) {
+        let kept = self.pdus.entry(hash_of(event_id)).or_insert(copy);
         if copy.source > kept.source {
             *kept = copy;
         }

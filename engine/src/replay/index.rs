@@ -8,7 +8,7 @@ use std::{
 };
 
 use gibbous_codec::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, RoomRules, RoomVersionId,
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomRules, RoomVersionId,
     exchange::{ExpectedStatus, RecordReader},
 };
 
@@ -38,8 +38,8 @@ pub(crate) struct Index {
     pub(super) answers: BTreeMap<Question, Vec<Recorded>>,
     /// The `latest` events of every `missing_events` record.
     pub(super) latest: BTreeSet<BTreeSet<OwnedEventId>>,
-    /// Every event that stands anywhere in the recording.
-    pub(super) pdus: BTreeMap<OwnedEventId, PduCopy>,
+    /// Every event that stands anywhere in the recording, by its ID's hash.
+    pub(super) pdus: Vec<(IdHash, PduCopy)>,
     pub(super) spill: Spill,
 }
 
@@ -113,6 +113,15 @@ pub(crate) struct Recorded {
     /// The only server that answers so; every server where it is `None`.
     pub(crate) server: Option<OwnedServerName>,
     pub(crate) body: Result<Span, RequestError>,
+}
+
+/// A hash of an event ID: a recording has hundreds of thousands, which would take several times the memory.
+pub(super) type IdHash = [u8; 16];
+
+pub(super) fn hash_of(event_id: &EventId) -> IdHash {
+    let mut hash = IdHash::default();
+    blake3::Hasher::new().update(event_id.as_str().as_bytes()).finalize_xof().fill(&mut hash);
+    hash
 }
 
 /// Where a PDU stands, and whence it comes.
@@ -193,8 +202,9 @@ impl Index {
     }
 
     /// Returns where a copy of an event stands.
-    pub(crate) fn pdu(&self, event_id: &gibbous_codec::EventId) -> Option<Span> {
-        self.pdus.get(event_id).map(|copy| copy.span)
+    pub(crate) fn pdu(&self, event_id: &EventId) -> Option<Span> {
+        let found = self.pdus.binary_search_by_key(&hash_of(event_id), |(hash, _)| *hash).ok()?;
+        self.pdus.get(found).map(|(_, copy)| copy.span)
     }
 
     /// Returns the answers of a server to a question, the first, second, … to the first, second, … asking.
