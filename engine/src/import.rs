@@ -378,7 +378,7 @@ impl Room {
             Ok(state) => state,
             Err(error) => return Ok(Err(error)),
         };
-        let before = self.stage_state(txn, &state)?;
+        let before = self.stage_state(txn, state.into_values().collect())?;
         self.last_adopted = before;
         let decided = decide(&self.memory, txn, &AuthEvent::new(pdu.clone(), false), before, false)?;
         if let Err(rejection) = decided.authorization.decision {

@@ -89,6 +89,7 @@ mod auth;
 pub mod authorisation;
 mod engine;
 mod error;
+mod event_ids;
 mod explain;
 mod export;
 mod history;

@@ -8,13 +8,14 @@ use gibbous_storage::RoomRows;
 
 use crate::{
     Error,
-    resync::StateIds,
+    resync::{Missing, StateIds},
     room::{Context, Room},
-    state::is_stored,
 };
 
-/// Rows to be stored, or removed.
-pub(crate) type Writes = Vec<(QuestionKey, Option<QuestionRow>)>;
+/// A row to be stored, or removed.
+pub(crate) type Write = (QuestionKey, Option<QuestionRow>);
+
+pub(crate) type Writes = Vec<Write>;
 
 /// How many bytes the items of one list in a row may have: of the lists of the longest row, four fit what a value may
 /// hold.
@@ -37,10 +38,7 @@ impl Room {
         let mut writes = self.parked.take_writes();
         writes.extend(self.gaps.take_writes());
         writes.extend(self.auth_questions.take_writes());
-        writes.extend(self.resync.take_writes());
-        if !writes.is_empty() {
-            cx.store.put_questions(self.num, &writes)?;
-        }
+        cx.store.put_questions(self.num, writes.into_iter().chain(self.resync.take_writes()))?;
         Ok(())
     }
 
@@ -58,13 +56,8 @@ impl Room {
                         Some(named) => StateIds::read(&rows, &question.prev, named.parts)?,
                         None => None,
                     };
-                    let mut missing = Vec::new();
-                    for event_id in named.iter().flat_map(|ids| ids.all()).chain([&question.prev]) {
-                        if !is_stored(&rows, event_id)? {
-                            missing.push(event_id.clone());
-                        }
-                    }
-                    self.resync.resume(question, named, missing);
+                    let missing = named.map(|ids| Missing::look_for(&rows, &question.prev, ids)).transpose()?;
+                    self.resync.resume(question, missing);
                 }
                 QuestionRow::Named(_) => {}
             }

@@ -8,6 +8,7 @@ mod answers;
 mod fetch;
 pub(crate) mod finish;
 mod lists;
+mod missing;
 mod need;
 pub(crate) mod outliers;
 mod reauth;
@@ -22,18 +23,18 @@ use std::{
 };
 
 use gibbous_codec::{
-    Backoff, EventId, EventNum, NamedIds, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, RefusalReason,
-    ServerName, StateQuestion,
+    Backoff, EventId, EventNum, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, RefusalReason, ServerName,
+    StateQuestion,
 };
 
 use crate::{
     Limits, RequestKind,
-    questions::Writes,
+    questions::Write,
     room::{Ask, Question},
 };
 
 pub use self::status::ResyncStatus;
-pub(crate) use self::{fetch::Fetch, state_ids::StateIds};
+pub(crate) use self::{fetch::Fetch, missing::Missing, state_ids::StateIds};
 use self::{
     need::{Need, Phase},
     servers::Servers,
@@ -52,8 +53,10 @@ pub(crate) struct Resync {
     is_dormant: bool,
     /// Needs of which something is to be stored.
     changed: BTreeSet<OwnedEventId>,
-    /// The IDs of named states, to be stored or removed.
-    writes: Writes,
+    /// Those among them whose named IDs are to be stored too.
+    newly_named: BTreeSet<OwnedEventId>,
+    /// The IDs of named states, to be removed.
+    removed: Vec<QuestionKey>,
 }
 
 /// What is to be done with a state whose events have been asked for.
@@ -120,17 +123,12 @@ impl Resync {
         })
     }
 
-    /// Takes up a need where it stood before a restart: `named` are the IDs that a server has named, and `missing` are
-    /// those of them that are not stored.
-    pub(crate) fn resume(
-        &mut self,
-        question: StateQuestion,
-        named: Option<StateIds>,
-        missing: impl IntoIterator<Item = OwnedEventId>,
-    ) {
-        let StateQuestion { prev, told_by, tried, rounds, until_ms, refusals, named: fetched } = question;
-        let phase = match (named, fetched) {
-            (Some(ids), Some(fetched)) => Phase::Fetching(Fetch::resume(ids, fetched, missing)),
+    /// Takes up a need where it stood before a restart: `missing` are those of the IDs that a server has named that are
+    /// not stored.
+    pub(crate) fn resume(&mut self, question: StateQuestion, missing: Option<Missing>) {
+        let StateQuestion { prev, told_by, tried, rounds, until_ms, refusals, named } = question;
+        let phase = match (named, missing) {
+            (Some(named), Some(missing)) => Phase::Fetching(Fetch::resume(named, missing).into()),
             _ => Phase::Ready,
         };
         let tried = tried.into_iter().collect();
@@ -139,17 +137,27 @@ impl Resync {
         self.needs.insert(prev, need);
     }
 
-    /// Returns what is to be stored of the needs.
-    pub(crate) fn take_writes(&mut self) -> Writes {
-        let mut writes = mem::take(&mut self.writes);
+    /// Returns what is to be stored of the needs, or removed.
+    pub(crate) fn take_writes(&mut self) -> impl Iterator<Item = Write> {
+        let (removed, newly_named) = (mem::take(&mut self.removed), mem::take(&mut self.newly_named));
+        let mut questions = Vec::new();
         for prev in mem::take(&mut self.changed) {
             let row = self.needs.get_mut(&prev).map(|need| {
                 need.is_stored = true;
                 QuestionRow::State(need.question(&prev))
             });
-            writes.push((QuestionKey::State(prev), row));
+            questions.push((QuestionKey::State(prev), row));
         }
-        writes
+        let named = newly_named.into_iter().flat_map(|prev| self.named_ids(prev));
+        removed.into_iter().map(|key| (key, None)).chain(named).chain(questions)
+    }
+
+    /// Returns the rows of the IDs that were named for a state, one after the other: at once they take more memory than the
+    /// IDs.
+    fn named_ids(&self, prev: OwnedEventId) -> impl Iterator<Item = Write> {
+        let fetch = self.fetch(&prev).filter(|fetch| fetch.parts > 0);
+        let parts = fetch.into_iter().flat_map(move |fetch| fetch.missing().named().parts(prev.clone()));
+        parts.map(|ids| (QuestionKey::Named(ids.prev.clone(), ids.part), Some(QuestionRow::Named(ids))))
     }
 
     /// A need is no more.
@@ -163,7 +171,7 @@ impl Resync {
     }
 
     fn forget_named(&mut self, prev: &EventId, parts: u64) {
-        self.writes.extend((0..parts).map(|part| (QuestionKey::Named(prev.to_owned(), part), None)));
+        self.removed.extend((0..parts).map(|part| QuestionKey::Named(prev.to_owned(), part)));
     }
 
     /// Notes that the full state after an event is needed, and which server sent the event that lacks it.
@@ -301,24 +309,16 @@ impl Resync {
         asks
     }
 
-    /// A server has named the IDs of a state; `missing` are those of them that are not stored.
-    pub(crate) fn handle_ids(
-        &mut self,
-        prev: &EventId,
-        from: &ServerName,
-        ids: StateIds,
-        missing: impl IntoIterator<Item = OwnedEventId>,
-    ) {
+    /// A server has named the IDs of a state, of which these are missing.
+    pub(crate) fn handle_ids(&mut self, prev: &EventId, from: &ServerName, missing: Missing) {
         let Some(need) = self.needs.get_mut(prev) else { return };
         if !matches!(need.phase, Phase::Asked) {
             return;
         }
-        let missing: Vec<OwnedEventId> = missing.into_iter().collect();
         // What can be adopted at once need not be remembered.
-        let parts = if missing.is_empty() { Vec::new() } else { ids.parts(prev) };
-        need.phase = Phase::Fetching(Fetch::new(from, ids, parts.len() as u64, missing));
-        let named = |ids: NamedIds| (QuestionKey::Named(ids.prev.clone(), ids.part), Some(QuestionRow::Named(ids)));
-        self.writes.extend(parts.into_iter().map(named));
+        let parts = if missing.is_empty() { 0 } else { missing.named().count_parts() };
+        need.phase = Phase::Fetching(Fetch::new(from, parts, missing).into());
+        self.newly_named.insert(prev.to_owned());
         self.changed.insert(prev.to_owned());
     }
 
@@ -374,9 +374,7 @@ impl Resync {
     /// Events of an answer have been stored before all of it can be used.
     pub(crate) fn came(&mut self, prev: &EventId, stored: &BTreeSet<OwnedEventId>) {
         if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {
-            for event_id in stored {
-                fetch.missing.remove(event_id);
-            }
+            fetch.came(stored);
         }
     }
 

@@ -402,14 +402,14 @@ impl Store {
     pub fn put_questions(
         &self,
         room: RoomNum,
-        questions: &[(QuestionKey, Option<QuestionRow>)],
+        questions: impl IntoIterator<Item = (QuestionKey, Option<QuestionRow>)>,
     ) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         for (key, row) in questions {
             let key = key.to_bytes(room);
             match row {
                 Some(row) => {
-                    let value = encode_row(Table::Questions, &key, Kind::Question, row)?;
+                    let value = encode_row(Table::Questions, &key, Kind::Question, &row)?;
                     batch.put(Table::Questions, key, value);
                 }
                 None => batch.delete(Table::Questions, key),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Path, Pdu, RefusalReason,
+    Check, EventId, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, RefusalReason,
     Rejection, Rule, ServerName, Stage, StateGroup, StateKey, States, first_of_row, path,
 };
 use gibbous_storage::{Entry, RoomRows, RoomSnapshot, Txn};
@@ -15,6 +15,7 @@ use gibbous_storage::{Entry, RoomRows, RoomSnapshot, Txn};
 use crate::{
     Error,
     auth::rests_on,
+    event_ids::EventIds,
     intake::{
         helpless::Standing,
         place::decide,
@@ -22,7 +23,7 @@ use crate::{
     },
     lookup::{AuthEvent, status_of},
     resolve::all_entries,
-    resync::{Fetch, Progress, StateIds, outliers::Loose},
+    resync::{Progress, outliers::Loose},
     room::{Context, Room},
     state::{is_stored, stage_of, with_event},
     verify_pool::map_in_turn,
@@ -39,7 +40,8 @@ enum Adoption {
 
 /// The events of a state that a server has named, as they stand.
 struct Named {
-    state: BTreeMap<Path, Entry>,
+    /// By path, once all have been looked through.
+    state: Vec<Entry>,
     /// Those that cannot be had, or rest on such.
     holes: BTreeSet<OwnedEventId>,
     /// Those whose verdicts are not final.
@@ -50,7 +52,7 @@ struct Named {
 type Stored = (EventNum, Stage, Option<StateKey>);
 
 /// Events that are stored, with their numbers, and such as are not.
-type InLogOrder<'i> = (Vec<(EventNum, &'i OwnedEventId)>, Vec<&'i OwnedEventId>);
+type InLogOrder<'i> = (Vec<(EventNum, &'i EventId)>, Vec<&'i EventId>);
 
 impl Room {
     /// Stores the event that a state is at, which cannot be verified: the state will be told all the same.
@@ -171,9 +173,8 @@ impl Room {
         prev: &OwnedEventId,
         holes: &BTreeSet<OwnedEventId>,
     ) -> Result<Adoption, Error> {
-        let Some(Fetch { ids: StateIds { pdu_ids, .. }, .. }) = self.resync.fetch(prev) else {
-            return Ok(Adoption::Done);
-        };
+        let Some(fetch) = self.resync.fetch(prev) else { return Ok(Adoption::Done) };
+        let pdu_ids = &fetch.missing().named().pdu_ids;
         let _span = tracing::debug_span!("adopt", room = %self.id, event = %prev, events = pdu_ids.len()).entered();
         let mut txn = cx.store.txn(self.num)?;
         let Named { state, mut holes, until_final } = match self.look_through(&txn, pdu_ids, holes.clone())? {
@@ -192,7 +193,7 @@ impl Room {
             Some(num) => txn.event_record(num)?.state_key.as_ref() == Some(&create),
             None => false,
         };
-        if !state.contains_key(&path(&create)) && !is_create {
+        if !is_at(&state, &create) && !is_create {
             txn.discard();
             return Ok(Adoption::Refused(RefusalReason::Untrue("it names no create event".to_owned())));
         }
@@ -204,7 +205,7 @@ impl Room {
         {
             self.stage_unverifiable(&mut txn, &pdu)?;
         }
-        let before = self.stage_state(&mut txn, &state)?;
+        let before = self.stage_state(&mut txn, state)?;
         let told = self.tell_state(&mut txn, prev, before, &holes)?;
         if let Err(reason) = told {
             self.memory.forget_resolved();
@@ -229,10 +230,10 @@ impl Room {
     fn look_through(
         &self,
         txn: &Txn<'_>,
-        ids: &[OwnedEventId],
+        ids: &EventIds,
         holes: BTreeSet<OwnedEventId>,
     ) -> Result<Result<Named, RefusalReason>, Error> {
-        let mut named = Named { state: BTreeMap::new(), holes, until_final: BTreeSet::new() };
+        let mut named = Named { state: Vec::new(), holes, until_final: BTreeSet::new() };
         let rows = txn.as_begun();
         let (stored, others) = in_log_order(&rows, ids)?;
         for event_id in others {
@@ -240,7 +241,7 @@ impl Room {
                 return Ok(Err(reason));
             }
         }
-        let find = |stored: &&[(EventNum, &OwnedEventId)]| {
+        let find = |stored: &&[(EventNum, &EventId)]| {
             let found = rows.neighbours(&stored.iter().map(|(num, _)| *num).collect::<Vec<_>>())?;
             let keyed = |(record, stage): (Arc<EventRecord>, Stage)| (stage, record.state_key.clone());
             Ok::<_, Error>(found.into_iter().map(keyed).collect::<Vec<_>>())
@@ -258,17 +259,26 @@ impl Room {
             Ok(())
         });
         match looked {
-            Ok(()) => Ok(Ok(named)),
-            Err(Ok(reason)) => Ok(Err(reason)),
-            Err(Err(error)) => Err(error),
+            Ok(()) => {}
+            Err(Ok(reason)) => return Ok(Err(reason)),
+            Err(Err(error)) => return Err(error),
         }
+        named.state.sort_unstable_by_key(|entry| (entry.path, entry.event));
+        named.state.dedup();
+        let twice = named.state.windows(2).find(|pair| matches!(pair, [one, other] if one.path == other.path));
+        if let Some([entry, ..]) = twice.filter(|_| named.until_final.is_empty()) {
+            let key = txn.event_record(entry.event)?.state_key.clone();
+            let reason = format!("it names two events for {}", key.map_or_else(String::new, |key| key.to_string()));
+            return Ok(Err(RefusalReason::Untrue(reason)));
+        }
+        Ok(Ok(named))
     }
 
     fn look_at(
         &self,
         txn: &Txn<'_>,
         named: &mut Named,
-        event_id: &OwnedEventId,
+        event_id: &EventId,
         stored: Option<Stored>,
     ) -> Result<Result<(), RefusalReason>, Error> {
         let Some((num, stage, key)) = stored.filter(|(_, stage, _)| stage.is_verified()) else {
@@ -276,7 +286,7 @@ impl Room {
             if !named.holes.contains(event_id) && !self.rests_on_holes(txn, event_id, &named.holes)? {
                 return Ok(Err(RefusalReason::Untrue(format!("{event_id} is to be asked for again"))));
             }
-            named.holes.insert(event_id.clone());
+            named.holes.insert(event_id.to_owned());
             return Ok(Ok(()));
         };
         // what is no state event is dropped; a rejected event is never part of a state.
@@ -285,19 +295,14 @@ impl Room {
             Standing::Accepted => {}
             Standing::Rejected => return Ok(Ok(())),
             Standing::Hole => {
-                named.holes.insert(event_id.clone());
+                named.holes.insert(event_id.to_owned());
                 return Ok(Ok(()));
             }
             Standing::NotFinal => {
                 named.until_final.insert(num);
             }
         }
-        let entry = Entry::of(&key, event_id, num);
-        let is_other = named.state.get(&entry.path).is_some_and(|other| other.event != num);
-        if is_other && named.until_final.is_empty() {
-            return Ok(Err(RefusalReason::Untrue(format!("it names two events for {key}"))));
-        }
-        named.state.insert(entry.path, entry);
+        named.state.push(Entry::of(&key, event_id, num));
         Ok(Ok(()))
     }
 
@@ -376,21 +381,17 @@ impl Room {
         Ok(true)
     }
 
-    /// Stores a state as a group, by its difference from the one adopted last.
-    pub(crate) fn stage_state(
-        &mut self,
-        txn: &mut Txn<'_>,
-        state: &BTreeMap<Path, Entry>,
-    ) -> Result<StateGroup, Error> {
+    /// Stores a state, whose entries stand by path, as a group by its difference from the one adopted last.
+    pub(crate) fn stage_state(&mut self, txn: &mut Txn<'_>, mut state: Vec<Entry>) -> Result<StateGroup, Error> {
         let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
-        let wanted: BTreeSet<EventNum> = state.values().map(|entry| entry.event).collect();
-        let set: Vec<Entry> = state.values().filter(|entry| !base.contains(&entry.event)).copied().collect();
+        let wanted: BTreeSet<EventNum> = state.iter().map(|entry| entry.event).collect();
         let mut removed = Vec::new();
         for num in base.difference(&wanted) {
             let key = txn.event_record(*num)?.state_key.clone();
-            removed.extend(key.filter(|key| !state.contains_key(&path(key))));
+            removed.extend(key.filter(|key| !is_at(&state, key)));
         }
-        Ok(txn.stage_entries(self.last_adopted, set, &removed)?)
+        state.retain(|entry| !base.contains(&entry.event));
+        Ok(txn.stage_entries(self.last_adopted, state, &removed)?)
     }
 
     /// Notes the state before `prev` with that event. Returns whether the event itself could be verified, or why there
@@ -448,10 +449,15 @@ impl Room {
     }
 }
 
+/// Tells whether there is an event at a key of a state, whose entries stand by path.
+fn is_at(state: &[Entry], key: &StateKey) -> bool {
+    state.binary_search_by_key(&path(key), |entry| entry.path).is_ok()
+}
+
 /// Returns those of some events that are stored, in the order of the log, and the others. They are looked for in the order
 /// of their IDs: rows that stand together are read together, these and those that are read next.
-fn in_log_order<'i>(rows: &RoomSnapshot<'_>, ids: &'i [OwnedEventId]) -> Result<InLogOrder<'i>, Error> {
-    let mut ids: Vec<&OwnedEventId> = ids.iter().collect();
+fn in_log_order<'i>(rows: &RoomSnapshot<'_>, ids: &'i EventIds) -> Result<InLogOrder<'i>, Error> {
+    let mut ids: Vec<&EventId> = ids.iter().collect();
     ids.sort_unstable();
     let (mut stored, mut others) = (Vec::with_capacity(ids.len()), Vec::new());
     let mut in_turn = ids.iter();

@@ -15,7 +15,7 @@ use crate::{
     parked::{Batch, Checked},
     partial_join::is_create,
     resync::{
-        StateIds,
+        Missing, StateIds,
         lists::BadBody,
         state_body::{Body, Peek, Place, StateBody},
     },
@@ -77,18 +77,13 @@ impl Room {
             Ok(ids) => ids,
             Err(error) => return Ok(Err(RefusalReason::Malformed(error.to_string()))),
         };
-        if ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len()) > cx.limits.state_ids_max {
+        if ids.len() > cx.limits.state_ids_max {
             return Ok(Err(RefusalReason::Malformed("it names too many events".to_owned())));
         }
         let rows = cx.store.snapshot(self.num)?;
-        let mut missing = BTreeSet::new();
-        for event_id in ids.all().chain([prev]) {
-            if !is_stored(&rows, event_id)? {
-                missing.insert(event_id.clone());
-            }
-        }
+        let missing = Missing::look_for(&rows, prev, ids)?;
         drop(rows);
-        self.resync.handle_ids(prev, from, ids, missing);
+        self.resync.handle_ids(prev, from, missing);
         self.proceed(cx, prev)?;
         Ok(Ok(()))
     }
@@ -101,7 +96,7 @@ impl Room {
         body: Body,
     ) -> Result<Result<(), RefusalReason>, Error> {
         let Some(fetch) = self.resync.fetch(prev) else { return Ok(Ok(())) };
-        let body = StateBody::read(body, COPIES_MAX.saturating_mul(fetch.wanted()), fetch.missing().count());
+        let body = StateBody::read(body, COPIES_MAX.saturating_mul(fetch.wanted()), fetch.missing().len());
         let body = match body {
             Ok(body) => body,
             Err(BadBody::Unreadable(error)) => {
@@ -151,7 +146,7 @@ impl Room {
         json: impl Fn(&T) -> Option<Cow<'b, [u8]>> + Sync,
     ) -> Result<(), Error> {
         let Some(fetch) = self.resync.fetch(prev) else { return Ok(()) };
-        let wanted: BTreeSet<OwnedEventId> = fetch.missing().cloned().collect();
+        let wanted = fetch.missing().clone();
         let (rules, room_id) = (self.memory.rules.clone(), self.id.clone());
         let check = |event: &T| {
             let pdu = json(event).and_then(|json| Pdu::parse(&rules, &json).ok());
@@ -262,10 +257,10 @@ impl Room {
         }
         self.loose.unverifiable.extend(unverifiable.iter().cloned());
         if let Some(fetch) = self.resync.fetch(prev) {
-            for event_id in fetch.missing.keys() {
+            for event_id in fetch.missing().iter() {
                 let came = stored.contains(event_id) || self.loose.without_auth_events.contains_key(event_id);
                 if !came && is_stored(&rows, event_id)? {
-                    stored.insert(event_id.clone());
+                    stored.insert(event_id.to_owned());
                 }
             }
         }

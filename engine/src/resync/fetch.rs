@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{EventId, EventNum, NamedState, OwnedEventId, OwnedServerName, ServerName};
 
-use super::{Progress, StateIds, ask, servers::Servers};
+use super::{Missing, Progress, ask, servers::Servers};
 use crate::{Limits, RequestKind, questions::that_fit, room::Ask};
 
 /// The events that a state consists of, being fetched.
@@ -13,11 +13,11 @@ use crate::{Limits, RequestKind, questions::that_fit, room::Ask};
 pub(crate) struct Fetch {
     /// The server that named them.
     pub(crate) named_by: OwnedServerName,
-    pub(crate) ids: StateIds,
     /// How many rows the IDs are stored in.
     pub(super) parts: u64,
-    /// Those that are missing, and who was asked for each in vain.
-    pub(super) missing: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
+    pub(super) missing: Missing,
+    /// Who was asked in vain for those that are missing.
+    in_vain: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
     /// Those among them that a server gave, but whose signature did not hold or whose keys could not be had.
     unverifiable: BTreeSet<OwnedEventId>,
     in_flight: BTreeSet<OwnedEventId>,
@@ -32,18 +32,13 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// A server has named the IDs of a state; `missing` are those of them that are not stored.
-    pub(super) fn new(
-        named_by: &ServerName,
-        ids: StateIds,
-        parts: u64,
-        missing: impl IntoIterator<Item = OwnedEventId>,
-    ) -> Self {
+    /// A server has named the IDs of a state, of which these are missing.
+    pub(super) fn new(named_by: &ServerName, parts: u64, missing: Missing) -> Self {
         Self {
             named_by: named_by.to_owned(),
-            ids,
             parts,
-            missing: missing.into_iter().map(|event_id| (event_id, BTreeSet::new())).collect(),
+            missing,
+            in_vain: BTreeMap::new(),
             unverifiable: BTreeSet::new(),
             in_flight: BTreeSet::new(),
             is_state_asked: false,
@@ -55,15 +50,15 @@ impl Fetch {
     }
 
     /// Goes on where the fetching stood before a restart.
-    pub(super) fn resume(ids: StateIds, named: NamedState, missing: impl IntoIterator<Item = OwnedEventId>) -> Self {
+    pub(super) fn resume(named: NamedState, missing: Missing) -> Self {
         let NamedState { by, parts, is_state_given, in_vain, beside, unverifiable } = named;
-        let mut fetch = Self::new(&by, ids, parts, missing);
+        let mut fetch = Self::new(&by, parts, missing);
         fetch.is_state_asked = is_state_given;
         fetch.is_state_given = is_state_given;
         fetch.lacks_too(beside);
         for (event_id, servers) in in_vain {
-            if let Some(tried) = fetch.missing.get_mut(&event_id) {
-                tried.extend(servers);
+            for server in &servers {
+                fetch.note_in_vain(&event_id, server);
             }
         }
         fetch.unverifiable = unverifiable.into_iter().collect();
@@ -73,7 +68,7 @@ impl Fetch {
     /// Returns what is stored of it, but for the IDs.
     pub(super) fn named_state(&self) -> NamedState {
         let id = |event_id: &OwnedEventId| event_id.as_str().len();
-        let in_vain = self.missing.iter().filter(|(_, tried)| !tried.is_empty());
+        let in_vain = self.in_vain.iter();
         let in_vain = in_vain.map(|(event_id, tried)| (event_id.clone(), tried.iter().cloned().collect()));
         let len = |(event_id, tried): &(OwnedEventId, Vec<OwnedServerName>)| {
             id(event_id) + tried.iter().map(|server| 8 + server.as_str().len()).sum::<usize>()
@@ -105,19 +100,35 @@ impl Fetch {
             Some(asked) => {
                 for event_id in asked {
                     self.in_flight.remove(event_id);
-                    if let Some(tried) = self.missing.get_mut(event_id) {
-                        tried.insert(from.to_owned());
-                    }
+                    self.note_in_vain(event_id, from);
                 }
             }
         }
-        self.missing.retain(|event_id, _| !is_stored(event_id));
+        let came: Vec<OwnedEventId> =
+            self.missing.iter().filter(|event_id| is_stored(event_id)).map(ToOwned::to_owned).collect();
+        self.came(&came);
         for event_id in unverifiable {
-            if let Some(tried) = self.missing.get_mut(&event_id) {
-                tried.insert(from.to_owned());
+            if self.note_in_vain(&event_id, from) {
                 self.unverifiable.insert(event_id);
             }
         }
+    }
+
+    /// Events are stored.
+    pub(super) fn came<'a>(&mut self, event_ids: impl IntoIterator<Item = &'a OwnedEventId>) {
+        for event_id in event_ids {
+            self.missing.remove(event_id);
+            self.in_vain.remove(event_id);
+        }
+    }
+
+    /// A server was asked for an event in vain. Returns whether the event is missing.
+    fn note_in_vain(&mut self, event_id: &EventId, server: &ServerName) -> bool {
+        let is_missing = self.missing.contains(event_id);
+        if is_missing {
+            self.in_vain.entry(event_id.to_owned()).or_default().insert(server.to_owned());
+        }
+        is_missing
     }
 
     /// Returns how many events are wanted in all, never fewer than are missing.
@@ -128,10 +139,9 @@ impl Fetch {
     /// Further events are missing.
     pub(super) fn lacks_too(&mut self, lacking: impl IntoIterator<Item = OwnedEventId>) {
         for event_id in lacking {
-            self.missing.entry(event_id.clone()).or_insert_with(|| {
+            if self.missing.insert(event_id.clone()) {
                 self.beside.insert(event_id);
-                BTreeSet::new()
-            });
+            }
         }
     }
 
@@ -141,14 +151,16 @@ impl Fetch {
             return Ok(Progress::Waiting);
         }
         let named_by = &self.named_by;
-        let untried =
-            |tried: &BTreeSet<OwnedServerName>| servers.iter().chain([named_by]).any(|server| !tried.contains(server));
-        if self.missing.values().any(untried) {
+        let is_untried = |event_id| {
+            let tried = self.in_vain.get(event_id);
+            tried.is_none_or(|tried| servers.iter().chain([named_by]).any(|server| !tried.contains(server)))
+        };
+        if self.missing.iter().any(is_untried) {
             return Ok(Progress::Waiting);
         }
-        match self.missing.keys().find(|event_id| !self.unverifiable.contains(*event_id)) {
-            Some(event_id) => Err(event_id.clone()),
-            None => Ok(Progress::Ready { holes: self.missing.keys().cloned().collect() }),
+        match self.missing.iter().find(|event_id| !self.unverifiable.contains(*event_id)) {
+            Some(event_id) => Err(event_id.to_owned()),
+            None => Ok(Progress::Ready { holes: self.missing.iter().map(ToOwned::to_owned).collect() }),
         }
     }
 
@@ -159,12 +171,12 @@ impl Fetch {
 
     /// Returns how many events the state consists of, and rests on.
     pub(crate) fn named(&self) -> usize {
-        self.ids.pdu_ids.len() + self.ids.auth_chain_ids.len()
+        self.missing.named().len()
     }
 
     /// Returns the events of the state that are missing.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &OwnedEventId> {
-        self.missing.keys()
+    pub(crate) fn missing(&self) -> &Missing {
+        &self.missing
     }
 
     pub(super) fn poll(&mut self, prev: &EventId, servers: &Servers, limits: &Limits, asks: &mut Vec<Ask>) {
@@ -184,13 +196,14 @@ impl Fetch {
         let servers: Vec<&OwnedServerName> = std::iter::once(&self.named_by).chain(others).collect();
         let side_by_side = servers.len().min(limits.events_servers_max.max(1));
         let mut by_server: BTreeMap<&OwnedServerName, Vec<OwnedEventId>> = BTreeMap::new();
-        let to_ask = self.missing.iter().filter(|(event_id, _)| !self.in_flight.contains(*event_id));
-        for (number, (event_id, tried)) in to_ask.enumerate() {
+        let to_ask = self.missing.iter().filter(|event_id| !self.in_flight.contains(*event_id));
+        for (number, event_id) in to_ask.enumerate() {
             let first = number / limits.events_a_request_max % side_by_side;
             let mut candidates =
                 servers[first..side_by_side].iter().chain(&servers[..first]).chain(&servers[side_by_side..]);
-            if let Some(server) = candidates.find(|server| !tried.contains(**server)) {
-                by_server.entry(server).or_default().push(event_id.clone());
+            let tried = self.in_vain.get(event_id);
+            if let Some(server) = candidates.find(|server| tried.is_none_or(|tried| !tried.contains(**server))) {
+                by_server.entry(server).or_default().push(event_id.to_owned());
             }
         }
         for (server, event_ids) in by_server {
@@ -204,16 +217,20 @@ impl Fetch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::convert::Infallible;
+
+    use super::{super::StateIds, *};
 
     #[test]
     fn what_is_stored_of_a_named_state_has_all_that_fits() {
         let server = |number: u32| OwnedServerName::try_from(format!("server{number}.example")).expect("it is a name");
         let event = |number: u32| OwnedEventId::try_from(format!("$event{number}")).expect("it is an ID");
-        let ids = StateIds { pdu_ids: Vec::new(), auth_chain_ids: Vec::new() };
-        let mut fetch = Fetch::new(&server(0), ids, 1, (0..40).map(event));
-        for tried in fetch.missing.values_mut() {
-            tried.extend((0..10).map(server));
+        let events: Vec<OwnedEventId> = (0..40).map(event).collect();
+        let pdu_ids = events.iter().map(|event_id| &**event_id).collect();
+        let Ok(missing) = Missing::of(StateIds { pdu_ids, ..StateIds::default() }, |_| Ok::<_, Infallible>(false));
+        let mut fetch = Fetch::new(&server(0), 1, missing);
+        for number in 0..10 {
+            fetch.handle_events(&server(number), Some(&events), [], |_| false);
         }
         assert_eq!(fetch.named_state().in_vain.len(), 40);
     }

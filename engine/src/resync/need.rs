@@ -36,7 +36,7 @@ pub(super) enum Phase {
     /// A server has been asked for the IDs.
     Asked,
     /// The IDs are known; some of the events are not.
-    Fetching(Fetch),
+    Fetching(Box<Fetch>),
 }
 
 impl Phase {

@@ -314,7 +314,7 @@ fn questions(store: &Store) -> Result<(), StoreError> {
     let (prev, pdu_ids, auth_chain_ids) = (event_id("gap"), vec![event_id("member")], Vec::new());
     let named = QuestionRow::Named(NamedIds { prev, part: 0, pdu_ids, auth_chain_ids });
     let writes = [keys, named].map(|row| (row.key(), Some(row)));
-    store.put_questions(room(store, ROOM), &writes)?;
+    store.put_questions(room(store, ROOM), writes)?;
     store.sync()
 }
 
