@@ -317,12 +317,16 @@ impl<'s> Txn<'s> {
             let (key, value) = row?;
             batch.put(Table::Events, key, value);
         }
-        let mut nodes = mem::take(&mut self.nodes);
-        nodes.retain(|hash, _| !self.kept.get_mut().has_node(hash));
-        for (hash, node) in &nodes {
+        let mut nodes = Vec::new();
+        // Of a great state the nodes are many: each is dropped as soon as its row is there.
+        for (hash, node) in mem::take(&mut self.nodes) {
+            if self.kept.get_mut().has_node(&hash) {
+                continue;
+            }
             let key = room_bytes_key(self.room, &hash.0);
             let value = node.encode().map_err(|source| unwritable(Table::Nodes, &key, source))?;
             batch.put(Table::Nodes, key, value);
+            nodes.push(hash);
         }
         let mut head_after = None;
         if let Some(head) = self.head.take() {
@@ -342,7 +346,7 @@ impl<'s> Txn<'s> {
         drop(span);
         let kept = self.kept.get_mut();
         kept.head = head_after.clone();
-        kept.keep_nodes(nodes.into_keys().collect());
+        kept.keep_nodes(nodes);
         Ok((Committed { records, rows, bytes }, head_after))
     }
 

@@ -1,10 +1,7 @@
 //! A state that a server has named is adopted as a whole once all that it consists of is there, held until no verdict
 //! in it may change, or refused.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
     Check, EventId, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, RefusalReason,
@@ -50,6 +47,16 @@ struct Named {
 
 /// What is stored of an event: its number, how far it has come, and its key if it is a state event.
 type Stored = (EventNum, Stage, Option<StateKey>);
+
+/// What a stored event makes of a state that names it.
+enum Found {
+    /// It is part of the state.
+    In(Entry),
+    /// It is no state event, or rejected.
+    Out,
+    /// That is not settled: it is looked at in its turn.
+    Open(Box<Stored>),
+}
 
 /// Events that are stored, with their numbers, and such as are not.
 type InLogOrder<'i> = (Vec<(EventNum, &'i EventId)>, Vec<&'i EventId>);
@@ -242,18 +249,26 @@ impl Room {
             }
         }
         let find = |stored: &&[(EventNum, &EventId)]| {
-            let found = rows.neighbours(&stored.iter().map(|(num, _)| *num).collect::<Vec<_>>())?;
-            let keyed = |(record, stage): (Arc<EventRecord>, Stage)| (stage, record.state_key.clone());
-            Ok::<_, Error>(found.into_iter().map(keyed).collect::<Vec<_>>())
+            let nums: Vec<EventNum> = stored.iter().map(|(num, _)| *num).collect();
+            // So many wait for their turn that what was read of them is dropped here.
+            let mut all = Vec::with_capacity(nums.len());
+            let found = rows.neighbours(&nums)?.into_iter().zip(*stored);
+            all.extend(found.map(|((record, stage), (num, event_id))| found_of(&record, stage, *num, event_id)));
+            Ok::<_, Error>(all)
         };
         let mut in_turn = stored.iter();
         let share_row = |a: &(EventNum, _), b: &(EventNum, _)| first_of_row(a.0.into()) == first_of_row(b.0.into());
         let looked = map_in_turn(stored.chunk_by(share_row).collect(), find, |found| {
             for found in found {
-                for ((stage, key), (num, event_id)) in found.map_err(Err)?.into_iter().zip(in_turn.by_ref()) {
-                    // Of a state that is no true one, the rest is not read.
-                    let stored = Some((*num, stage, key));
-                    self.look_at(txn, &mut named, event_id, stored).map_err(Err)?.map_err(Ok)?;
+                for (found, (_, event_id)) in found.map_err(Err)?.into_iter().zip(in_turn.by_ref()) {
+                    match found {
+                        Found::In(entry) => named.state.push(entry),
+                        Found::Out => {}
+                        // Of a state that is no true one, the rest is not read.
+                        Found::Open(stored) => {
+                            self.look_at(txn, &mut named, event_id, Some(*stored)).map_err(Err)?.map_err(Ok)?;
+                        }
+                    }
                 }
             }
             Ok(())
@@ -449,6 +464,16 @@ impl Room {
     }
 }
 
+/// Returns what an event makes of a state that names it, as far as that needs no look at others (R-30: what is no state
+/// event is dropped; a rejected event is never part of a state).
+fn found_of(record: &EventRecord, stage: Stage, num: EventNum, event_id: &EventId) -> Found {
+    match (Standing::if_final(&stage), &record.state_key) {
+        (Some(Standing::Accepted), Some(key)) => Found::In(Entry::of(key, event_id, num)),
+        (Some(_), _) => Found::Out,
+        (None, key) => Found::Open(Box::new((num, stage, key.clone()))),
+    }
+}
+
 /// Tells whether there is an event at a key of a state, whose entries stand by path.
 fn is_at(state: &[Entry], key: &StateKey) -> bool {
     state.binary_search_by_key(&path(key), |entry| entry.path).is_ok()
@@ -460,20 +485,16 @@ fn in_log_order<'i>(rows: &RoomSnapshot<'_>, ids: &'i EventIds) -> Result<InLogO
     let mut ids: Vec<&EventId> = ids.iter().collect();
     ids.sort_unstable();
     let (mut stored, mut others) = (Vec::with_capacity(ids.len()), Vec::new());
-    let mut in_turn = ids.iter();
-    map_in_turn(
-        ids.clone(),
-        |event_id| rows.event_num(event_id),
-        |nums| {
-            for (num, event_id) in nums.into_iter().zip(in_turn.by_ref()) {
-                match num? {
-                    Some(num) => stored.push((num, *event_id)),
-                    None => others.push(*event_id),
-                }
+    let find = |event_id: &&'i EventId| (rows.event_num(event_id), *event_id);
+    map_in_turn(ids, find, |found| {
+        for (num, event_id) in found {
+            match num? {
+                Some(num) => stored.push((num, event_id)),
+                None => others.push(event_id),
             }
-            Ok::<_, Error>(())
-        },
-    )?;
+        }
+        Ok::<_, Error>(())
+    })?;
     stored.sort_unstable();
     Ok((stored, others))
 }

@@ -82,7 +82,7 @@ impl StateBody {
             Body::Memory(bytes) => each_object(&bytes[..], take)?,
             Body::Spooled(file) => file.read_through(|body| each_object(body, take))??,
         }
-        events.sort_by_key(|(depth, _)| *depth);
+        events.sort_unstable_by_key(|(depth, place)| (*depth, place.at));
         Ok(Self { body, events: events.into_iter().map(|(_, place)| place).collect(), senders })
     }
 }
