@@ -39,6 +39,7 @@ pub mod json;
 mod key;
 mod log_row;
 mod pack;
+mod packed_ids;
 mod pdu;
 mod question;
 mod record;
@@ -64,6 +65,7 @@ pub use ids::{
 };
 pub use key::{Hex, KeyBuf, KeyReader, MalformedKey};
 pub use log_row::{LogRow, RECORDS_A_ROW, RecordBytes, encode_record, encode_records, first_of_row};
+pub use packed_ids::{EventIds, Identifier, PackedIds, ServerNames};
 pub use pdu::{AUTH_EVENTS_MAX, FormatError, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EVENTS_MAX, Pdu};
 pub use question::{AuthChainQuestion, GapQuestion, NamedIds, NamedState, QuestionKey, QuestionRow, StateQuestion};
 pub use record::{

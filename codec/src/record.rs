@@ -8,7 +8,7 @@ use std::fmt;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Check, EventNum, EventStatus, LogSeq, Rule, StateGroup, StateKey};
+use crate::{Check, EventNum, EventStatus, LogSeq, Rule, ServerNames, StateGroup, StateKey};
 
 /// One fact in the log of a room. Its place in the log is its [`crate::LogSeq`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum LogRecord {
     /// Check 6 is final for some events in canonical order.
     Folded(Folded),
     /// Servers are said to be in the room by a `send_join` response.
-    Servers(Vec<OwnedServerName>),
+    Servers(ServerNames),
     /// One of our users has joined by a handshake with another server.
     Joined(JoinRecord),
     /// A resync has had to back off, or goes on.

@@ -2,8 +2,6 @@
 //!
 //! The order of the fields is part of the format on disk.
 
-use std::borrow::Cow;
-
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
@@ -183,9 +181,9 @@ pub struct RoomRow {
 
 /// Servers that a `send_join` response named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServersRow<'a> {
-    /// The servers, in the order in which they were named.
-    pub servers: Cow<'a, [OwnedServerName]>,
+pub struct ServersRow {
+    /// The place in the log of its [`crate::LogRecord::Servers`].
+    pub at: LogSeq,
 }
 
 /// The signing keys of a server, as far as they are known, and when they may be asked for again.

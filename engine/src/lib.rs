@@ -89,7 +89,6 @@ mod auth;
 pub mod authorisation;
 mod engine;
 mod error;
-mod event_ids;
 mod explain;
 mod export;
 mod history;

@@ -267,7 +267,7 @@ impl Room {
         let is_exact = head.partial.is_none();
         let mut servers = BTreeSet::new();
         if !is_exact {
-            servers.extend(self.resync.servers().named().iter().cloned());
+            servers.extend(self.resync.servers().named().iter().map(ToOwned::to_owned));
         }
         let (_, current) = self.provisional(txn)?;
         servers.extend(members_of(&self.members, txn, current)?.hosts().cloned());

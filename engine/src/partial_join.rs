@@ -7,7 +7,7 @@ use std::{
 
 use gibbous_codec::{
     EventNum, EventState, EventStatus, FormatError, JoinRecord, LogRecord, OwnedEventId, OwnedServerName, OwnedUserId,
-    Pdu, Rejection, RoomId, RoomRules, RoomVersionId, ServerName, Stage, StateGroup, StateKey, States,
+    Pdu, Rejection, RoomId, RoomRules, RoomVersionId, ServerName, ServerNames, Stage, StateGroup, StateKey, States,
 };
 use gibbous_storage::{RoomRows, Txn};
 use serde::Deserialize;
@@ -23,6 +23,9 @@ use crate::{
     state::{StateAfter, resolve_groups, stage_of, state_after, with_event},
     verify_pool::map,
 };
+
+/// What the names of servers in one record take at most: a record may hold 80 KiB.
+const NAMES_BYTES_MAX: usize = 64 << 10;
 
 /// A join that another server has answered.
 #[derive(Clone, Copy, Debug)]
@@ -108,8 +111,8 @@ struct Body<'a> {
     auth_chain: Vec<&'a RawValue>,
     #[serde(default)]
     members_omitted: bool,
-    #[serde(default)]
-    servers_in_room: Vec<String>,
+    #[serde(default, deserialize_with = "ServerNames::deserialize_valid")]
+    servers_in_room: ServerNames,
 }
 
 /// A join whose response has been parsed; its signatures are to be checked.
@@ -122,7 +125,7 @@ pub(crate) struct ParsedJoin {
     pub(crate) pdus: Vec<Pdu>,
     state_ids: BTreeSet<OwnedEventId>,
     members_omitted: bool,
-    servers: Vec<OwnedServerName>,
+    servers: ServerNames,
 }
 
 /// What a join has made of a room.
@@ -137,8 +140,10 @@ impl ParsedJoin {
     pub(crate) fn parse(send_join: SendJoin<'_>, limits: &Limits) -> Result<Self, JoinError> {
         let rules = RoomRules::of(send_join.room_version)
             .ok_or_else(|| JoinError::UnknownRoomVersion(send_join.room_version.clone()))?;
-        let body: Body<'_> = serde_json::from_slice(send_join.response)
-            .map_err(|error| JoinError::MalformedResponse(error.to_string()))?;
+        let no_response = |why: String| JoinError::MalformedResponse(why);
+        // Once for all of it, which takes less time than string by string.
+        let response = str::from_utf8(send_join.response).map_err(|error| no_response(error.to_string()))?;
+        let body: Body<'_> = serde_json::from_str(response).map_err(|error| no_response(error.to_string()))?;
         let malformed = |error: FormatError| JoinError::MalformedJoin(error.to_string());
         let sent = Pdu::parse(&rules, send_join.event).map_err(malformed)?;
         // the response's own copy has the signature of the server that authorised a restricted join.
@@ -161,9 +166,9 @@ impl ParsedJoin {
         if body.members_omitted && !send_join.asked_partial {
             return Err(JoinError::UnaskedPartial);
         }
-        let named = body.servers_in_room.into_iter().take(limits.servers_max);
-        let mut servers = vec![send_join.via.to_owned()];
-        servers.extend(named.filter_map(|server| OwnedServerName::try_from(server).ok()));
+        let mut servers = ServerNames::from_iter([send_join.via]);
+        servers.append(&body.servers_in_room);
+        servers.truncate(limits.servers_max.saturating_add(1));
         if body.members_omitted && servers.len() == 1 {
             return Err(JoinError::NoServers);
         }
@@ -308,8 +313,8 @@ impl Room {
             return Ok(Err(JoinError::PartialInFullRoom));
         }
         let num = self.place_join(txn, join, before, partial)?;
-        for servers in records_of(&parsed.servers) {
-            txn.stage(&LogRecord::Servers(servers.to_vec()))?;
+        for servers in parsed.servers.parts(NAMES_BYTES_MAX) {
+            txn.stage(&LogRecord::Servers(servers))?;
         }
         let user: OwnedUserId = join.sender().to_owned();
         self.our_users.insert(user.to_string());
@@ -395,21 +400,4 @@ impl Room {
         }
         Ok((resolve_groups(&self.memory, txn, &groups)?, partial))
     }
-}
-
-/// Splits servers so that the names of each part fit a record.
-fn records_of(mut servers: &[OwnedServerName]) -> impl Iterator<Item = &[OwnedServerName]> {
-    /// Of names and their lengths: a value may hold 80 KiB.
-    const NAMES_BYTES_MAX: usize = 64 << 10;
-    std::iter::from_fn(move || {
-        let mut left = NAMES_BYTES_MAX;
-        let fits = |server: &&OwnedServerName| {
-            let bytes = server.as_str().len() + size_of::<u64>();
-            left.checked_sub(bytes).inspect(|rest| left = *rest).is_some()
-        };
-        let count = servers.iter().take_while(fits).count();
-        let (first, rest) = servers.split_at(count);
-        servers = rest;
-        (!first.is_empty()).then_some(first)
-    })
 }

@@ -24,7 +24,7 @@ use std::{
 
 use gibbous_codec::{
     Backoff, EventId, EventNum, OwnedEventId, OwnedServerName, QuestionKey, QuestionRow, RefusalReason, ServerName,
-    StateQuestion,
+    ServerNames, StateQuestion,
 };
 
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub use self::status::ResyncStatus;
-pub(crate) use self::{fetch::Fetch, missing::Missing, state_ids::StateIds};
+pub(crate) use self::{fetch::Fetch, missing::Missing, servers::each_once, state_ids::StateIds};
 use self::{
     need::{Need, Phase},
     servers::Servers,
@@ -91,9 +91,9 @@ impl Resync {
         self.since_ms = None;
     }
 
-    /// Takes the servers that `send_join` responses named.
-    pub(crate) fn set_named(&mut self, servers: Vec<OwnedServerName>) {
-        self.servers.set_named(servers);
+    /// Takes the servers that `send_join` responses named, of which we are none to ask.
+    pub(crate) fn set_named(&mut self, servers: ServerNames, us: &ServerName) {
+        self.servers.set_named(servers, us);
     }
 
     /// Takes servers that have members here. Those that were named are asked before them.
@@ -109,7 +109,7 @@ impl Resync {
     /// Tells whether a need is due and nobody is left to be asked for it.
     pub(crate) fn has_nobody_to_ask(&self, now_ms: u64) -> bool {
         self.needs.values().any(|need| {
-            let mut candidates = self.servers.iter().chain(&need.told_by);
+            let mut candidates = self.servers.iter().chain(need.told_by.as_deref());
             let is_due = matches!(need.phase, Phase::Ready) && need.until_ms <= now_ms;
             is_due && candidates.all(|server| need.tried.contains(server))
         })
@@ -118,7 +118,7 @@ impl Resync {
     /// Tells whether everybody will have refused a need when this server does.
     pub(crate) fn is_last_to_ask(&self, prev: &EventId, from: &ServerName) -> bool {
         self.needs.get(prev).is_some_and(|need| {
-            let mut servers = self.servers.iter().chain(&need.told_by);
+            let mut servers = self.servers.iter().chain(need.told_by.as_deref());
             servers.all(|server| server == from || need.tried.contains(server))
         })
     }
@@ -287,8 +287,9 @@ impl Resync {
         for (prev, need) in &mut self.needs {
             match &mut need.phase {
                 Phase::Ready if need.until_ms <= now_ms && !self.is_dormant => {
-                    let mut candidates = self.good.iter().chain(self.servers.iter()).chain(&need.told_by);
-                    let Some(server) = candidates.find(|server| !need.tried.contains(*server)) else {
+                    let named = self.good.as_deref().into_iter().chain(self.servers.iter());
+                    let next = named.chain(need.told_by.as_deref()).find(|server| !need.tried.contains(*server));
+                    let Some(server) = next.map(ToOwned::to_owned) else {
                         if need.tried.is_empty() {
                             // There is nobody to ask, at this time or any other.
                             need.until_ms = 0;
@@ -300,7 +301,7 @@ impl Resync {
                         continue;
                     };
                     need.phase = Phase::Asked;
-                    asks.push(ask(prev, server, RequestKind::StateIds { event_id: prev.clone() }));
+                    asks.push(ask(prev, &server, RequestKind::StateIds { event_id: prev.clone() }));
                 }
                 Phase::Fetching(fetch) => fetch.poll(prev, &self.servers, limits, &mut asks),
                 Phase::Ready | Phase::Asked => {}
@@ -342,7 +343,7 @@ impl Resync {
         need.tried.insert(from.to_owned());
         need.note_refusal(from, reason);
         let mut is_round_over = false;
-        if self.servers.iter().chain(&need.told_by).all(|server| need.tried.contains(server)) {
+        if self.servers.iter().chain(need.told_by.as_deref()).all(|server| need.tried.contains(server)) {
             need.end_round(limits, now_ms);
             is_round_over = true;
         }
@@ -395,7 +396,10 @@ impl Resync {
         let Phase::Fetching(fetch) = &need.phase else { return Ok(Progress::Waiting) };
         let progress = fetch.progress(&self.servers)?;
         let is_alone = |hole: &&OwnedEventId| need.bad_copies.get(*hole).is_none_or(|servers| servers.len() < 2);
-        let is_enough = self.servers.iter().nth(1).is_none() || need.rounds >= rounds_max;
+        // One that was named twice is no second one.
+        let mut servers = self.servers.iter();
+        let first = servers.next();
+        let is_enough = servers.all(|server| Some(server) == first) || need.rounds >= rounds_max;
         Ok(match progress {
             Progress::Ready { holes } => match holes.iter().find(is_alone).filter(|_| !is_enough) {
                 Some(hole) => Progress::Doubtful(hole.clone()),
@@ -408,7 +412,7 @@ impl Resync {
     /// A state has been adopted: its server is asked first from now on.
     pub(crate) fn adopted(&mut self, prev: &EventId, from: &ServerName) {
         self.drop_need(prev);
-        self.good = self.servers.iter().find(|server| *server == from).cloned();
+        self.good = self.servers.iter().find(|server| *server == from).map(ToOwned::to_owned);
     }
 }
 

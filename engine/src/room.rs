@@ -14,8 +14,8 @@ use std::{
 
 use gibbous_codec::{
     EventId, EventNum, EventState, EventStatus, Judgement, LogRecord, LogSeq, OwnedEventId, OwnedRoomId,
-    OwnedServerName, OwnedUserId, Rest, RoomHead, RoomNum, RoomOpened, RoomRules, ServerName, Stage, StateGroup,
-    StateKey, path,
+    OwnedServerName, OwnedUserId, Rest, RoomHead, RoomNum, RoomOpened, RoomRules, ServerName, ServerNames, Stage,
+    StateGroup, StateKey, path,
 };
 use gibbous_storage::{BATCH_ADVISED_MAX, Collected, RoomRows, Store, Txn};
 
@@ -135,9 +135,10 @@ pub(crate) struct Room {
 }
 
 /// Reads the servers that `send_join` responses named, the one joined by first.
-pub(crate) fn named_servers(rows: &impl RoomRows, head: &RoomHead) -> Result<Vec<OwnedServerName>, Error> {
-    let via = head.partial.iter().map(|partial| partial.via.clone());
-    Ok(via.chain(rows.servers()?).collect())
+pub(crate) fn named_servers(rows: &impl RoomRows, head: &RoomHead) -> Result<ServerNames, Error> {
+    let mut servers: ServerNames = head.partial.iter().map(|partial| &*partial.via).collect();
+    servers.append(&rows.servers()?);
+    Ok(servers)
 }
 
 /// Tells whether what is staged has reached the size of a batch that suits every backend.
@@ -232,9 +233,8 @@ impl Room {
     }
 
     /// Takes the servers that may be asked: those that `send_join` responses named, but for ours.
-    pub(crate) fn name_servers(&mut self, cx: Context<'_>, mut servers: Vec<OwnedServerName>) {
-        servers.retain(|server| server != cx.our_server);
-        self.resync.set_named(servers);
+    pub(crate) fn name_servers(&mut self, cx: Context<'_>, servers: ServerNames) {
+        self.resync.set_named(servers, cx.our_server);
     }
 
     /// Takes every event as far as it goes now: places what waited, flips what has full state, folds, completes. What is

@@ -14,8 +14,8 @@ use std::{
 };
 
 use gibbous_codec::{
-    EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomNum, RoomRules, RoomVersionId, Stage,
-    StateGroup, StateGroupId, StateMap,
+    EventId, EventStatus, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomNum, RoomRules, RoomVersionId,
+    ServerNames, Stage, StateGroup, StateGroupId, StateMap,
 };
 use gibbous_storage::{Difference, RoomRows, Store, StoredEvent, diff};
 
@@ -24,6 +24,7 @@ use crate::{
     lookup::parse_stored,
     members::{SharedMembers, members_of},
     resolve::all_entries,
+    resync::each_once,
     state::stage_of,
 };
 
@@ -81,7 +82,7 @@ pub struct RoomView {
     pub(crate) our_server: OwnedServerName,
     pub(crate) resync: ResyncStatus,
     pub(crate) waits: Waits,
-    pub(crate) servers: Arc<[OwnedServerName]>,
+    pub(crate) servers: Arc<ServerNames>,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
 }
@@ -159,9 +160,10 @@ impl RoomView {
         self.resync.clone()
     }
 
-    /// Returns the servers that `send_join` responses named (MSC3706, `servers_in_room`), the one joined by first.
-    pub fn servers(&self) -> &[OwnedServerName] {
-        &self.servers
+    /// Returns the servers that `send_join` responses named (MSC3706, `servers_in_room`), each once, the one joined by
+    /// first.
+    pub fn servers(&self) -> Vec<OwnedServerName> {
+        each_once(self.servers.iter()).map(ToOwned::to_owned).collect()
     }
 
     /// Returns the servers that are in the room: of a room with full state exactly those with a joined member; while it
@@ -193,7 +195,7 @@ impl RoomView {
         let rows = self.store.snapshot(self.num)?;
         let mut servers = BTreeSet::new();
         if self.is_partial {
-            servers.extend(self.servers.iter().cloned());
+            servers.extend(self.servers.iter().map(ToOwned::to_owned));
         }
         servers.extend(members_of(&self.members, &rows, self.current)?.hosts().cloned());
         Ok(ServersInRoom { servers, is_exact: !self.is_partial })

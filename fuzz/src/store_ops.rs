@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use gibbous::{MemoryBackend, OwnedEventId, RoomId, RoomVersionId, StateKey};
 use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Folded, Judgement, LogRecord, LogSeq, RoomOpened,
-    ServerKeyRow, ServerKeysRow, Stage, StateGroup, States,
+    ServerKeyRow, ServerKeysRow, ServerName, ServerNames, Stage, StateGroup, States,
 };
 use gibbous_storage::{Fault, Faulty, RoomRows, Step, Store, StoreError, Survives, Txn, check, entries, rebuild};
 
@@ -216,8 +216,9 @@ fn stage(txn: &mut Txn<'_>, held: &mut Room, [what, b, c]: [u8; 3]) -> Result<()
             held.state.retain(|key, _| !removed.contains(key));
         }
         _ => {
-            let server = format!("s{}.example", num.0).try_into().expect("a server name");
-            txn.stage(&LogRecord::Servers(vec![server]))?;
+            let server = format!("s{}.example", num.0);
+            let server = ServerName::parse(&server).expect("a server name");
+            txn.stage(&LogRecord::Servers(ServerNames::from_iter([&*server])))?;
             held.servers += 1;
         }
     }

@@ -34,7 +34,7 @@ const KINDS: [fn(Input<'_>); 11] = [
     |input| check::<EventStatesRow>(Kind::EventStates, input),
     |input| check::<IdRow>(Kind::IdRow, input),
     |input| check::<UnfoldedRow>(Kind::Unfolded, input),
-    |input| check::<ServersRow<'_>>(Kind::Servers, input),
+    |input| check::<ServersRow>(Kind::Servers, input),
     |input| check::<ServerKeysRow>(Kind::ServerKeys, input),
     |input| check::<FormatRow>(Kind::Format, input),
     |input| check::<RoomRow>(Kind::RoomRow, input),

@@ -1,7 +1,7 @@
 //! The fold: one log record becomes rows. Commit, recovery and check use it alike, so a row that it does not make does
 //! not exist.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use gibbous_codec::{
     ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement,
@@ -75,9 +75,9 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         }
         LogRecord::Group(group) => apply_group(rows, group)?,
         LogRecord::Folded(folded) => apply_folded(rows, &mut head, folded)?,
-        LogRecord::Servers(servers) => {
+        LogRecord::Servers(_) => {
             let key = room_seq_key(rows.room(), LogSeq(head.server_rows));
-            let row = ServersRow { servers: Cow::Borrowed(servers) };
+            let row = ServersRow { at: seq };
             let value = encode_row(Table::Servers, &key, Kind::Servers, &row)?;
             rows.write(Table::Servers, key, Some(value));
             head.server_rows += 1;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use gibbous_codec::{
     AcknowledgedRow, ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventState, IdRow, Kind,
-    LogRecord, LogSeq, NamedIds, OwnedEventId, OwnedServerName, Path, QuestionKey, QuestionRow, RECORDS_A_ROW,
-    RedactionRow, RoomHead, RoomNum, ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
+    LogRecord, LogSeq, NamedIds, OwnedEventId, Path, QuestionKey, QuestionRow, RECORDS_A_ROW, RedactionRow, RoomHead,
+    RoomNum, ServerNames, ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow,
 };
 
 use crate::{
@@ -227,7 +227,7 @@ pub trait RoomRows: Rows + NodeSource {
     /// # Errors
     ///
     /// If the backend fails or a row is damaged.
-    fn servers(&self) -> Result<Vec<OwnedServerName>, StoreError> {
+    fn servers(&self) -> Result<ServerNames, StoreError> {
         self.servers_at(u64::MAX)
     }
 
@@ -236,13 +236,18 @@ pub trait RoomRows: Rows + NodeSource {
     /// # Errors
     ///
     /// If the backend fails or a row is damaged.
-    fn servers_at(&self, rows: u64) -> Result<Vec<OwnedServerName>, StoreError> {
+    fn servers_at(&self, rows: u64) -> Result<ServerNames, StoreError> {
         let prefix = room_prefix(self.room());
         let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-        let mut servers = Vec::new();
+        let mut servers = ServerNames::default();
         for (key, bytes) in self.rows(Table::Servers, &prefix, &prefix, rows)? {
-            let row: ServersRow<'_> = decode_row(Table::Servers, &key, Kind::Servers, &bytes)?;
-            servers.append(&mut row.servers.into_owned());
+            let row: ServersRow = decode_row(Table::Servers, &key, Kind::Servers, &bytes)?;
+            let Some(LogRecord::Servers(named)) = self.record(row.at)? else {
+                return Err(StoreError::Missing {
+                    what: format!("servers of room {}, record {}", self.room(), row.at),
+                });
+            };
+            servers.append(&named);
         }
         Ok(servers)
     }

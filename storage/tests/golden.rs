@@ -15,8 +15,8 @@ use gibbous_codec::{
     IdRow, ImportRecord, InviteRow, JoinRecord, Judgement, Kind, LogRecord, LogSeq, NamedIds, NamedState, NodeHash,
     OwnedEventId, OwnedServerName, OwnedUserId, PartialJoin, Path, Position, QuestionKey, QuestionRow, RedactedRecord,
     RedactionRecord, RedactionRow, RefusalReason, Refused, Rejection, Rest, RoomHead, RoomNum, RoomOpened, RoomRow,
-    RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServersRow, SoftFailure, SpanRow, Stage, StateGroup, StateKey,
-    StateQuestion, States, UnfoldedRow, WholeCopyRecord, WholeCopyRow, encode,
+    RoomVersionId, Rule, ServerKeyRow, ServerKeysRow, ServerNames, ServersRow, SoftFailure, SpanRow, Stage, StateGroup,
+    StateKey, StateQuestion, States, UnfoldedRow, WholeCopyRecord, WholeCopyRow, encode,
 };
 use gibbous_storage::{
     Backend, Batch, FORMAT_VERSION, MemoryBackend, RoomRows, Store, Table, check,
@@ -156,7 +156,7 @@ fn records(golden: &mut Golden) {
         }),
     );
     put("folded", LogRecord::Folded(folded()));
-    put("servers", LogRecord::Servers(vec![server()]));
+    put("servers", LogRecord::Servers(ServerNames::from_iter([&*server()])));
     let joined = JoinRecord {
         join: EventNum(7),
         user: user(),
@@ -232,7 +232,7 @@ fn rows(golden: &mut Golden) {
     put(golden, "row/acknowledged", Kind::Acknowledged, &AcknowledgedRow { seq: LogSeq(5), index: 2 });
     put(golden, "row/redaction", Kind::Redaction, &RedactionRow { redaction: EventNum(7), told: true });
     put(golden, "row/whole_copy", Kind::WholeCopy, &WholeCopyRow { at: LogSeq(9) });
-    put(golden, "row/servers", Kind::Servers, &ServersRow { servers: vec![server()].into() });
+    put(golden, "row/servers", Kind::Servers, &ServersRow { at: LogSeq(3) });
     let key = ServerKeyRow { key_id: "ed25519:1".to_owned(), key: [7; 32], valid_until_ts: 9 };
     put(golden, "row/server_keys", Kind::ServerKeys, &ServerKeysRow { keys: vec![key], rounds: 2, until_ms: 8 });
 }

@@ -294,7 +294,8 @@ impl Room {
 
     /// Asks for the events in the gap before a PDU. Returns whether an answer is awaited.
     fn ask_gap(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, root: LogSeq, pdu: &Pdu) -> Result<bool, Error> {
-        let destination = self.origin_of(cx, root, pdu).or_else(|| self.resync.servers().iter().next().cloned());
+        let destination =
+            self.origin_of(cx, root, pdu).or_else(|| self.resync.servers().iter().next().map(ToOwned::to_owned));
         let gap = self.gaps.gaps.entry(root).or_default();
         if gap.is_asked {
             return Ok(true);
@@ -412,7 +413,7 @@ impl Room {
         let origin = self.gaps.origin(self.open.root_of(num));
         let mut servers: Vec<OwnedServerName> = origin.into_iter().map(ToOwned::to_owned).collect();
         servers.push(pdu.sender().server_name().to_owned());
-        servers.extend(self.resync.servers().iter().cloned());
+        servers.extend(self.resync.servers().iter().map(ToOwned::to_owned));
         servers.retain(|server| server != cx.our_server);
         match self.auth_questions.next_server(num, servers, cx.limits, cx.now_ms) {
             NextServer::Ask(destination) => self.asks.push(Ask {

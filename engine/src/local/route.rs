@@ -1,7 +1,5 @@
 //! How one of our users joins a room: by an event of ours, or by a handshake with another server.
 
-use std::collections::BTreeSet;
-
 use gibbous_codec::{OwnedServerName, OwnedUserId, Rule, StateKey, UserId, path};
 use gibbous_storage::{RoomRows, Txn};
 use serde_json::{json, value::to_raw_value};
@@ -9,6 +7,7 @@ use serde_json::{json, value::to_raw_value};
 use super::EventDraft;
 use crate::{
     Error,
+    resync::each_once,
     room::{Context, Room},
 };
 
@@ -91,11 +90,10 @@ impl Room {
 
     /// Returns the servers that can be asked to let somebody in: the one joined by first.
     pub(super) fn candidates(&mut self, cx: Context<'_>, txn: &mut Txn<'_>) -> Result<Vec<OwnedServerName>, Error> {
-        let mut candidates = self.resync.servers().named().to_vec();
-        let others = self.servers_in_room(txn)?.servers;
-        let named: BTreeSet<OwnedServerName> = candidates.iter().cloned().collect();
-        candidates.extend(others.into_iter().filter(|server| server != cx.our_server && !named.contains(server)));
-        Ok(candidates)
+        let mut others = self.servers_in_room(txn)?.servers;
+        others.remove(cx.our_server);
+        let named = self.resync.servers().named().iter();
+        Ok(each_once(named.chain(others.iter().map(|server| &**server))).map(ToOwned::to_owned).collect())
     }
 
     /// Returns the rule by which the current state refuses a user's join, if it does.

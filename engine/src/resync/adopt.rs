@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{
-    Check, EventId, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Pdu, RefusalReason,
-    Rejection, Rule, ServerName, Stage, StateGroup, StateKey, States, first_of_row, path,
+    Check, EventId, EventIds, EventNum, EventRecord, EventState, EventStatus, LogRecord, OwnedEventId, Pdu,
+    RefusalReason, Rejection, Rule, ServerName, Stage, StateGroup, StateKey, States, first_of_row, path,
 };
 use gibbous_storage::{Entry, RoomRows, RoomSnapshot, Txn};
 
 use crate::{
     Error,
     auth::rests_on,
-    event_ids::EventIds,
     intake::{
         helpless::Standing,
         place::decide,

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gibbous_codec::{EventId, EventNum, NamedState, OwnedEventId, OwnedServerName, ServerName};
 
-use super::{Missing, Progress, ask, servers::Servers};
+use super::{
+    Missing, Progress, ask,
+    servers::{Servers, each_once},
+};
 use crate::{Limits, RequestKind, questions::that_fit, room::Ask};
 
 /// The events that a state consists of, being fetched.
@@ -153,7 +156,7 @@ impl Fetch {
         let named_by = &self.named_by;
         let is_untried = |event_id| {
             let tried = self.in_vain.get(event_id);
-            tried.is_none_or(|tried| servers.iter().chain([named_by]).any(|server| !tried.contains(server)))
+            tried.is_none_or(|tried| servers.iter().chain([&**named_by]).any(|server| !tried.contains(server)))
         };
         if self.missing.iter().any(is_untried) {
             return Ok(Progress::Waiting);
@@ -192,10 +195,9 @@ impl Fetch {
         }
         // Each missing event goes to the first server that was not asked for it: the one that named it, then the others.
         // Of many events the first ones go to one server, those that follow to the next: they answer side by side.
-        let others = servers.iter().filter(|server| **server != self.named_by);
-        let servers: Vec<&OwnedServerName> = std::iter::once(&self.named_by).chain(others).collect();
+        let servers: Vec<&ServerName> = each_once(std::iter::once(&*self.named_by).chain(servers.iter())).collect();
         let side_by_side = servers.len().min(limits.events_servers_max.max(1));
-        let mut by_server: BTreeMap<&OwnedServerName, Vec<OwnedEventId>> = BTreeMap::new();
+        let mut by_server: BTreeMap<&ServerName, Vec<OwnedEventId>> = BTreeMap::new();
         let to_ask = self.missing.iter().filter(|event_id| !self.in_flight.contains(*event_id));
         for (number, event_id) in to_ask.enumerate() {
             let first = number / limits.events_a_request_max % side_by_side;

@@ -1,10 +1,10 @@
 //! The IDs that a server names for a state, and the rows that they are kept in.
 
-use gibbous_codec::{EventId, NamedIds, OwnedEventId};
+use gibbous_codec::{EventId, EventIds, NamedIds, OwnedEventId};
 use gibbous_storage::RoomRows;
 use serde::Deserialize;
 
-use crate::{Error, event_ids::EventIds};
+use crate::Error;
 
 /// At 255 bytes an ID and 8 for its length, 63 KiB.
 const IDS_A_PART: usize = 240;

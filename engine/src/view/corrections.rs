@@ -68,7 +68,8 @@ impl RoomView {
         let Some(LogRecord::Completing(completing)) = rows.record(position.seq)? else { return Ok(None) };
         let current = told_at(&rows, position.seq)?;
         let in_room = hosts_of(&self.members, &rows, current)?;
-        let mut named: BTreeSet<OwnedServerName> = rows.servers_at(completing.server_rows)?.into_iter().collect();
+        let mut named: BTreeSet<OwnedServerName> =
+            rows.servers_at(completing.server_rows)?.iter().map(ToOwned::to_owned).collect();
         named.insert(completing.via.clone());
         named.insert(self.our_server.clone());
 

@@ -220,10 +220,8 @@ fn join(store: &Store) -> Result<(), StoreError> {
     let after = txn.state_with(before, &key, &event_id("join"), num)?;
     let join =
         txn.stage_event(event("join", Some(key), vec![Edge::Unknown(event_id("gap"))], placed(true, before, after)))?;
-    txn.stage(&LogRecord::Servers(vec![
-        "a.example".try_into().expect("a name"),
-        "b.example".try_into().expect("a name"),
-    ]))?;
+    let servers = ["a.example", "b.example"].map(|name| ServerName::parse(name).expect("a name"));
+    txn.stage(&LogRecord::Servers(servers.iter().map(|server| &**server).collect()))?;
     txn.stage(&LogRecord::Joined(JoinRecord {
         join,
         user: "@us:us.example".try_into().expect("a user ID"),
