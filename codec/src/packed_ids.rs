@@ -7,7 +7,7 @@ use serde::{
     de::{DeserializeSeed, Error, SeqAccess, Visitor},
 };
 
-use crate::{EventId, ServerName};
+use crate::{EventId, ID_BYTES_MAX, ServerName};
 
 /// Event IDs, one behind the other in one string.
 pub type EventIds = PackedIds<EventId>;
@@ -15,10 +15,10 @@ pub type EventIds = PackedIds<EventId>;
 /// Server names, one behind the other in one string.
 pub type ServerNames = PackedIds<ServerName>;
 
-/// Identifiers, one behind the other in one string: some 50 bytes for an event ID, where an owned one takes twice that
+/// Identifiers, one behind the other in one string: 53 bytes for most event IDs, where an owned one takes twice that
 /// and an allocation of its own.
 ///
-/// In JSON they are a list of strings. In bytes server names are one string with a blank behind each, which there is in no
+/// In JSON they are a list of strings of at most [`ID_BYTES_MAX`] each. In bytes server names are one string with a blank behind each, which there is in no
 /// server name; an event ID may have one.
 ///
 /// ```
@@ -120,7 +120,8 @@ impl<T: Identifier + ?Sized> PackedIds<T> {
         })
     }
 
-    /// Reads those of a list of strings that are identifiers. What is none is left out: some servers name such.
+    /// Reads those of a list of strings that are identifiers of at most [`ID_BYTES_MAX`]. What is none is left out: some
+    /// servers name such.
     ///
     /// # Errors
     ///
@@ -217,6 +218,8 @@ impl<'de, T: Identifier + ?Sized> Visitor<'de> for List<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PackedIds<T>, A::Error> {
         let mut ids = PackedIds::default();
         while list.next_element_seed(Next { ids: &mut ids, is_strict: self.is_strict })?.is_some() {}
+        ids.text.shrink_to_fit();
+        ids.ends.shrink_to_fit();
         Ok(ids)
     }
 }
@@ -264,9 +267,14 @@ impl<T: Identifier + ?Sized> Visitor<'_> for Next<'_, T> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        match T::of(text) {
+        // ruma bounds the length of an event ID only where a server stands in it, and that of no server name.
+        let is_short = match text.len() {
+            ..=ID_BYTES_MAX => Ok(()),
+            len => Err(E::custom(format_args!("an identifier of {len} bytes"))),
+        };
+        match is_short.and_then(|()| T::of(text).map_err(E::custom)) {
             Ok(_) => self.ids.push_text(text),
-            Err(error) if self.is_strict => return Err(E::custom(error)),
+            Err(error) if self.is_strict => return Err(error),
             Err(_) => {}
         }
         Ok(())
@@ -293,6 +301,9 @@ mod tests {
         assert!(!event_ids.contains("$sec".try_into().expect("an ID")));
         assert_eq!(event_ids.iter().collect::<EventIds>(), event_ids);
         assert!(serde_json::from_str::<EventIds>(r#"["first"]"#).is_err());
+        let of_len = |len| serde_json::from_str::<EventIds>(&format!(r#"["{:$<len$}"]"#, ""));
+        assert_eq!(of_len(ID_BYTES_MAX).expect("it is short").len(), 1);
+        assert!(of_len(ID_BYTES_MAX + 1).is_err());
 
         event_ids.append(&event_ids.clone());
         event_ids.truncate(4);

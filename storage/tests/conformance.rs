@@ -282,6 +282,22 @@ fn longest_rows_are_kept() {
 }
 
 #[test]
+fn a_key_longer_than_any_may_be_is_not_there() {
+    on_all(|subject| {
+        must(subject.backend().commit(&put(Table::Rooms, &[(&[1; KEY_MAX], b"the longest")])));
+        for len in [KEY_MAX + 1, 1 << 16, 1 << 20] {
+            let long = vec![1; len];
+            assert_eq!(get(subject.backend(), Table::Rooms, &long), None);
+            assert_eq!(scan(subject.backend(), Table::Rooms, &long, &long, 9), []);
+            assert_eq!(scan(subject.backend(), Table::Rooms, &long, b"", 9), []);
+            let expecting = batch(|batch| batch.expect_absent(Table::Rooms, long));
+            let refused = subject.backend().commit(&expecting);
+            assert!(matches!(refused, Err(CommitError::Backend(BackendError::TooBig { .. }))), "{refused:?}");
+        }
+    });
+}
+
+#[test]
 fn row_over_a_limit_is_refused_before_anything_is_written() {
     on_all(|subject| {
         let backend = subject.backend();

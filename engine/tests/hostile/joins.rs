@@ -105,12 +105,14 @@ fn of_a_hundred_thousand_servers_and_more_as_many_are_kept_as_may_be() {
     let join = story.join.clone();
     let mut response = story.room.send_join(&join, true);
     let made_up = (0..150_000).map(|number| json!(format!("s{number}.example")));
-    let junk = ["", "not a server", "s.example:99999999", "\u{0}", "@a:b"].map(|junk| json!(junk));
+    let endless = format!("{}.example", "s".repeat(100_000));
+    let junk = ["", "not a server", "s.example:99999999", "\u{0}", "@a:b", &endless].map(|junk| json!(junk));
     list(&mut response, "servers_in_room").extend(junk.into_iter().chain(made_up));
     let status = story.join_with(&join, S, &response, true);
     assert_eq!(status, JoinStatus::Joined { event_id: join, partial: true });
     let kept = story.view().servers().to_vec();
     assert!((99_000..=100_001).contains(&kept.len()), "{}", kept.len());
+    assert!(kept.iter().all(|server| server.as_str().len() <= 255));
     story.restart();
     assert_eq!(story.view().servers(), kept, "what an engine reads that is opened anew");
     assert_ends_well(story, &backend);

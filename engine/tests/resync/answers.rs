@@ -5,7 +5,7 @@ use gibbous::{
     gibbous_storage::Table,
     testing::{Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{HOUR, MINUTE, backing_off, in_memory, join, member, on_all, on_two_servers};
 
@@ -45,6 +45,30 @@ fn answers_of_other_shapes_are_no_answers_either() {
         assert!(!story.view().is_partial(), "{body}");
         assert_eq!(story.holes(), Some(Vec::new()), "{body}");
         story.assert_converged();
+    }
+}
+
+#[test]
+fn a_server_that_names_ids_longer_than_any_is_not_believed_and_the_next_is_asked() {
+    fn add(body: &mut Value, list: &str, ids: usize, bytes: usize) {
+        let made_up = (0..ids).map(|number| json!(format!("${number:03}{}", "A".repeat(bytes - 4))));
+        body[list].as_array_mut().expect("a list").extend(made_up);
+    }
+    let lies: [fn(&mut Value); 4] = [
+        |body| add(body, "pdu_ids", 1, 256),
+        |body| add(body, "pdu_ids", 1, 60_000),
+        |body| add(body, "auth_chain_ids", 1, 100_000),
+        |body| add(body, "auth_chain_ids", 240, 400),
+    ];
+    for lie in lies {
+        on_all(|storage| {
+            let mut story = on_two_servers(&RoomVersionId::V11, storage);
+            story.servers.set(S, Asked::StateIds, Reply::Edited(lie));
+            let story = join(story);
+            assert_eq!(story.questions()[..2], [(S, Asked::StateIds), (S2, Asked::StateIds)]);
+            assert!(!story.view().is_partial());
+            story.assert_converged();
+        });
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
     Backend, Row, Snapshot,
     files::{self, caught, fsync, key_of, lock},
 };
-use crate::{BackendError, Batch, CommitError, Table};
+use crate::{BackendError, Batch, CommitError, KEY_MAX, Table};
 
 /// A store in a directory, which belongs to this process while it is open.
 ///
@@ -171,11 +171,19 @@ struct View<'b> {
 
 impl Snapshot for View<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
+        if key.len() > KEY_MAX {
+            return Ok(None);
+        }
         let value = guarded("read a row", || self.at.get(self.rows, key_of(table, key)))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, BackendError> {
+        if prefix.len() > KEY_MAX {
+            return Ok(Vec::new());
+        }
+        // No key stands between the longest that may be and one that is longer but for its end.
+        let from = from.get(..=KEY_MAX).unwrap_or(from);
         let start = key_of(table, from.max(prefix));
         let prefix = key_of(table, prefix);
         guarded("read rows", || {
