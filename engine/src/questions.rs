@@ -15,6 +15,7 @@ use crate::{
 /// A row to be stored, or removed.
 pub(crate) type Write = (QuestionKey, Option<QuestionRow>);
 
+/// Rows that are written together.
 pub(crate) type Writes = Vec<Write>;
 
 /// How many bytes the items of one list in a row may have: of the lists of the longest row, four fit what a value may
@@ -52,9 +53,10 @@ impl Room {
                 QuestionRow::Gap(gap) => self.gaps.resume(gap),
                 QuestionRow::AuthChain(question) => self.auth_questions.resume(question),
                 QuestionRow::State(question) => {
+                    // Where the IDs were not stored, they are asked for again.
                     let named = match &question.named {
-                        Some(named) => StateIds::read(&rows, &question.prev, named.parts)?,
-                        None => None,
+                        Some(named) if named.parts > 0 => StateIds::read(&rows, &question.prev, named.parts)?,
+                        Some(_) | None => None,
                     };
                     let missing = named.map(|ids| Missing::look_for(&rows, &question.prev, ids)).transpose()?;
                     self.resync.resume(question, missing);

@@ -137,7 +137,7 @@ impl Resync {
         self.needs.insert(prev, need);
     }
 
-    /// Returns what is to be stored of the needs, or removed.
+    /// Returns what is to be stored of the needs, or removed. It is told once: all of it is to be written.
     pub(crate) fn take_writes(&mut self) -> impl Iterator<Item = Write> {
         let (removed, newly_named) = (mem::take(&mut self.removed), mem::take(&mut self.newly_named));
         let mut questions = Vec::new();
@@ -316,7 +316,8 @@ impl Resync {
         if !matches!(need.phase, Phase::Asked) {
             return;
         }
-        // What can be adopted at once need not be remembered.
+        // Of what is there as a whole the IDs need not be stored: a server is asked again, should it still be held after a
+        // restart.
         let parts = if missing.is_empty() { 0 } else { missing.named().count_parts() };
         need.phase = Phase::Fetching(Fetch::new(from, parts, missing).into());
         self.newly_named.insert(prev.to_owned());

@@ -1,8 +1,11 @@
 //! What comes of answers: honest, wrong, late, or none.
 
+use std::sync::Arc;
+
 use gibbous::{
     Backend, Limits, MemoryBackend, OwnedEventId, Request, RequestError, Response, RoomVersionId,
-    gibbous_storage::Table,
+    gibbous_codec::{NamedState, QuestionKey, QuestionRow, StateQuestion},
+    gibbous_storage::{Store, Table},
     testing::{Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story},
 };
 use serde_json::{Value, json};
@@ -70,6 +73,42 @@ fn a_server_that_names_ids_longer_than_any_is_not_believed_and_the_next_is_asked
             story.assert_converged();
         });
     }
+}
+
+#[test]
+fn a_state_whose_ids_were_not_stored_is_named_anew_after_a_restart() {
+    // So it is stored where all that was named was there and the state was held: its IDs took no row.
+    let backend = MemoryBackend::new();
+    let mut story = on_two_servers(&RoomVersionId::V11, Storage::Memory(backend.clone())).join_held();
+    let store = Store::open(Arc::new(backend)).expect("it is a store");
+    let room = store.room_num(story.room.id()).expect("it can be read").expect("it is joined");
+    let [prev] = story.room.pdu(&story.join).prev_events() else { panic!("the join follows one event") };
+    let named = NamedState {
+        by: S.try_into().expect("a server name"),
+        parts: 0,
+        is_state_given: false,
+        in_vain: Vec::new(),
+        beside: Vec::new(),
+        unverifiable: Vec::new(),
+    };
+    let question = StateQuestion {
+        prev: prev.clone(),
+        told_by: None,
+        tried: Vec::new(),
+        rounds: 0,
+        until_ms: 0,
+        refusals: Vec::new(),
+        named: Some(named),
+    };
+    let row = (QuestionKey::State(prev.clone()), Some(QuestionRow::State(question)));
+    store.put_questions(room, [row]).expect("it can be written");
+    story.take_asked();
+    story.servers.be_honest();
+    story.restart();
+    story.run();
+    assert_eq!(story.questions()[0], (S, Asked::StateIds));
+    assert!(!story.view().is_partial(), "{:?}", story.view().resync());
+    story.assert_converged();
 }
 
 #[test]
