@@ -18,7 +18,7 @@ pub(crate) struct Fetch {
     pub(crate) named_by: OwnedServerName,
     /// How many rows the IDs are stored in.
     pub(super) parts: u64,
-    pub(super) missing: Missing,
+    missing: Missing,
     /// Who was asked in vain for those that are missing.
     in_vain: BTreeMap<OwnedEventId, BTreeSet<OwnedServerName>>,
     /// Those among them that a server gave, but whose signature did not hold or whose keys could not be had.
@@ -28,7 +28,7 @@ pub(crate) struct Fetch {
     is_state_in_flight: bool,
     /// Whether the state was given as a whole, as far as it was.
     is_state_given: bool,
-    /// Events that were not named, but that named ones rest on.
+    /// Further events that were missing at some time: the one that the state is after, and such that named ones rest on.
     beside: BTreeSet<OwnedEventId>,
     /// Events of the state whose verdicts are awaited before it is adopted.
     pub(crate) until_final: BTreeSet<EventNum>,
@@ -37,6 +37,7 @@ pub(crate) struct Fetch {
 impl Fetch {
     /// A server has named the IDs of a state, of which these are missing.
     pub(super) fn new(named_by: &ServerName, parts: u64, missing: Missing) -> Self {
+        let beside = missing.further().clone();
         Self {
             named_by: named_by.to_owned(),
             parts,
@@ -47,7 +48,7 @@ impl Fetch {
             is_state_asked: false,
             is_state_in_flight: false,
             is_state_given: false,
-            beside: BTreeSet::new(),
+            beside,
             until_final: BTreeSet::new(),
         }
     }
@@ -193,13 +194,17 @@ impl Fetch {
             asks.push(ask(prev, &self.named_by, RequestKind::State { event_id: prev.to_owned() }));
             return;
         }
+        let to_ask: Vec<&EventId> =
+            self.missing.iter().filter(|event_id| !self.in_flight.contains(*event_id)).collect();
+        if to_ask.is_empty() {
+            return;
+        }
         // Each missing event goes to the first server that was not asked for it: the one that named it, then the others.
         // Of many events the first ones go to one server, those that follow to the next: they answer side by side.
         let servers: Vec<&ServerName> = each_once(std::iter::once(&*self.named_by).chain(servers.iter())).collect();
         let side_by_side = servers.len().min(limits.events_servers_max.max(1));
         let mut by_server: BTreeMap<&ServerName, Vec<OwnedEventId>> = BTreeMap::new();
-        let to_ask = self.missing.iter().filter(|event_id| !self.in_flight.contains(*event_id));
-        for (number, event_id) in to_ask.enumerate() {
+        for (number, event_id) in to_ask.into_iter().enumerate() {
             let first = number / limits.events_a_request_max % side_by_side;
             let mut candidates =
                 servers[first..side_by_side].iter().chain(&servers[..first]).chain(&servers[side_by_side..]);

@@ -1,6 +1,6 @@
 //! The events of a named state that are missing.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 use gibbous_codec::{EventId, OwnedEventId};
 use gibbous_storage::RoomRows;
@@ -13,15 +13,19 @@ use crate::{Error, state::is_stored};
 #[derive(Clone, Debug)]
 pub(crate) struct Missing {
     ids: Arc<StateIds>,
-    /// Those that were missing at first: how their IDs begin, and the places of these, by ID. Of a few that begin alike
-    /// alone the IDs themselves are looked at: they stand far apart in memory.
-    places: Arc<[(u64, usize)]>,
+    /// Those of the named ones that were missing when this was made, by ID.
+    places: Arc<[Place]>,
     /// Which of them still are.
     are_missing: Vec<bool>,
-    /// Those that were not named.
-    beside: BTreeSet<OwnedEventId>,
-    len: usize,
+    /// How many of them still are.
+    missing_places: usize,
+    /// Those that are missing beside: such as were not named, or were there when this was made.
+    further: BTreeSet<OwnedEventId>,
 }
+
+/// How the ID of a named event begins, and its place among the IDs. Of a few that begin alike alone the IDs themselves
+/// are looked at: they stand far apart in memory.
+type Place = (u64, usize);
 
 impl Missing {
     /// Looks for the events that a state after `prev` names, and for that event.
@@ -45,10 +49,13 @@ impl Missing {
                 places.push((beginning(event_id), place));
             }
         }
-        places.sort_unstable_by_key(|(beginning, place)| (*beginning, ids.get(*place)));
-        places.dedup_by_key(|(_, place)| ids.get(*place));
-        let (are_missing, len) = (vec![true; places.len()], places.len());
-        Ok(Self { ids: Arc::new(ids), places: places.into(), are_missing, beside: BTreeSet::new(), len })
+        let compare = |a: &Place, b: &Place| a.0.cmp(&b.0).then_with(|| ids.get(a.1).cmp(&ids.get(b.1)));
+        places.sort_unstable_by(compare);
+        places.dedup_by(|a, b| compare(a, b).is_eq());
+        let are_missing = vec![true; places.len()];
+        let missing_places = places.len();
+        let places = places.into();
+        Ok(Self { ids: Arc::new(ids), places, are_missing, missing_places, further: BTreeSet::new() })
     }
 
     /// Returns the IDs that were named.
@@ -57,48 +64,64 @@ impl Missing {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.missing_places + self.further.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     pub(crate) fn contains(&self, event_id: &EventId) -> bool {
-        self.find(event_id).is_some_and(|nth| self.are_missing[nth]) || self.beside.contains(event_id)
+        self.find(event_id).is_some_and(|nth| self.are_missing[nth]) || self.further.contains(event_id)
     }
 
-    /// Puts an event in. Returns whether it is one that was not named.
+    /// Puts an event in. Returns whether it is a further one that was not missing.
     pub(super) fn insert(&mut self, event_id: OwnedEventId) -> bool {
-        let is_beside = match self.find(&event_id) {
-            Some(nth) if std::mem::replace(&mut self.are_missing[nth], true) => return false,
-            Some(_) => false,
-            None if !self.beside.insert(event_id) => return false,
-            None => true,
-        };
-        self.len += 1;
-        is_beside
+        match self.find(&event_id) {
+            Some(nth) => {
+                self.missing_places += usize::from(!mem::replace(&mut self.are_missing[nth], true));
+                false
+            }
+            None => self.further.insert(event_id),
+        }
     }
 
     pub(super) fn remove(&mut self, event_id: &EventId) {
-        let was_missing = match self.find(event_id) {
-            Some(nth) => std::mem::take(&mut self.are_missing[nth]),
-            None => self.beside.remove(event_id),
-        };
-        self.len -= usize::from(was_missing);
+        match self.find(event_id) {
+            Some(nth) => self.missing_places -= usize::from(mem::take(&mut self.are_missing[nth])),
+            None => drop(self.further.remove(event_id)),
+        }
+        self.forget_what_came();
     }
 
-    /// Returns those that were named, then the others, each by ID.
+    /// Lets go of the places of events that have come once they are the most: what is left is looked through often.
+    fn forget_what_came(&mut self) {
+        if self.missing_places * 2 >= self.places.len() {
+            return;
+        }
+        self.places = self.missing_places().copied().collect();
+        self.are_missing = vec![true; self.places.len()];
+    }
+
+    fn missing_places(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().zip(&self.are_missing).filter(|(_, is_missing)| **is_missing).map(|(place, _)| place)
+    }
+
+    /// Returns the further ones.
+    pub(super) fn further(&self) -> &BTreeSet<OwnedEventId> {
+        &self.further
+    }
+
+    /// Returns those that were named, then the further ones, each by ID.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &EventId> {
-        let named = self.places.iter().zip(&self.are_missing).filter(|(_, is_missing)| **is_missing);
-        named.filter_map(|((_, place), _)| self.ids.get(*place)).chain(self.beside.iter().map(|event_id| &**event_id))
+        let named = self.missing_places().filter_map(|(_, place)| self.ids.get(*place));
+        named.chain(self.further.iter().map(|event_id| &**event_id))
     }
 
     fn find(&self, event_id: &EventId) -> Option<usize> {
         let wanted = beginning(event_id);
-        let compare = |(beginning, place): &(u64, usize)| {
-            beginning.cmp(&wanted).then_with(|| self.ids.get(*place).cmp(&Some(event_id)))
-        };
+        let compare =
+            |(beginning, place): &Place| beginning.cmp(&wanted).then_with(|| self.ids.get(*place).cmp(&Some(event_id)));
         self.places.binary_search_by(compare).ok()
     }
 }
@@ -143,6 +166,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_looked_through_without_what_came() {
+        let all: Vec<OwnedEventId> = (100..200).map(|number| id(&number.to_string())).collect();
+        let pdu_ids = all.iter().map(|event_id| &**event_id).collect();
+        let Ok(mut missing) = Missing::of(StateIds { pdu_ids, ..StateIds::default() }, |_| Ok::<_, Infallible>(false));
+        for (nth, event_id) in all.iter().rev().enumerate() {
+            missing.remove(event_id);
+            assert!(missing.places.len() <= 2 * missing.len() + 1, "{nth}");
+            assert!(missing.iter().eq(all[..all.len() - 1 - nth].iter().map(|event_id| &**event_id)));
+        }
+    }
+
+    #[test]
     fn what_is_named_twice_or_stored_or_comes_later_is_missing_once_or_not_at_all() {
         let ids: StateIds =
             serde_json::from_str(r#"{"pdu_ids": ["$d", "$b", "$stored"], "auth_chain_ids": ["$a", "$b"]}"#)
@@ -159,15 +194,19 @@ mod tests {
         assert_eq!(names(&missing), ["a", "d"]);
         assert_eq!(names(&asked), ["a", "b", "d"]);
 
-        assert!(missing.insert(id("beside")));
-        assert!(!missing.insert(id("beside")), "it was there");
+        assert!(missing.insert(id("further")));
+        assert!(!missing.insert(id("further")), "it was there");
         assert!(!missing.insert(id("b")), "it was named");
         assert!(!missing.insert(id("b")));
-        assert_eq!(names(&missing), ["a", "b", "d", "beside"]);
-        for name in ["a", "b", "d", "beside"] {
+        assert_eq!(names(&missing), ["a", "b", "d", "further"]);
+        for name in ["a", "b", "d", "further"] {
             missing.remove(&id(name));
         }
         assert!(missing.is_empty());
+
+        // What has come and is wanted again is not forgotten, though it was.
+        assert!(missing.insert(id("b")));
+        assert_eq!(names(&missing), ["b"]);
         assert_eq!(missing.named().len(), 5);
     }
 }

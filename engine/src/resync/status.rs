@@ -95,7 +95,7 @@ impl Resync {
             _ => {
                 let fetches = || self.needs.values().filter_map(|need| need.phase.fetch());
                 let named = fetches().map(Fetch::wanted).sum();
-                let missing = fetches().map(|fetch| fetch.missing.len()).sum();
+                let missing = fetches().map(|fetch| fetch.missing().len()).sum();
                 ResyncStatus::Running { needs: self.needs.len(), named, missing }
             }
         }
