@@ -249,7 +249,8 @@ impl Room {
         }
         let find = |stored: &&[(EventNum, &EventId)]| {
             let nums: Vec<EventNum> = stored.iter().map(|(num, _)| *num).collect();
-            // So many wait for their turn that what was read of them is dropped here.
+            // So many wait for their turn that what was read of them is dropped here; collected, they would take up its
+            // place in memory, which is greater.
             let mut all = Vec::with_capacity(nums.len());
             let found = rows.neighbours(&nums)?.into_iter().zip(*stored);
             all.extend(found.map(|((record, stage), (num, event_id))| found_of(&record, stage, *num, event_id)));
@@ -279,8 +280,10 @@ impl Room {
         }
         named.state.sort_unstable_by_key(|entry| (entry.path, entry.event));
         named.state.dedup();
-        let twice = named.state.windows(2).find(|pair| matches!(pair, [one, other] if one.path == other.path));
-        if let Some([entry, ..]) = twice.filter(|_| named.until_final.is_empty()) {
+        // An event whose verdict may change may yet be none of the state's.
+        let is_final = |entry: &Entry| !named.until_final.contains(&entry.event);
+        let twice = |pair: &&[Entry]| matches!(pair, [one, other] if one.path == other.path && is_final(one) && is_final(other));
+        if let Some([entry, ..]) = named.state.windows(2).find(twice) {
             let key = txn.event_record(entry.event)?.state_key.clone();
             let reason = format!("it names two events for {}", key.map_or_else(String::new, |key| key.to_string()));
             return Ok(Err(RefusalReason::Untrue(reason)));
