@@ -19,6 +19,7 @@
 
 mod answers;
 mod build;
+mod copies;
 mod disorder;
 mod expect;
 #[cfg(test)]

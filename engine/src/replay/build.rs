@@ -7,7 +7,7 @@ use std::{
 };
 
 use gibbous_codec::{
-    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomRules, RoomVersionId, ServerName,
+    OwnedEventId, OwnedRoomId, OwnedServerName, Pdu, RoomRules, RoomVersionId, ServerName,
     exchange::{Answer, AnswerError, ExpectedState, OldKey, Record},
 };
 use serde::Deserialize;
@@ -15,10 +15,8 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     ReplayError,
-    index::{
-        Expectation, ExpectationKind, IdHash, Index, PduCopy, Question, Recorded, Source, StateOnRecord, Step,
-        StepKind, hash_of,
-    },
+    copies::{Copies, PduCopy, Source},
+    index::{Expectation, ExpectationKind, Index, Question, Recorded, StateOnRecord, Step, StepKind},
     spill::{Span, SpillWriter},
 };
 use crate::RequestError;
@@ -34,7 +32,7 @@ pub(super) struct Builder {
     expectations: Vec<Expectation>,
     answers: BTreeMap<Question, Vec<Recorded>>,
     latest: BTreeSet<BTreeSet<OwnedEventId>>,
-    pdus: BTreeMap<IdHash, PduCopy>,
+    copies: Copies,
     spill: SpillWriter,
 }
 
@@ -56,7 +54,7 @@ impl Builder {
             expectations: Vec::new(),
             answers: BTreeMap::new(),
             latest: BTreeSet::new(),
-            pdus: BTreeMap::new(),
+            copies: Copies::default(),
             spill: SpillWriter::new(spill),
         })
     }
@@ -154,7 +152,7 @@ impl Builder {
             expectations: self.expectations,
             answers: self.answers,
             latest: self.latest,
-            pdus: self.pdus.into_iter().collect(),
+            copies: self.copies.settled(),
             spill: self.spill.finish()?,
         })
     }
@@ -178,7 +176,7 @@ impl Builder {
     /// Puts a PDU aside under the ID that the record gives it.
     fn put_pdu(&mut self, event_id: &OwnedEventId, pdu: &RawValue, source: Source) -> Result<Span, ReplayError> {
         let span = self.put(pdu.get().as_bytes())?;
-        self.note(event_id, PduCopy { source, span });
+        self.copies.note(event_id, PduCopy { source, span });
         Ok(span)
     }
 
@@ -193,7 +191,7 @@ impl Builder {
             // What is no PDU has no ID by which it could be asked for.
             let Ok(parsed) = Pdu::parse(&self.rules, pdu.get().as_bytes()) else { continue };
             if let Some(span) = whole.part(text, pdu.get()) {
-                self.note(parsed.event_id(), PduCopy { source, span });
+                self.copies.note(parsed.event_id(), PduCopy { source, span });
             }
         }
         Ok(whole)
@@ -204,13 +202,6 @@ impl Builder {
             ExpectedState::Ids(ids) => StateOnRecord::Ids(self.put(json!(ids).to_string().as_bytes())?),
             ExpectedState::Digest { sha256, count } => StateOnRecord::Digest { sha256, count },
         })
-    }
-
-    fn note(&mut self, event_id: &EventId, copy: PduCopy) {
-        let kept = self.pdus.entry(hash_of(event_id)).or_insert(copy);
-        if copy.source > kept.source {
-            *kept = copy;
-        }
     }
 }
 

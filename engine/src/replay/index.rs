@@ -15,6 +15,7 @@ use gibbous_codec::{
 use super::{
     Progress, ReplayError,
     build::Builder,
+    copies::Copies,
     spill::{Span, Spill},
 };
 use crate::RequestError;
@@ -38,8 +39,7 @@ pub(crate) struct Index {
     pub(super) answers: BTreeMap<Question, Vec<Recorded>>,
     /// The `latest` events of every `missing_events` record.
     pub(super) latest: BTreeSet<BTreeSet<OwnedEventId>>,
-    /// Every event that stands anywhere in the recording, by its ID's hash.
-    pub(super) pdus: Vec<(IdHash, PduCopy)>,
+    pub(super) copies: Copies,
     pub(super) spill: Spill,
 }
 
@@ -115,36 +115,6 @@ pub(crate) struct Recorded {
     pub(crate) body: Result<Span, RequestError>,
 }
 
-/// A hash of an event ID: a recording has hundreds of thousands, which would take several times the memory.
-pub(super) type IdHash = [u8; 16];
-
-pub(super) fn hash_of(event_id: &EventId) -> IdHash {
-    let mut hash = IdHash::default();
-    blake3::Hasher::new().update(event_id.as_str().as_bytes()).finalize_xof().fill(&mut hash);
-    hash
-}
-
-/// Where a PDU stands, and whence it comes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PduCopy {
-    pub(crate) source: Source,
-    pub(crate) span: Span,
-}
-
-/// Where in a recording a PDU stands. Of two copies the one whose source is greater is taken, then the one read first:
-/// what is pushed may be forged, and only what answers a question was meant as an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Source {
-    /// A record of the first group.
-    Handed,
-    /// The response to a `send_join`.
-    Join,
-    /// The answer to another question.
-    Answer,
-    /// An `event` record.
-    Event,
-}
-
 /// A record of the third group, and the line it stands in.
 #[derive(Debug)]
 pub(crate) struct Expectation {
@@ -203,8 +173,7 @@ impl Index {
 
     /// Returns where a copy of an event stands.
     pub(crate) fn pdu(&self, event_id: &EventId) -> Option<Span> {
-        let found = self.pdus.binary_search_by_key(&hash_of(event_id), |(hash, _)| *hash).ok()?;
-        self.pdus.get(found).map(|(_, copy)| copy.span)
+        self.copies.find(event_id)
     }
 
     /// Returns the answers of a server to a question, the first, second, … to the first, second, … asking.

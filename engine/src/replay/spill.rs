@@ -13,6 +13,11 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// Returns where the bytes begin.
+    pub(crate) fn begin(self) -> u64 {
+        self.offset
+    }
+
     /// Returns the span of `part`, a slice of `whole`, whose span this is; `None` if it is no slice of it.
     pub(crate) fn part(self, whole: &str, part: &str) -> Option<Self> {
         let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
