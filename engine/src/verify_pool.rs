@@ -87,7 +87,10 @@ fn in_pieces<T: Send + Sync, R: Send, E>(
     if items.len() <= piece {
         return take(items.iter().map(work).collect());
     }
-    let workers = cores().min(items.len().div_ceil(piece)).min(PIECES_UNDER_WAY);
+    let pieces = items.len().div_ceil(piece);
+    // With many pieces this thread has enough to do with what is handed in. With few it works on some while it waits: a
+    // thread less is started.
+    let workers = if pieces <= PIECES_UNDER_WAY { cores().min(pieces) - 1 } else { cores().min(PIECES_UNDER_WAY) };
     // Neither channel is ever full: no more pieces are under way than each of them holds.
     let (give, given) = bounded(PIECES_UNDER_WAY);
     let (hand_in, handed_in) = bounded(PIECES_UNDER_WAY);
@@ -96,9 +99,9 @@ fn in_pieces<T: Send + Sync, R: Send, E>(
             let (given, hand_in) = (given.clone(), hand_in.clone());
             scope.spawn(|| work_off(given, hand_in, &work));
         }
-        drop((given, hand_in));
+        drop(hand_in);
         // The workers end when `give` is dropped, at the latest with this call.
-        take_in_turn(items, piece, give, &handed_in, take)
+        take_in_turn(Items { items, piece, work: &work }, give, &given, &handed_in, take)
     });
     done.unwrap_or_else(|panic| resume_unwind(panic))
 }
@@ -117,19 +120,29 @@ fn work_off<T, R>(
     hand_in: Sender<Piece<thread::Result<Vec<R>>>>,
     work: &impl Fn(&T) -> R,
 ) {
-    for (place, items) in given {
-        // A piece that is never handed in would be waited for forever.
-        let results = catch_unwind(AssertUnwindSafe(|| items.iter().map(work).collect()));
-        if hand_in.send((place, results)).is_err() {
+    for piece in given {
+        if hand_in.send(work_on(piece, work)).is_err() {
             return;
         }
     }
 }
 
-fn take_in_turn<T, R, E>(
+fn work_on<T, R>((place, items): Piece<Vec<T>>, work: &impl Fn(&T) -> R) -> Piece<thread::Result<Vec<R>>> {
+    // A piece that is never handed in would be waited for forever.
+    (place, catch_unwind(AssertUnwindSafe(|| items.iter().map(work).collect())))
+}
+
+/// What is to be worked on, so many at a time.
+struct Items<'w, T, W> {
     items: Vec<T>,
     piece: usize,
+    work: &'w W,
+}
+
+fn take_in_turn<T, R, E>(
+    Items { items, piece, work }: Items<'_, T, impl Fn(&T) -> R>,
     give: Sender<Piece<Vec<T>>>,
+    given: &Receiver<Piece<Vec<T>>>,
     handed_in: &Receiver<Piece<thread::Result<Vec<R>>>>,
     mut take: impl FnMut(Vec<R>) -> Result<(), E>,
 ) -> thread::Result<Result<(), E>> {
@@ -149,7 +162,10 @@ fn take_in_turn<T, R, E>(
             if let Some(results) = early.remove(&next_taken) {
                 break results;
             }
-            let (place, results) = handed_in.recv().expect("every piece that is given is handed in");
+            let done = handed_in.try_recv().ok();
+            let done = done.or_else(|| given.try_recv().ok().map(|piece| work_on(piece, work)));
+            let (place, results) =
+                done.unwrap_or_else(|| handed_in.recv().expect("every piece that is given is handed in"));
             early.insert(place, results);
         };
         next_taken += 1;
