@@ -18,8 +18,8 @@ pub type ServerNames = PackedIds<ServerName>;
 /// Identifiers, one behind the other in one string: 53 bytes for most event IDs, where an owned one takes twice that
 /// and an allocation of its own.
 ///
-/// In JSON they are a list of strings of at most [`ID_BYTES_MAX`] each. In bytes server names are one string with a blank behind each, which there is in no
-/// server name; an event ID may have one.
+/// In JSON they are a list of strings of at most [`ID_BYTES_MAX`] each. In bytes server names are one string with a blank
+/// behind each, which there is in no server name; an event ID may have one.
 ///
 /// ```
 /// use gibbous_codec::ServerNames;
@@ -91,7 +91,7 @@ impl<T: Identifier + ?Sized> PackedIds<T> {
     /// Returns the one at a place.
     pub fn get(&self, place: usize) -> Option<&T> {
         let end = *self.ends.get(place)?;
-        let begin = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let begin = self.begin_of(place);
         Some(T::of(&self.text[begin..end - BLANK.len()]).expect("it was an identifier when it was put in"))
     }
 
@@ -108,10 +108,10 @@ impl<T: Identifier + ?Sized> PackedIds<T> {
     /// Splits them, in their order, into lists of which each takes at most so many bytes; one that alone takes more has a
     /// list of its own.
     pub fn parts(&self, bytes_max: usize) -> impl Iterator<Item = Self> {
-        let mut first = 0_usize;
+        let mut first = 0;
         iter::from_fn(move || {
-            let begin = first.checked_sub(1).map_or(0, |before| self.ends[before]);
             let rest = self.ends.get(first..).filter(|rest| !rest.is_empty())?;
+            let begin = self.begin_of(first);
             let count = rest.iter().take_while(|end| **end - begin <= bytes_max).count().max(1);
             first += count;
             let ends: Vec<usize> = rest[..count].iter().map(|end| end - begin).collect();
@@ -133,6 +133,10 @@ impl<T: Identifier + ?Sized> PackedIds<T> {
     fn texts(&self) -> impl ExactSizeIterator<Item = &str> {
         let mut begin = 0;
         self.ends.iter().map(move |end| &self.text[mem::replace(&mut begin, *end)..end - BLANK.len()])
+    }
+
+    fn begin_of(&self, place: usize) -> usize {
+        place.checked_sub(1).map_or(0, |before| self.ends[before])
     }
 
     fn push_text(&mut self, id: &str) {
@@ -163,7 +167,7 @@ impl<T: ?Sized> Eq for PackedIds<T> {}
 
 impl<T: Identifier + ?Sized> fmt::Debug for PackedIds<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter().map(AsRef::as_ref)).finish()
+        f.debug_list().entries(self.texts()).finish()
     }
 }
 

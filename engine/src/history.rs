@@ -173,9 +173,9 @@ impl Room {
             self.ask_hosts_too(cx)?;
         }
         let history = &mut self.history;
-        let good = history.from.as_deref().into_iter().chain(self.resync.servers().iter());
-        let Some(server) = good.into_iter().find(|server| !history.tried.contains(*server)).map(ToOwned::to_owned)
-        else {
+        let mut good = history.from.as_deref().into_iter().chain(self.resync.servers().iter());
+        let next = good.find(|server| !history.tried.contains(*server));
+        let Some(server) = next.map(ToOwned::to_owned) else {
             history.status = BackfillStatus::NobodyHasMore;
             return Ok(());
         };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     mem,
 };
 
@@ -140,10 +141,10 @@ impl ParsedJoin {
     pub(crate) fn parse(send_join: SendJoin<'_>, limits: &Limits) -> Result<Self, JoinError> {
         let rules = RoomRules::of(send_join.room_version)
             .ok_or_else(|| JoinError::UnknownRoomVersion(send_join.room_version.clone()))?;
-        let no_response = |why: String| JoinError::MalformedResponse(why);
+        let no_response = |error: &dyn Display| JoinError::MalformedResponse(error.to_string());
         // Once for all of it, which takes less time than string by string.
-        let response = str::from_utf8(send_join.response).map_err(|error| no_response(error.to_string()))?;
-        let body: Body<'_> = serde_json::from_str(response).map_err(|error| no_response(error.to_string()))?;
+        let response = str::from_utf8(send_join.response).map_err(|error| no_response(&error))?;
+        let body: Body<'_> = serde_json::from_str(response).map_err(|error| no_response(&error))?;
         let malformed = |error: FormatError| JoinError::MalformedJoin(error.to_string());
         let sent = Pdu::parse(&rules, send_join.event).map_err(malformed)?;
         // the response's own copy has the signature of the server that authorised a restricted join.

@@ -2,12 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::OnceLock,
     thread,
 };
 
@@ -23,28 +21,19 @@ const PIECE: usize = 128;
 /// How many pieces may be under way, each on one thread: at 4 KiB an event 16 MiB.
 const PIECES_UNDER_WAY: usize = 32;
 
-/// Applies `work` to every item on all cores, of which this thread is one.
+/// Applies `work` to every item on all cores.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let pieces = items.len().div_ceil(EVENTS_A_THREAD);
-    let next = AtomicUsize::new(0);
-    let work_off = || {
-        let mut done: Vec<Piece<Vec<R>>> = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = items.chunks(EVENTS_A_THREAD).nth(place) else { return done };
-            done.push((place, piece.iter().map(&work).collect()));
-        }
-    };
-    let mut done = thread::scope(|scope| {
-        let others: Vec<_> = (1..cores().min(pieces)).map(|_| scope.spawn(work_off)).collect();
-        let mut done = work_off();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        }
-        done
-    });
-    done.sort_unstable_by_key(|(place, _)| *place);
-    done.into_iter().flat_map(|(_, results)| results).collect()
+    let mut results = Vec::with_capacity(items.len());
+    let Ok(()) = in_pieces(
+        items.iter().collect(),
+        EVENTS_A_THREAD,
+        |item| work(item),
+        |piece| {
+            results.extend(piece);
+            Ok::<_, Infallible>(())
+        },
+    );
+    results
 }
 
 /// Applies `work` to every item on all cores and hands the results on, in the order of the items and a piece at a time,
@@ -177,6 +166,8 @@ fn take_in_turn<T, R, E>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Lets other threads work until they have come so far, or there are none that will.
@@ -189,21 +180,24 @@ mod tests {
         }
     }
 
+    /// Doubles the items; the first is done after others, more than so many where there are.
+    fn doubled_the_first_late(others: usize) -> impl Fn(&usize) -> usize {
+        let done = AtomicUsize::new(0);
+        move |item| {
+            if *item == 0 {
+                give_way_until(|| done.load(Ordering::SeqCst) > others);
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+            item * 2
+        }
+    }
+
     #[test]
     fn results_are_handed_on_in_the_order_of_the_items() {
         for len in [0, 1, PIECE, PIECE + 1, 20 * PIECE + 3] {
             let mut taken = Vec::new();
             let items: Vec<usize> = (0..len).collect();
-            // The first piece is done after others.
-            let done = AtomicUsize::new(0);
-            let work = |item: &usize| {
-                if *item == 0 {
-                    give_way_until(|| done.load(Ordering::SeqCst) > 2 * PIECE);
-                }
-                done.fetch_add(1, Ordering::SeqCst);
-                item * 2
-            };
-            let done: Result<(), ()> = map_in_turn(items, work, |results| {
+            let done: Result<(), ()> = map_in_turn(items, doubled_the_first_late(2 * PIECE), |results| {
                 taken.extend(results);
                 Ok(())
             });
@@ -215,15 +209,8 @@ mod tests {
     fn results_stand_in_the_order_of_the_items() {
         for len in [0, 1, EVENTS_A_THREAD, EVENTS_A_THREAD + 1, 1_001] {
             let items: Vec<usize> = (0..len).collect();
-            let done = AtomicUsize::new(0);
-            let work = |item: &usize| {
-                if *item == 0 {
-                    give_way_until(|| done.load(Ordering::SeqCst) > 2 * EVENTS_A_THREAD);
-                }
-                done.fetch_add(1, Ordering::SeqCst);
-                item * 2
-            };
-            assert_eq!(map(&items, work), (0..len).map(|item| item * 2).collect::<Vec<_>>());
+            let results = map(&items, doubled_the_first_late(2 * EVENTS_A_THREAD));
+            assert_eq!(results, (0..len).map(|item| item * 2).collect::<Vec<_>>());
         }
     }
 

@@ -203,10 +203,10 @@ impl AuthQuestions {
     }
 
     /// Returns the server to ask next, if one is to be asked now; `None` with a round just ended if all were.
-    fn next_server(
+    fn next_server<'s>(
         &mut self,
         event: EventNum,
-        servers: impl IntoIterator<Item = OwnedServerName>,
+        mut servers: impl Iterator<Item = &'s ServerName>,
         limits: &Limits,
         now_ms: u64,
     ) -> NextServer {
@@ -214,9 +214,9 @@ impl AuthQuestions {
         if question.in_flight.is_some() || question.until_ms.is_some() {
             return NextServer::Later;
         }
-        if let Some(server) = servers.into_iter().find(|server| !question.asked.contains(server)) {
-            question.in_flight = Some(server.clone());
-            return NextServer::Ask(server);
+        if let Some(server) = servers.find(|server| !question.asked.contains(*server)) {
+            question.in_flight = Some(server.to_owned());
+            return NextServer::Ask(server.to_owned());
         }
         question.asked.clear();
         question.rounds = question.rounds.saturating_add(1);
@@ -411,10 +411,8 @@ impl Room {
 
     fn ask_auth_chain(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, num: EventNum, pdu: &Pdu) -> Result<(), Error> {
         let origin = self.gaps.origin(self.open.root_of(num));
-        let mut servers: Vec<OwnedServerName> = origin.into_iter().map(ToOwned::to_owned).collect();
-        servers.push(pdu.sender().server_name().to_owned());
-        servers.extend(self.resync.servers().iter().map(ToOwned::to_owned));
-        servers.retain(|server| server != cx.our_server);
+        let servers = origin.into_iter().chain([pdu.sender().server_name()]).chain(self.resync.servers().iter());
+        let servers = servers.filter(|server| *server != cx.our_server);
         match self.auth_questions.next_server(num, servers, cx.limits, cx.now_ms) {
             NextServer::Ask(destination) => self.asks.push(Ask {
                 destination,

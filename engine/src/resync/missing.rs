@@ -18,7 +18,7 @@ pub(crate) struct Missing {
     /// Which of them still are.
     are_missing: Vec<bool>,
     /// How many of them still are.
-    missing_places: usize,
+    still_missing: usize,
     /// Those that are missing beside: such as were not named, or were there when this was made.
     further: BTreeSet<OwnedEventId>,
 }
@@ -53,9 +53,9 @@ impl Missing {
         places.sort_unstable_by(compare);
         places.dedup_by(|a, b| compare(a, b).is_eq());
         let are_missing = vec![true; places.len()];
-        let missing_places = places.len();
+        let still_missing = places.len();
         let places = places.into();
-        Ok(Self { ids: Arc::new(ids), places, are_missing, missing_places, further: BTreeSet::new() })
+        Ok(Self { ids: Arc::new(ids), places, are_missing, still_missing, further: BTreeSet::new() })
     }
 
     /// Returns the IDs that were named.
@@ -64,7 +64,7 @@ impl Missing {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.missing_places + self.further.len()
+        self.still_missing + self.further.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -79,7 +79,7 @@ impl Missing {
     pub(super) fn insert(&mut self, event_id: OwnedEventId) -> bool {
         match self.find(&event_id) {
             Some(nth) => {
-                self.missing_places += usize::from(!mem::replace(&mut self.are_missing[nth], true));
+                self.still_missing += usize::from(!mem::replace(&mut self.are_missing[nth], true));
                 false
             }
             None => self.further.insert(event_id),
@@ -88,7 +88,7 @@ impl Missing {
 
     pub(super) fn remove(&mut self, event_id: &EventId) {
         match self.find(event_id) {
-            Some(nth) => self.missing_places -= usize::from(mem::take(&mut self.are_missing[nth])),
+            Some(nth) => self.still_missing -= usize::from(mem::take(&mut self.are_missing[nth])),
             None => drop(self.further.remove(event_id)),
         }
         self.forget_what_came();
@@ -96,7 +96,7 @@ impl Missing {
 
     /// Lets go of the places of events that have come once they are the most: what is left is looked through often.
     fn forget_what_came(&mut self) {
-        if self.missing_places * 2 >= self.places.len() {
+        if self.still_missing * 2 >= self.places.len() {
             return;
         }
         self.places = self.missing_places().copied().collect();
