@@ -353,8 +353,7 @@ impl Room {
             self.memory.forget_resolved();
         }
         if was.as_ref().is_some_and(EventStatus::is_rejected) != is_rejected(&state.stage) {
-            self.memory.forget_resolved();
-            self.provisional = None;
+            self.forget_what_rests_on(num, &old);
         }
         // What was held of it without a place in the room's history, the host was never told.
         let was = was.filter(|_| was_placed);

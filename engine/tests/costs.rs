@@ -88,6 +88,24 @@ fn a_state_event_in_a_full_room_costs_no_more_rows_than_the_state_is_deep() {
 }
 
 #[test]
+fn a_rejected_event_that_no_state_rests_on_costs_no_resolution() {
+    let mut story = crowded().join_held();
+    let join = story.join.clone();
+    let topic = |story: &mut Story, sender, topic| {
+        story.room.state(sender, "m.room.topic", "", json!({ "topic": topic })).after(&[&join]).send()
+    };
+    let fork = ["one", "two"].map(|name| topic(&mut story, CHARLIE, name));
+    story.receive(S, &fork.each_ref());
+    let resolved = story.engine().stats().resolutions_v2;
+    assert!(resolved > 0, "there are two forward extremities");
+    // It waits for the auth events that it cites: its sender's membership is not known yet.
+    let refused = topic(&mut story, DEREK, "three");
+    story.receive(S, &[&refused]);
+    assert!(story.verdict(&refused).starts_with("rejected"), "{}", story.verdict(&refused));
+    assert_eq!(story.engine().stats().resolutions_v2, resolved);
+}
+
+#[test]
 fn an_event_in_a_partial_room_costs_what_it_costs_in_a_full_one_and_a_little() {
     let mut story = crowded().join_held();
     let warm_up = story.room.message(DEREK, "first").send();

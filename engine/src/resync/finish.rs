@@ -14,8 +14,8 @@ use crate::{
     lookup::prev_events_of,
     open_events::{OpenEvents, OpenKind},
     questions::that_fit,
-    room::{Context, Room, RoomMemory},
-    state::resolve_groups,
+    room::{Context, Resolved, Room, RoomMemory},
+    state::resolve_noting,
 };
 
 /// How many passed events a record names: at 255 bytes each, half of what a value may hold.
@@ -35,6 +35,8 @@ pub(crate) struct Tips {
     handshakes: BTreeSet<EventNum>,
     /// Events that this way has come through.
     seen: BTreeSet<EventNum>,
+    /// Events by whose verdicts its states were resolved, and whose verdicts may still change.
+    unsettled: BTreeSet<EventNum>,
 }
 
 impl Tips {
@@ -47,6 +49,7 @@ impl Tips {
             soft_failed: BTreeSet::new(),
             handshakes: head.handshakes.iter().copied().collect(),
             seen: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
         }
     }
 
@@ -190,9 +193,15 @@ impl Tips {
                 },
             });
         }
-        let current = resolve_groups(memory, txn, &groups)?;
-        self.current = Some(current);
-        Ok(current)
+        let Resolved { state, unsettled } = resolve_noting(memory, txn, &groups)?;
+        self.current = Some(state);
+        self.unsettled.extend(unsettled);
+        Ok(state)
+    }
+
+    /// Tells whether the way would be another one with another verdict on an event that it has not come through.
+    pub(crate) fn rests_on(&self, num: EventNum) -> bool {
+        self.unsettled.contains(&num)
     }
 
     /// Returns the record of the way that was taken.

@@ -35,7 +35,7 @@ pub(crate) struct RoomMemory {
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     pub(crate) state: StateGroup,
-    /// The events that were read and whose verdicts may still change.
+    /// The events that were read and whose verdicts may still change, in their order.
     pub(crate) unsettled: Vec<EventNum>,
 }
 
@@ -146,7 +146,12 @@ impl RoomMemory {
         remembered.insert(groups, resolved);
     }
 
-    /// A verdict has changed, or groups that were staged were not committed.
+    /// The verdict on an event that was open to change has changed: what was resolved by it is resolved anew.
+    pub(crate) fn forget_resolved_by(&self, num: EventNum) {
+        self.resolved.borrow_mut().retain(|_, resolved| resolved.unsettled.binary_search(&num).is_err());
+    }
+
+    /// A verdict has changed that was not open to it, or groups that were staged were not committed.
     pub(crate) fn forget_resolved(&self) {
         self.resolved.borrow_mut().clear();
     }

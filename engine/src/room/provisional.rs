@@ -6,7 +6,7 @@ use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    lookup::prev_events_of,
+    lookup::{may_change, prev_events_of},
     open_events::{OpenKind, OrderKey},
     resync::finish::Tips,
     room::Room,
@@ -53,6 +53,17 @@ impl Room {
         let found = (tips.extremities(), tips.current(&self.memory, txn)?);
         self.provisional = Some(way);
         Ok(found)
+    }
+
+    /// Forgets what was resolved by an event's verdict, which is another one than `old` now.
+    pub(super) fn forget_what_rests_on(&mut self, num: EventNum, old: &Stage) {
+        if !may_change(old) {
+            self.memory.forget_resolved();
+            self.provisional = None;
+            return;
+        }
+        self.memory.forget_resolved_by(num);
+        self.provisional.take_if(|way| way.tips.rests_on(num));
     }
 
     /// Forgets the way if an event is on it, or is to be, other than behind its end. `was` is what the event was until
