@@ -1,17 +1,26 @@
 //! What a room's writer need not read or write again: event IDs and how far events have come, since most events of a
-//! room cite the same few; and which nodes of state groups it has stored, since states come to the same again and again.
+//! room cite the same few; who cites those, which state resolution asks of each of them; and which nodes of state groups
+//! it has stored, since states come to the same again and again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use gibbous_codec::{ChangedState, EventId, EventNum, IdRow, NodeHash, OwnedEventId, RoomNum};
 
-use crate::{Table, state_index::cited_id};
+use crate::{
+    Table,
+    spans::{Page, PageStart},
+    state_index::cited_id,
+};
 
 /// How many rows of each kind are kept of a room: half a MiB of each.
 const ROWS_MAX: usize = 4_096;
+
+/// How many pages of state events are kept of a room and a table: at most two MiB, but most name few events.
+const PAGES_MAX: usize = 1_024;
 
 /// How many hashes of nodes are kept of a room: at most a quarter of a MiB.
 const NODES_MAX: usize = 8_192;
@@ -31,8 +40,43 @@ pub(crate) struct Kept {
     /// `None`: nothing has changed of the event since it was stored.
     states: BTreeMap<EventNum, Option<ChangedState>>,
     cited: Cited,
+    /// Who cites an event, and which events are at a key of the state: the rules ask for it again and again.
+    pub(crate) pages: KeptPages,
     /// Nodes that were committed and not removed since: garbage is collected with a record, too.
     nodes: BTreeSet<NodeHash>,
+}
+
+/// Pages of sets of state events, by where they begin.
+#[derive(Debug, Default)]
+pub(crate) struct KeptPages(BTreeMap<Table, BTreeMap<Vec<u8>, KeptPage>>);
+
+#[derive(Debug)]
+struct KeptPage {
+    page: Page,
+    /// How many bytes of the key that it begins with the keys of its set have in common.
+    set_len: usize,
+}
+
+impl KeptPages {
+    pub(crate) fn get(&self, start: PageStart<'_>) -> Option<Page> {
+        Some(self.0.get(&start.table)?.get(start.from)?.page.clone())
+    }
+
+    pub(crate) fn put(&mut self, start: PageStart<'_>, page: Page) {
+        let kept = KeptPage { page, set_len: start.set.len() };
+        put(self.0.entry(start.table).or_default(), PAGES_MAX, start.from.to_vec(), kept);
+    }
+
+    /// Another row has been staged at a key: the page that it is on begins last of those of its set that do not begin
+    /// behind it.
+    fn forget(&mut self, table: Table, key: &[u8]) {
+        let Some(pages) = self.0.get_mut(&table) else { return };
+        let before = pages.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        let of_set = before.filter(|(from, kept)| key.starts_with(&from[..kept.set_len]));
+        if let Some(from) = of_set.map(|(from, _)| from.clone()) {
+            pages.remove(&from);
+        }
+    }
 }
 
 /// The events that state events cite and that are not stored, and perhaps some that are no longer cited or missing.
@@ -51,7 +95,7 @@ impl Kept {
     }
 
     pub(crate) fn keep_id(&mut self, event_id: &EventId, row: IdRow) {
-        put(&mut self.ids, event_id.to_owned(), row);
+        put(&mut self.ids, ROWS_MAX, event_id.to_owned(), row);
     }
 
     pub(crate) fn state(&self, num: EventNum) -> Option<&Option<ChangedState>> {
@@ -59,7 +103,7 @@ impl Kept {
     }
 
     pub(crate) fn keep_state(&mut self, num: EventNum, state: Option<ChangedState>) {
-        put(&mut self.states, num, state);
+        put(&mut self.states, ROWS_MAX, num, state);
     }
 
     /// What is held of an event has been staged, and may yet be discarded.
@@ -99,6 +143,7 @@ impl Kept {
 
     /// Another row has been staged, which may yet be discarded.
     pub(crate) fn note_staged(&mut self, table: Table, key: &[u8]) {
+        self.pages.forget(table, key);
         match table {
             Table::Citations => {
                 if let (Cited::These(cited), Ok(event_id)) = (&mut self.cited, cited_id(key)) {
@@ -119,8 +164,8 @@ impl Kept {
     }
 }
 
-fn put<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, value: V) {
-    if rows.len() >= ROWS_MAX {
+fn put<K: Ord, V>(rows: &mut BTreeMap<K, V>, max: usize, key: K, value: V) {
+    if rows.len() >= max {
         rows.clear();
     }
     rows.insert(key, value);

@@ -75,7 +75,7 @@ pub use error::{BackendError, CommitError, Damage, StoreError};
 pub use garbage::Collected;
 pub use rebuild::{RebuildReport, rebuild};
 pub use rows::{RoomRows, Rows, StoredEvent};
-pub use spans::StateEvents;
+pub use spans::{Page, PageStart, StateEvents};
 pub use state_group::{Difference, Entry, NodeSink, NodeSource, StateGroup, diff, entries};
 pub use state_index::cited_and_missing;
 pub use store::{FORMAT_VERSION, RoomSnapshot, Store, WriteCounts};

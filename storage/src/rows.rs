@@ -14,6 +14,7 @@ use crate::{
     keys::{after, current_key, decode_row, redaction_key, room_bytes_key, room_prefix, room_seq_key},
     log,
     pages::pages,
+    spans::{Page, PageStart},
     state_group::{self, NodeSource},
 };
 
@@ -189,6 +190,15 @@ pub trait RoomRows: Rows + NodeSource {
             Some(changed) => Ok(changed.stage),
             None => Ok(self.event_record(num)?.state.stage.clone()),
         }
+    }
+
+    /// Returns a page of state events that have something in common.
+    ///
+    /// # Errors
+    ///
+    /// If the backend fails or a row is damaged.
+    fn page(&self, start: PageStart<'_>) -> Result<Page, StoreError> {
+        start.read(self)
     }
 
     /// Returns the event of a state at a path, or `None` where the state has none.

@@ -4,7 +4,7 @@
 use gibbous_codec::{Edge, EventNum, KeyReader, Kind, Path, RoomNum, SpanRow};
 
 use crate::{
-    RoomRows, StoreError, Table,
+    RoomRows, Rows, StoreError, Table,
     apply::RoomRowsMut,
     keys::{after, citations_prefix, decode_row, encode_row, room_bytes_key},
 };
@@ -45,10 +45,24 @@ pub struct StateEvents {
     from: Option<Vec<u8>>,
 }
 
-impl StateEvents {
-    /// How many rows are read at a time: who looks for one of many often finds it among the first.
-    const ROWS: usize = 4;
+/// Where a page of a set begins: at a key of a table that is not below `from`.
+#[derive(Clone, Copy, Debug)]
+pub struct PageStart<'a> {
+    pub(crate) table: Table,
+    /// What the keys of all rows of the set begin with.
+    pub(crate) set: &'a [u8],
+    pub(crate) from: &'a [u8],
+}
 
+/// Some events of a set.
+#[derive(Clone, Debug)]
+pub struct Page {
+    events: Vec<EventNum>,
+    /// The key that the next page begins with, if there may be one.
+    next: Option<Vec<u8>>,
+}
+
+impl StateEvents {
     /// Begins with the first that cite an event: one that is stored, or one that is not.
     pub fn citing(room: RoomNum, cited: &Edge) -> Self {
         Self::of(Table::Citations, citations_prefix(room, cited))
@@ -66,21 +80,30 @@ impl StateEvents {
     /// If the backend fails or a row is damaged.
     pub fn next_page<R: RoomRows>(&mut self, rows: &R) -> Result<Option<Vec<EventNum>>, StoreError> {
         let Some(from) = self.from.take() else { return Ok(None) };
-        let page = rows.rows(self.table, &self.set, &from, Self::ROWS)?;
-        if page.len() == Self::ROWS {
-            self.from = page.last().map(|(key, _)| after(key));
-        }
+        let Page { events, next } = rows.page(PageStart { table: self.table, set: &self.set, from: &from })?;
+        self.from = next;
+        Ok(Some(events))
+    }
+
+    fn of(table: Table, set: Vec<u8>) -> Self {
+        Self { table, from: Some(set.clone()), set }
+    }
+}
+
+impl PageStart<'_> {
+    /// How many rows are read at a time: who looks for one of many often finds it among the first.
+    const ROWS: usize = 4;
+
+    pub(crate) fn read<R: Rows + ?Sized>(&self, rows: &R) -> Result<Page, StoreError> {
+        let page = rows.rows(self.table, self.set, self.from, Self::ROWS)?;
+        let next = page.get(Self::ROWS - 1).map(|(last, _)| after(last));
         let mut events = Vec::new();
         for (key, bytes) in page {
             let row = decode(self.table, &key, &bytes)?;
             let first = SPAN * self.span_of(&key)?;
             events.extend((0..SPAN).filter(|bit| row.events & (1 << bit) != 0).map(|bit| EventNum(first + bit)));
         }
-        Ok(Some(events))
-    }
-
-    fn of(table: Table, set: Vec<u8>) -> Self {
-        Self { table, from: Some(set.clone()), set }
+        Ok(Page { events, next })
     }
 
     fn span_of(&self, key: &[u8]) -> Result<u64, StoreError> {

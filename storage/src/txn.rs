@@ -16,6 +16,7 @@ use crate::{
     keys::{decode_row, encode_row, room_bytes_key, room_prefix, unwritable},
     log::{self, StagedLog},
     rows::{RoomRows, Rows, event_record_of, id_row_of},
+    spans::{Page, PageStart},
     state_group::{self, Change, Entry, Node, NodeSink, NodeSource},
     state_index::first_cited_and_missing,
     store::Store,
@@ -458,6 +459,19 @@ impl RoomRows for Txn<'_> {
         let changed = of_event(&self.stored_neighbours(num)?, num).cloned();
         self.kept.borrow_mut().keep_state(num, changed.clone());
         Ok(changed)
+    }
+
+    fn page(&self, start: PageStart<'_>) -> Result<Page, StoreError> {
+        if let Some(page) = self.kept.borrow().pages.get(start) {
+            return Ok(page);
+        }
+        let page = start.read(self)?;
+        // What is staged in the set may yet be discarded.
+        let mut staged = self.batch.staged_from(start.table, start.set);
+        if !staged.next().is_some_and(|(key, _)| key.starts_with(start.set)) {
+            self.kept.borrow_mut().pages.put(start, page.clone());
+        }
+        Ok(page)
     }
 
     fn event_record(&self, num: EventNum) -> Result<Arc<EventRecord>, StoreError> {

@@ -11,6 +11,7 @@ use gibbous_codec::{
     RoomOpened, RoomVersionId, ServerKeysRow, ServerName, Stage, StateGroup, StateKey,
 };
 use gibbous_storage::{Faulty, MemoryBackend, RoomRows, StateEvents, Store, StoreError, Txn, check};
+use proptest::prelude::*;
 
 fn id() -> OwnedEventId {
     EventId::parse("$event").expect("an event ID")
@@ -151,6 +152,61 @@ fn who_cited_an_event_before_it_came_is_found_by_its_number() {
     let last = store_citing(&store, "many1499", &[], true);
     assert_eq!(citing(&store, last), [third]);
     assert_eq!(check(&store).expect("memory can be read").findings, []);
+}
+
+/// Returns who cites some of the first events, as these rows tell it.
+fn citing_first(store: &Store, rows: &impl RoomRows, first: &[EventNum]) -> Vec<Vec<EventNum>> {
+    let citing = first.iter().map(|num| {
+        let mut citing = StateEvents::citing(room(store, ROOM), &Edge::Known(*num));
+        let pages = std::iter::from_fn(|| citing.next_page(rows).expect("memory can be read"));
+        pages.flatten().collect()
+    });
+    citing.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn who_cites_an_event_is_read_as_it_stands_whatever_was_read_before(
+        steps in proptest::collection::vec((0_usize..3, 0_usize..4, any::<bool>()), 1..40),
+    ) {
+        let backend = MemoryBackend::new();
+        let (store, other) = (store(&backend), common::open(&backend));
+        let first: Vec<_> = (0..3).map(|nth| store_citing(&store, &format!("first{nth}"), &[], true)).collect();
+        // Enough of them that each has more pages than one.
+        for nth in 0..1_000 {
+            store_citing(&store, &format!("member{nth}"), &[named(&format!("first{}", nth % 3))], true);
+        }
+        for (nth, (cited, what, reads)) in steps.into_iter().enumerate() {
+            let (name, cites) = (format!("step{nth}"), [named(&format!("first{cited}"))]);
+            match what {
+                0 => drop(store_citing(&store, &name, &cites, true)),
+                1 => drop(store_citing(&store, &name, &cites, false)),
+                2 => drop(store_citing(&other, &name, &cites, true)),
+                _ => {
+                    let mut txn = txn(&store);
+                    let dropped = citing_first(&store, &txn, &first[cited..=cited])[0][nth];
+                    let state = EventState::new(Stage::Dropped, None);
+                    let judgement = Judgement { event: dropped, was: None, state };
+                    txn.stage(&LogRecord::Judged(vec![judgement])).expect("nothing contradicts it");
+                    let left = citing_first(&store, &txn, &first[cited..=cited]);
+                    prop_assert!(!left[0].contains(&dropped), "what is staged is read");
+                    match reads {
+                        true => drop(txn.commit().expect("memory can be written")),
+                        false => txn.discard(),
+                    }
+                }
+            }
+            if reads {
+                let stands = citing_first(&store, &store.snapshot(room(&store, ROOM)).expect("it can be read"), &first);
+                prop_assert_eq!(citing_first(&store, &txn(&store), &first), stands);
+            }
+        }
+        let stands = citing_first(&store, &store.snapshot(room(&store, ROOM)).expect("it can be read"), &first);
+        prop_assert_eq!(citing_first(&store, &txn(&store), &first), stands);
+        prop_assert_eq!(check(&store).expect("memory can be read").findings, []);
+    }
 }
 
 #[test]
