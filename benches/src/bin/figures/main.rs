@@ -68,7 +68,7 @@ const FIGURES: [Figure; 33] = [
     figure("live_bytes_over_json_50k", "times the JSON, any backend", AtMost(1.4), resync::live_bytes_over_json),
     figure("open_mid_resync_50k", "rows, any backend", AtMost(110.0), resync::open_mid_resync_rows),
     figure("open_mid_resync_50k_time", "ms, fjall, median", AtMost(20.0), resync::open_mid_resync_time),
-    figure("receive_tip_100k", "times floor and raw write, fjall", AtMost(1.4), tip::over_floor_and_raw),
+    figure("receive_tip_100k", "times floor and raw write, fjall, median", AtMost(1.4), tip::over_floor_and_raw),
     figure("receive_tip_100k_syncs", "syncs for 1,000 messages", AtMost(20.0), tip::syncs),
     figure("join_usable", "times floor and one batch, fjall, median", AtMost(2.0), join::usable),
     figure("join_usable_100k_over_1k", "times the time, fjall, median", AtMost(1.2), join::usable_in_a_great_room),
