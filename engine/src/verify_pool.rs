@@ -11,8 +11,12 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-/// Below this many events a second thread costs more than it brings: starting one takes about as long as one check.
-const EVENTS_A_THREAD: usize = 8;
+/// Up to this many events a second thread costs more than it brings: starting one takes about as long as one check.
+const ON_ONE_THREAD: usize = 8;
+
+/// How many of a few items are handed on at a time: what takes the results waits for the last piece, and nobody works
+/// beside it then.
+const SMALL_PIECE: usize = 2;
 
 /// How many items are handed on at a time while the next are worked on, whatever the number of threads: where an event
 /// stands in the log depends on it.
@@ -26,7 +30,7 @@ pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) 
     let mut results = Vec::with_capacity(items.len());
     let Ok(()) = in_pieces(
         items.iter().collect(),
-        EVENTS_A_THREAD,
+        SMALL_PIECE,
         |item| work(item),
         |piece| {
             results.extend(piece);
@@ -64,7 +68,7 @@ pub(crate) fn each_in_turn<T: Send + Sync, R: Send, E>(
     work: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(R) -> Result<(), E>,
 ) -> Result<(), E> {
-    in_pieces(items, EVENTS_A_THREAD, work, |results| results.into_iter().try_for_each(&mut take))
+    in_pieces(items, SMALL_PIECE, work, |results| results.into_iter().try_for_each(&mut take))
 }
 
 fn in_pieces<T: Send + Sync, R: Send, E>(
@@ -73,7 +77,7 @@ fn in_pieces<T: Send + Sync, R: Send, E>(
     work: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(Vec<R>) -> Result<(), E>,
 ) -> Result<(), E> {
-    if items.len() <= piece {
+    if items.len() <= ON_ONE_THREAD {
         return take(items.iter().map(work).collect());
     }
     let pieces = items.len().div_ceil(piece);
@@ -207,9 +211,9 @@ mod tests {
 
     #[test]
     fn results_stand_in_the_order_of_the_items() {
-        for len in [0, 1, EVENTS_A_THREAD, EVENTS_A_THREAD + 1, 1_001] {
+        for len in [0, 1, ON_ONE_THREAD, ON_ONE_THREAD + 1, 1_001] {
             let items: Vec<usize> = (0..len).collect();
-            let results = map(&items, doubled_the_first_late(2 * EVENTS_A_THREAD));
+            let results = map(&items, doubled_the_first_late(2 * ON_ONE_THREAD));
             assert_eq!(results, (0..len).map(|item| item * 2).collect::<Vec<_>>());
         }
     }
