@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     ops::Bound,
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct OpenEvents {
     ready: BTreeSet<EventNum>,
     /// What each event follows.
     followed: Links,
+    /// Roots at which events have stood, and may stand no longer.
+    left: BTreeSet<LogSeq>,
 }
 
 /// Which events, stored or not, open events refer to; to be read from either end.
@@ -138,7 +141,9 @@ impl OpenEvents {
     fn take_out(&mut self, num: EventNum) {
         if let Some(event) = self.events.remove(&num) {
             self.waiting -= usize::from(event.kind.waits());
+            self.left.insert(LogSeq(num.0));
             if let Some(order) = event.order {
+                self.left.insert(order.0.root);
                 self.order.remove(&order);
             }
         }
@@ -193,6 +198,11 @@ impl OpenEvents {
     pub(crate) fn root_of(&self, num: EventNum) -> LogSeq {
         let order = self.events.get(&num).and_then(|event| event.order.as_ref());
         order.map_or(LogSeq(num.0), |(position, ..)| position.root)
+    }
+
+    /// Returns the roots at which events have stood since this was asked last, and may stand no longer.
+    pub(crate) fn take_left(&mut self) -> BTreeSet<LogSeq> {
+        mem::take(&mut self.left)
     }
 
     /// Tells whether it is still to be said which events an open event follows.

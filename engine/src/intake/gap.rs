@@ -27,6 +27,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
     gaps: BTreeMap<LogSeq, Gap>,
+    /// Of which is to be looked whether an event is open that they are the gap of.
+    noted: BTreeSet<LogSeq>,
     changed: BTreeSet<LogSeq>,
 }
 
@@ -45,7 +47,7 @@ struct Gap {
 impl Gaps {
     /// Notes which server sent the PDU at the root of a gap.
     pub(crate) fn came_from(&mut self, root: LogSeq, origin: &ServerName) {
-        self.gaps.entry(root).or_default().origin.get_or_insert_with(|| origin.to_owned());
+        self.gap(root).origin.get_or_insert_with(|| origin.to_owned());
     }
 
     /// Returns the server that sent the PDU at the root of a gap.
@@ -53,27 +55,32 @@ impl Gaps {
         self.gaps.get(&root)?.origin.as_deref()
     }
 
-    /// Forgets the gaps of events that are done.
-    pub(crate) fn retain(&mut self, is_open: impl Fn(LogSeq) -> bool) {
-        let changed = &mut self.changed;
-        self.gaps.retain(|root, gap| {
-            let is_open = is_open(*root);
-            if !is_open && gap.is_stored {
-                changed.insert(*root);
+    /// Forgets the gaps of events that are done: of those that were noted since this was asked last, and of those at the
+    /// places that events have left since.
+    pub(crate) fn retain(&mut self, left: BTreeSet<LogSeq>, is_open: impl Fn(LogSeq) -> bool) {
+        for root in mem::take(&mut self.noted).into_iter().chain(left) {
+            if !is_open(root) && self.gaps.remove(&root).is_some_and(|gap| gap.is_stored) {
+                self.changed.insert(root);
             }
-            is_open
-        });
+        }
+    }
+
+    fn gap(&mut self, root: LogSeq) -> &mut Gap {
+        self.gaps.entry(root).or_insert_with(|| {
+            self.noted.insert(root);
+            Gap::default()
+        })
     }
 
     /// Notes that a gap is asked for, of the server that sent the PDU first of all.
     fn asked(&mut self, root: LogSeq) {
-        self.gaps.entry(root).or_default().is_asked = true;
+        self.gap(root).is_asked = true;
         self.changed.insert(root);
     }
 
     /// A question has been answered.
     fn answered(&mut self, root: LogSeq, is_new: bool) {
-        let gap = self.gaps.entry(root).or_default();
+        let gap = self.gap(root);
         gap.is_asked = false;
         gap.rounds = gap.rounds.saturating_add(1);
         gap.is_exhausted |= !is_new;
@@ -83,7 +90,7 @@ impl Gaps {
     /// What fills a gap and lacks something itself goes on with the same asking: it does not begin anew.
     fn goes_on(&mut self, root: LogSeq, before: LogSeq) {
         let rounds = self.gaps.get(&before).map_or(0, |gap| gap.rounds);
-        let gap = self.gaps.entry(root).or_default();
+        let gap = self.gap(root);
         if gap.rounds < rounds {
             gap.rounds = rounds;
             self.changed.insert(root);
@@ -91,7 +98,7 @@ impl Gaps {
     }
 
     fn exhausted(&mut self, root: LogSeq) {
-        let gap = self.gaps.entry(root).or_default();
+        let gap = self.gap(root);
         if !gap.is_exhausted {
             gap.is_exhausted = true;
             self.changed.insert(root);
@@ -114,6 +121,7 @@ impl Gaps {
     /// Takes up a gap where the asking for it stood.
     pub(crate) fn resume(&mut self, question: GapQuestion) {
         let GapQuestion { root, origin, rounds, is_exhausted } = question;
+        self.noted.insert(root);
         self.gaps.insert(root, Gap { origin, rounds, is_asked: false, is_exhausted, is_stored: true });
     }
 }
@@ -296,7 +304,7 @@ impl Room {
     fn ask_gap(&mut self, cx: Context<'_>, txn: &mut Txn<'_>, root: LogSeq, pdu: &Pdu) -> Result<bool, Error> {
         let destination =
             self.origin_of(cx, root, pdu).or_else(|| self.resync.servers().iter().next().map(ToOwned::to_owned));
-        let gap = self.gaps.gaps.entry(root).or_default();
+        let gap = self.gaps.gap(root);
         if gap.is_asked {
             return Ok(true);
         }
