@@ -1,8 +1,12 @@
 //! PDUs on receipt: what becomes of each, in a partial room above all, and that nothing harms the room.
 
+use std::sync::Arc;
+
 use gibbous::{
-    EventId, EventStatus, FailureCode, Outcome, OwnedEventId, Pdu, RoomVersionId, StateKey,
-    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Story, US},
+    EventId, EventStatus, FailureCode, Limits, MemoryBackend, Outcome, OwnedEventId, Pdu, RoomVersionId, StateKey,
+    gibbous_codec::QuestionRow,
+    gibbous_storage::{RoomRows, Store},
+    testing::{ALICE, Asked, CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, Reply, RoomBuilder, S, S2, Storage, Story, US},
 };
 use serde_json::{Value, json};
 
@@ -75,6 +79,26 @@ fn s13_a_missing_parent_is_pulled() {
         check_received(&mut story, &second);
         story.assert_converged();
     }
+}
+
+#[test]
+fn what_was_asked_about_a_gap_is_kept_until_its_events_are_done() {
+    let backend = MemoryBackend::new();
+    let (storage, limits) = (Storage::Memory(backend.clone()), Limits::default());
+    let mut story = Story::with(&RoomVersionId::V11, &[], |_| {}, storage, limits).join_held();
+    let gaps = |story: &Story| {
+        let store = Store::open_read_only(Arc::new(backend.clone())).expect("it is a store");
+        let room = store.room_num(story.room.id()).expect("memory can be read").expect("it is joined");
+        let questions = store.snapshot(room).and_then(|rows| rows.questions()).expect("memory can be read");
+        questions.iter().filter(|question| matches!(question, QuestionRow::Gap(_))).count()
+    };
+    story.room.message(DEREK, "A").send();
+    let second = story.room.message(DEREK, "B").send();
+    story.receive(S, &[&second]);
+    assert_eq!((story.verdict(&second), gaps(&story)), ("accepted, partial".to_owned(), 1));
+    story.restart();
+    story.release();
+    assert_eq!((story.verdict(&second), gaps(&story)), ("accepted".to_owned(), 0));
 }
 
 #[test]
