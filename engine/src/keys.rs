@@ -20,17 +20,28 @@ const KEYS_A_SERVER_MAX: usize = 100;
 /// The longest key ID that is kept, in bytes.
 const KEY_ID_BYTES_MAX: usize = 255;
 
-/// The decoded keys of one server, by key ID.
-type ServerKeys = Arc<BTreeMap<String, VerifyKey>>;
+/// How many keys of each server are at hand on the average, at most.
+const KEYS_A_SERVER_AT_HAND: usize = 4;
+
+/// The decoded keys of one server, with their IDs.
+type ServerKeys = Arc<[(String, VerifyKey)]>;
 
 /// The keys of every server that has been heard of: all of them stored, some of them at hand.
 #[derive(Debug)]
 pub(crate) struct KeyRing {
     store: Store,
-    known: Mutex<BTreeMap<OwnedServerName, Known>>,
+    known: Mutex<AtHand>,
     /// When servers may be asked again whose keys are missed meanwhile: the first of them.
     due: Mutex<BTreeMap<OwnedServerName, u64>>,
     servers_max: usize,
+}
+
+/// What is known of some servers' keys.
+#[derive(Debug, Default)]
+struct AtHand {
+    servers: BTreeMap<OwnedServerName, Known>,
+    /// How many keys they have in all.
+    keys: usize,
 }
 
 /// What is known of one server's keys.
@@ -74,10 +85,10 @@ impl KeyRing {
 
     fn known(&self, server: &ServerName) -> Result<Known, Error> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(server) {
+        if let Some(known) = known.servers.get(server) {
             return Ok(known.clone());
         }
-        let of_server = Known::of(&self.store.server_keys(server)?);
+        let of_server = Known::of(&self.store.server_keys(server)?, &[]);
         self.keep(&mut known, server, of_server.clone());
         Ok(of_server)
     }
@@ -89,17 +100,20 @@ impl KeyRing {
 
     /// Keeps what is known of a server at hand. Where there is no room left everything else is read again when it is
     /// needed: whoever makes up servers cannot choose what is forgotten.
-    fn keep(&self, known: &mut BTreeMap<OwnedServerName, Known>, server: &ServerName, of_server: Known) {
-        if known.len() >= self.servers_max && !known.contains_key(server) {
-            known.clear();
+    fn keep(&self, known: &mut AtHand, server: &ServerName, of_server: Known) {
+        let was = known.servers.remove(server).map_or(0, |was| was.keys.len());
+        known.keys = known.keys - was + of_server.keys.len();
+        if known.servers.len() >= self.servers_max || known.keys > self.servers_max * KEYS_A_SERVER_AT_HAND {
+            *known = AtHand { servers: BTreeMap::new(), keys: of_server.keys.len() };
         }
-        known.insert(server.to_owned(), of_server);
+        known.servers.insert(server.to_owned(), of_server);
     }
 
-    fn put(&self, server: &ServerName, row: &ServerKeysRow) -> Result<(), Error> {
+    /// Stores what is known of a server now. `decoded` are keys, with others among them perhaps, that have been decoded.
+    fn put(&self, server: &ServerName, row: &ServerKeysRow, decoded: &[(String, VerifyKey)]) -> Result<(), Error> {
         self.store.put_server_keys(server, row)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        self.keep(&mut known, server, Known::of(row));
+        self.keep(&mut known, server, Known::of(row, decoded));
         Ok(())
     }
 
@@ -138,7 +152,7 @@ impl KeyRing {
         let mut row = self.store.server_keys(server)?;
         row.rounds = row.rounds.saturating_add(1);
         row.until_ms = now_ms.saturating_add(limits.backoff_ms(row.rounds));
-        self.put(server, &row)
+        self.put(server, &row, &self.known(server)?.keys)
     }
 
     /// Returns when keys that are missed may be asked for again, the first of them.
@@ -177,8 +191,10 @@ impl KeyRing {
         }
         let current = answer.verify_keys.iter().map(|(id, key)| (id, &key.key, answer.valid_until_ts));
         let old = answer.old_verify_keys.iter().map(|(id, key)| (id, &key.key, key.expired_ts));
+        let mut decoded = self.known(server)?.keys.to_vec();
         for (key_id, key, valid_until_ts) in current.chain(old) {
             let Ok(key) = VerifyKey::from_base64(key, valid_until_ts) else { continue };
+            decoded.push((key_id.clone(), key.clone()));
             let new = ServerKeyRow { key_id: key_id.clone(), key: key.to_bytes(), valid_until_ts };
             match row.keys.iter_mut().find(|known| known.key_id == *key_id) {
                 // A key that was known as current may have been retired since, never the other way round.
@@ -195,7 +211,7 @@ impl KeyRing {
         }
         // A server tells all its keys at once: one that is still missing will not come by asking again soon.
         (row.rounds, row.until_ms) = (0, now_ms.saturating_add(limits.keys_fresh_ms));
-        self.put(server, &row)?;
+        self.put(server, &row, &decoded)?;
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         // Where others were left out, what is due must not run dry before they are noted anew.
         if due.len() < self.servers_max {
@@ -215,7 +231,7 @@ struct LookedUp<'r> {
 impl KeySource for LookedUp<'_> {
     fn key(&self, server: &ServerName, key_id: &str) -> Option<VerifyKey> {
         match self.ring.known(server) {
-            Ok(known) => known.keys.get(key_id).cloned(),
+            Ok(known) => known.keys.iter().find(|(id, _)| id == key_id).map(|(_, key)| key.clone()),
             Err(error) => {
                 self.failed.set(Some(error));
                 None
@@ -225,18 +241,19 @@ impl KeySource for LookedUp<'_> {
 }
 
 impl Known {
-    fn of(row: &ServerKeysRow) -> Self {
-        Self { keys: decode(row), until_ms: row.until_ms }
+    fn of(row: &ServerKeysRow, decoded: &[(String, VerifyKey)]) -> Self {
+        let keys = row.keys.iter().filter_map(|stored| {
+            let is_stored =
+                |key: &&VerifyKey| key.valid_until_ts() == stored.valid_until_ts && key.to_bytes() == stored.key;
+            let key = match decoded.iter().map(|(_, key)| key).find(is_stored) {
+                Some(key) => key.clone(),
+                // A stored key was decoded before it was stored; one that no longer decodes is as good as unknown.
+                None => VerifyKey::from_bytes(&stored.key, stored.valid_until_ts).ok()?,
+            };
+            Some((stored.key_id.clone(), key))
+        });
+        Self { keys: keys.collect(), until_ms: row.until_ms }
     }
-}
-
-fn decode(row: &ServerKeysRow) -> ServerKeys {
-    let keys = row.keys.iter().filter_map(|key| {
-        // A stored key was decoded before it was stored; one that no longer decodes is as good as unknown.
-        let decoded = VerifyKey::from_bytes(&key.key, key.valid_until_ts).ok()?;
-        Some((key.key_id.clone(), decoded))
-    });
-    Arc::new(keys.collect())
 }
 
 #[derive(Deserialize)]
@@ -277,10 +294,21 @@ mod tests {
         format!("s{number}.example").try_into().expect("a server name")
     }
 
+    fn has_key(known: &Known) -> bool {
+        known.keys.iter().any(|(id, _)| id == "ed25519:a")
+    }
+
     fn answer() -> String {
+        answer_with(&["ed25519:a".to_owned()], 1)
+    }
+
+    /// An answer with one key under each of these IDs.
+    fn answer_with(key_ids: &[String], valid_until_ts: u64) -> String {
         let key = gibbous_codec::SigningKey::from_bytes(&[1; 32]).verifying_key().to_bytes();
         let key = ruma::serde::Base64::<ruma::serde::base64::Standard, _>::new(key).encode();
-        serde_json::json!({"verify_keys": {"ed25519:a": {"key": key}}, "valid_until_ts": 1}).to_string()
+        let keys = key_ids.iter().map(|key_id| (key_id.clone(), serde_json::json!({"key": key})));
+        let keys: serde_json::Map<String, serde_json::Value> = keys.collect();
+        serde_json::json!({"verify_keys": keys, "valid_until_ts": valid_until_ts}).to_string()
     }
 
     #[test]
@@ -290,19 +318,47 @@ mod tests {
         for number in 0..10 {
             let taken = ring.handle_answer(&server(number), answer().as_bytes(), &limits, 0).expect("memory works");
             assert_eq!(taken, Ok(()));
-            assert!(ring.known.lock().expect("nobody panicked").len() <= 3);
+            assert!(ring.known.lock().expect("nobody panicked").servers.len() <= 3);
         }
         for number in 0..10 {
             let known = ring.known(&server(number)).expect("memory works");
-            assert!(known.keys.contains_key("ed25519:a"), "{number}");
+            assert!(has_key(&known), "{number}");
             assert!(!ring.may_ask([&server(number)], limits.keys_fresh_ms - 1).expect("memory works"));
         }
         // Servers that nobody has heard of push nothing out of the store.
         for number in 10..100 {
             ring.known(&server(number)).expect("memory works");
-            assert!(ring.known.lock().expect("nobody panicked").len() <= 3);
+            assert!(ring.known.lock().expect("nobody panicked").servers.len() <= 3);
         }
-        assert!(ring.known(&server(0)).expect("memory works").keys.contains_key("ed25519:a"));
+        assert!(has_key(&ring.known(&server(0)).expect("memory works")));
+    }
+
+    #[test]
+    fn servers_with_many_keys_hold_no_more_of_them_at_hand() {
+        let limits = Limits { key_servers_max: 10, ..Limits::default() };
+        let ring = ring(&limits);
+        let key_ids: Vec<String> = (0..15).map(|number| format!("ed25519:{number}")).collect();
+        // Twice each: keys that take the place of the same server's are not counted beside them.
+        for number in [0, 0, 1, 1, 2, 2, 3, 3] {
+            let body = answer_with(&key_ids, 1);
+            assert_eq!(ring.handle_answer(&server(number), body.as_bytes(), &limits, 0).expect("memory works"), Ok(()));
+            let known = ring.known.lock().expect("nobody panicked");
+            let keys: usize = known.servers.values().map(|known| known.keys.len()).sum();
+            assert_eq!((known.servers.len(), known.keys), ((number % 2) + 1, keys), "two of them have 30 keys of 40");
+        }
+        assert_eq!(ring.known(&server(0)).expect("memory works").keys.len(), 15);
+    }
+
+    #[test]
+    fn keys_that_are_told_again_hold_as_long_as_they_are_told_to() {
+        let limits = Limits::default();
+        let ring = ring(&limits);
+        let until = |ring: &KeyRing| ring.known(&server(0)).expect("memory works").keys[0].1.valid_until_ts();
+        for (told, holds) in [(5, 5), (9, 9), (7, 9)] {
+            let body = answer_with(&["ed25519:a".to_owned()], told);
+            assert_eq!(ring.handle_answer(&server(0), body.as_bytes(), &limits, 0).expect("memory works"), Ok(()));
+            assert_eq!(until(&ring), holds, "told {told}");
+        }
     }
 
     #[test]

@@ -114,8 +114,9 @@ pub struct Limits {
     /// How many copies are kept of events that wait for keys beside those that are stored, in each room: 32, one an event
     /// and server; at most 64 KiB each, 2 MiB. Beyond it the copy that came first is the only one.
     pub other_copies_max: usize,
-    /// Of how many servers the keys are at hand: 2,000. With a key or two each that is 1 MB; with the hundred that a server may
-    /// have, 90 MB. Those of others are read from the store again. Of as many it is remembered when they may be asked again.
+    /// Of how many servers the keys are at hand: 10,000, at most four of each on the average. With a key or two each that
+    /// is 5 MB, with four 12 MB. Those of others are read from the store again. Of as many servers it is remembered when
+    /// they may be asked again.
     pub key_servers_max: usize,
     /// How many event IDs a `state_ids` answer may name: 1,000,000, five times Matrix HQ's.
     pub state_ids_max: usize,
@@ -174,7 +175,7 @@ impl Default for Limits {
             rounds_before_stalled: 12,
             keys_fresh_ms: 60_000,
             other_copies_max: 32,
-            key_servers_max: 2_000,
+            key_servers_max: 10_000,
             state_ids_max: 1_000_000,
             servers_max: 100_000,
             cached_pdus_max: 20_000,
