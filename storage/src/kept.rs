@@ -46,7 +46,8 @@ pub(crate) struct Kept {
     nodes: BTreeSet<NodeHash>,
 }
 
-/// Pages of sets of state events, by where they begin.
+/// Pages of [`StateEvents`](crate::StateEvents), by where they begin. No two of a set have a key in common, so that whoever
+/// writes a row has one page to forget.
 #[derive(Debug, Default)]
 pub(crate) struct KeptPages(BTreeMap<Table, BTreeMap<Vec<u8>, KeptPage>>);
 
@@ -63,19 +64,36 @@ impl KeptPages {
     }
 
     pub(crate) fn put(&mut self, start: PageStart<'_>, page: Page) {
+        let pages = self.0.entry(start.table).or_default();
+        // Where a row was removed, or while others were read, pages begin elsewhere than those that were read before.
+        let until = page.next().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = pages.range::<[u8], _>((Bound::Excluded(start.from), until));
+        let overlapping = behind.map(|(from, _)| from).take_while(|from| from.starts_with(start.set)).cloned();
+        let mut overlapping: Vec<Vec<u8>> = overlapping.collect();
+        let before = pages.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(start.from))).next_back();
+        overlapping.extend(before.filter(|(from, kept)| kept.holds(from, start.from)).map(|(from, _)| from.clone()));
+        for from in overlapping {
+            pages.remove(&from);
+        }
         let kept = KeptPage { page, set_len: start.set.len() };
-        put(self.0.entry(start.table).or_default(), PAGES_MAX, start.from.to_vec(), kept);
+        put(pages, PAGES_MAX, start.from.to_vec(), kept);
     }
 
-    /// Another row has been staged at a key: the page that it is on begins last of those of its set that do not begin
-    /// behind it.
+    /// Another row has been staged at a key.
     fn forget(&mut self, table: Table, key: &[u8]) {
         let Some(pages) = self.0.get_mut(&table) else { return };
         let before = pages.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
-        let of_set = before.filter(|(from, kept)| key.starts_with(&from[..kept.set_len]));
-        if let Some(from) = of_set.map(|(from, _)| from.clone()) {
+        let holding = before.filter(|(from, kept)| kept.holds(from, key)).map(|(from, _)| from.clone());
+        if let Some(from) = holding {
             pages.remove(&from);
         }
+    }
+}
+
+impl KeptPage {
+    /// Tells whether the page, which begins at `from`, holds the row of a key that is not below, if there is one.
+    fn holds(&self, from: &[u8], key: &[u8]) -> bool {
+        key.starts_with(&from[..self.set_len]) && self.page.next().is_none_or(|next| key < next)
     }
 }
 

@@ -90,6 +90,12 @@ impl StateEvents {
     }
 }
 
+impl Page {
+    pub(crate) fn next(&self) -> Option<&[u8]> {
+        self.next.as_deref()
+    }
+}
+
 impl PageStart<'_> {
     /// How many rows are read at a time: who looks for one of many often finds it among the first.
     const ROWS: usize = 4;
