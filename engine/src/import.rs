@@ -410,7 +410,7 @@ impl Room {
         for num in placed {
             self.open.remove(*num);
         }
-        self.provisional = None;
+        self.memory.forget_way();
         Ok(Ok(()))
     }
 

@@ -330,7 +330,7 @@ impl Room {
         }))?;
         self.open.look_again(num);
         // A way that was gone before does not know that it may begin anew here.
-        self.provisional = None;
+        self.memory.forget_way();
         Ok(Ok(Joined { event_id: join.event_id().to_owned(), partial }))
     }
 

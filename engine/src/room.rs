@@ -38,7 +38,6 @@ use crate::{
 };
 
 pub(crate) use self::memory::{Resolved, RoomMemory};
-use self::provisional::Provisional;
 
 /// What a room's writer is given with every call.
 #[derive(Clone, Copy)]
@@ -114,8 +113,6 @@ pub(crate) struct Room {
     pub(crate) quotas: Quotas,
     pub(crate) last_ids: LastIds,
     pub(crate) members: SharedMembers,
-    /// The way to the provisional extremities and current state, as far as it was gone and still holds.
-    pub(crate) provisional: Option<Provisional>,
     /// The current state that was told last.
     pub(crate) told: StateGroup,
     /// Why the resync rests, as it was told last.
@@ -177,7 +174,6 @@ impl Room {
             redactions: Redactions::default(),
             copies: OtherCopies::default(),
             quotas: Quotas::default(),
-            provisional: None,
             told: StateGroup::EMPTY,
             told_rest: None,
             acknowledged: None,
@@ -329,7 +325,6 @@ impl Room {
             Err(_) => {
                 if !txn.is_empty() {
                     self.memory.forget_resolved();
-                    self.provisional = None;
                 }
                 txn.discard();
             }
@@ -348,12 +343,10 @@ impl Room {
         let record = txn.event_record(num)?;
         let old = txn.stage_of(num)?;
         let was_placed = matches!(old, Stage::Placed { .. });
-        if !may_change(&old) && may_change(&state.stage) {
-            // What was resolved by it was settled.
-            self.memory.forget_resolved();
-        }
-        if was.as_ref().is_some_and(EventStatus::is_rejected) != is_rejected(&state.stage) {
-            self.forget_what_rests_on(num, &old);
+        let was_rejected = was.as_ref().is_some_and(EventStatus::is_rejected) || self.memory.is_condemned(num);
+        let is_unsettled = !may_change(&old) && may_change(&state.stage);
+        if is_unsettled || was_rejected != is_rejected(&state.stage) {
+            self.memory.forget_resolved_by(num, &old);
         }
         // What was held of it without a place in the room's history, the host was never told.
         let was = was.filter(|_| was_placed);
@@ -377,7 +370,7 @@ impl Room {
         self.memory.acquit(num);
         let was = self.open.get(num).map(|event| event.kind);
         self.open.set(num, event_id, depth, state);
-        self.keep_provisional(num, was);
+        self.keep_way_beside(num, was);
         self.redactions.look_again(event_id);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);
@@ -400,7 +393,6 @@ impl Room {
     /// Removes what no state rests on any more, and forgets every state that is only remembered.
     pub(crate) fn collect_garbage(&mut self, store: &Store) -> Result<Collected, Error> {
         self.memory.forget_resolved();
-        self.provisional = None;
         self.last_adopted = StateGroup::EMPTY;
         *self.last_ids.lock().unwrap_or_else(PoisonError::into_inner) = (StateGroup::EMPTY, BTreeSet::new());
         self.forget_members();

@@ -199,7 +199,7 @@ impl Tips {
         Ok(state)
     }
 
-    /// Tells whether the way would be another one with another verdict on an event that it has not come through.
+    /// Tells whether one of its states was resolved by an event's verdict, which could still change then.
     pub(crate) fn rests_on(&self, num: EventNum) -> bool {
         self.unsettled.contains(&num)
     }
@@ -312,7 +312,7 @@ impl Room {
             return Ok(false);
         }
         // What soft-fails may have taken one of our users out, as far as was known.
-        self.provisional = None;
+        self.memory.forget_way();
         self.present = None;
         let record = tips.into_folded(&self.memory, txn, &self.open, folded, soft_failed)?;
         stage_folded(txn, &head, record)?;

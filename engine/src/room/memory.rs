@@ -5,24 +5,27 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use gibbous_codec::{EventId, EventNum, OwnedEventId, RoomRules, StateGroup};
+use gibbous_codec::{EventId, EventNum, OwnedEventId, RoomRules, Stage, StateGroup};
 use gibbous_storage::{AuthEdges, RoomRows};
 
+use super::provisional::Way;
 use crate::{
     Limits,
     intake::grounds::Grounds,
-    lookup::{Events, PduCache},
+    lookup::{Events, PduCache, may_change},
     resolve::{Resolver, v2::has_subgraph},
 };
 
-/// What the rules read again and again, and what never changes once it is there.
+/// What the rules read again and again, and what follows from verdicts, for as long as these are held.
 #[derive(Debug)]
 pub(crate) struct RoomMemory {
     pub(crate) rules: RoomRules,
     pub(crate) pdus: PduCache,
     pub(crate) edges: AuthEdges,
-    /// What states were resolved to since a verdict last changed: resolution reads which events are rejected.
+    /// What states were resolved to, by the verdicts that are held: resolution reads which events are rejected.
     resolved: RefCell<BTreeMap<Vec<StateGroup>, Resolved>>,
+    /// The way to the provisional state, which was resolved by them too.
+    way: RefCell<Option<Way>>,
     resolutions: Cell<Resolutions>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on
     /// them.
@@ -56,6 +59,7 @@ impl RoomMemory {
             pdus: PduCache::new(limits.cached_pdus_max),
             edges: AuthEdges::default(),
             resolved: RefCell::default(),
+            way: RefCell::default(),
             resolutions: Cell::default(),
             condemned: RefCell::default(),
             grounds: RefCell::default(),
@@ -73,7 +77,7 @@ impl RoomMemory {
     /// An event that waits in vain fails check 4.
     pub(crate) fn condemn(&self, num: EventNum) {
         if self.condemned.borrow_mut().insert(num) {
-            self.forget_resolved();
+            self.forget_resolved_by(num, &Stage::Waiting);
         }
     }
 
@@ -114,7 +118,7 @@ impl RoomMemory {
         self.grounds.borrow_mut().clear();
     }
 
-    /// Returns what states were resolved to, if they were since a verdict last changed.
+    /// Returns what states were resolved to, if they were by the verdicts that are held.
     pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<Resolved> {
         let resolved = self.resolved.borrow().get(groups).cloned();
         let mut counts = self.resolutions.get();
@@ -137,22 +141,51 @@ impl RoomMemory {
 
     /// Remembers what states were resolved to.
     pub(crate) fn remember_resolved(&self, groups: Vec<StateGroup>, resolved: Resolved) {
-        /// At 40 bytes a group and some groups a resolution, 200 KB.
+        /// At 40 bytes a group, and 8 an event that a partial room has not got its final verdict of yet: with some groups a
+        /// resolution and some hundred such events, 1 MB.
         const RESOLUTIONS_MAX: usize = 1_000;
         let mut remembered = self.resolved.borrow_mut();
         if remembered.len() >= RESOLUTIONS_MAX {
+            // Groups are hashes: it is any of them.
             remembered.pop_first();
         }
         remembered.insert(groups, resolved);
     }
 
-    /// The verdict on an event that was open to change has changed: what was resolved by it is resolved anew.
-    pub(crate) fn forget_resolved_by(&self, num: EventNum) {
+    /// Another verdict is held of an event now, or one that may change where it could not: what was resolved by it is
+    /// resolved anew. `old` is how far the event had come.
+    pub(crate) fn forget_resolved_by(&self, num: EventNum, old: &Stage) {
+        if !may_change(old) {
+            // Who read a settled verdict was not noted.
+            return self.forget_resolved();
+        }
         self.resolved.borrow_mut().retain(|_, resolved| resolved.unsettled.binary_search(&num).is_err());
+        self.way.borrow_mut().take_if(|way| way.rests_on(num));
     }
 
-    /// A verdict has changed that was not open to it, or groups that were staged were not committed.
+    /// Forgets everything that was resolved: a verdict has changed that was settled, or groups that were staged were not
+    /// committed.
     pub(crate) fn forget_resolved(&self) {
         self.resolved.borrow_mut().clear();
+        self.forget_way();
+    }
+
+    /// Returns the way to the provisional state, if it still holds, and forgets it.
+    pub(super) fn take_way(&self) -> Option<Way> {
+        self.way.take()
+    }
+
+    pub(super) fn keep_way(&self, way: Way) {
+        self.way.replace(Some(way));
+    }
+
+    /// Forgets the way if it leads elsewhere.
+    pub(super) fn forget_way_if(&self, leads_elsewhere: impl FnOnce(&mut Way) -> bool) {
+        self.way.borrow_mut().take_if(leads_elsewhere);
+    }
+
+    /// The provisional state is found anew from where the fold stands.
+    pub(crate) fn forget_way(&self) {
+        self.way.take();
     }
 }

@@ -6,7 +6,7 @@ use gibbous_storage::{RoomRows, Txn};
 
 use crate::{
     Error,
-    lookup::{may_change, prev_events_of},
+    lookup::prev_events_of,
     open_events::{OpenKind, OrderKey},
     resync::finish::Tips,
     room::Room,
@@ -14,15 +14,20 @@ use crate::{
 
 /// How far the way over the open events has been gone: an event that comes behind is one step more.
 #[derive(Debug)]
-pub(crate) struct Provisional {
+pub(super) struct Way {
     tips: Tips,
     /// The place of the last event that the way has come through.
     last: Option<OrderKey>,
 }
 
-impl Provisional {
+impl Way {
     fn begin(head: &RoomHead) -> Self {
         Self { tips: Tips::of(head), last: None }
+    }
+
+    /// Tells whether a state on it was resolved by an event's verdict, which could still change then.
+    pub(super) fn rests_on(&self, num: EventNum) -> bool {
+        self.tips.rests_on(num)
     }
 }
 
@@ -35,7 +40,7 @@ impl Room {
             return Ok((head.extremities, head.current));
         }
         // Where it fails midway, the next one begins anew.
-        let mut way = self.provisional.take().unwrap_or_else(|| Provisional::begin(&head));
+        let mut way = self.memory.take_way().unwrap_or_else(|| Way::begin(&head));
         let tips = &mut way.tips;
         for (num, order) in self.open.placed_behind(way.last.as_ref()) {
             let event = txn.event(num)?;
@@ -51,33 +56,18 @@ impl Room {
             way.last = Some(order);
         }
         let found = (tips.extremities(), tips.current(&self.memory, txn)?);
-        self.provisional = Some(way);
+        self.memory.keep_way(way);
         Ok(found)
-    }
-
-    /// Forgets what was resolved by an event's verdict, which is another one than `old` now.
-    pub(super) fn forget_what_rests_on(&mut self, num: EventNum, old: &Stage) {
-        if !may_change(old) {
-            self.memory.forget_resolved();
-            self.provisional = None;
-            return;
-        }
-        self.memory.forget_resolved_by(num);
-        self.provisional.take_if(|way| way.tips.rests_on(num));
     }
 
     /// Forgets the way if an event is on it, or is to be, other than behind its end. `was` is what the event was until
     /// now.
-    pub(super) fn keep_provisional(&mut self, num: EventNum, was: Option<OpenKind>) {
-        let Some(way) = &self.provisional else { return };
+    pub(super) fn keep_way_beside(&self, num: EventNum, was: Option<OpenKind>) {
         let is_placed = |kind| matches!(kind, OpenKind::Partial | OpenKind::Full);
-        let event = self.open.get(num);
-        let is_behind = match event.filter(|event| is_placed(event.kind)) {
-            Some(event) => event.order > way.last,
-            None => true,
-        };
-        if was.is_some_and(is_placed) || !is_behind {
-            self.provisional = None;
-        }
+        let event = self.open.get(num).filter(|event| is_placed(event.kind));
+        self.memory.forget_way_if(|way| {
+            let is_before_its_end = event.is_some_and(|event| event.order <= way.last);
+            was.is_some_and(is_placed) || is_before_its_end
+        });
     }
 }

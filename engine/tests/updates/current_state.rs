@@ -1,8 +1,8 @@
 //! How the current state changes, as it is told.
 
 use gibbous::{
-    At, Change, StateFilter, StateMap, StateRead,
-    testing::{CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, Story},
+    At, Change, RoomVersionId, StateFilter, StateKey, StateMap, StateRead,
+    testing::{CHARLIE, DEREK, ELSIE, NEWEST_VERSIONS, S, S2, Story},
 };
 use serde_json::json;
 
@@ -155,4 +155,32 @@ fn a_state_that_goes_back_behind_what_was_allowed_is_said_to() {
         let back = story.view().state_changes(Some(now), before.expect("something was told")).expect("the store works");
         assert!(!back.is_empty() && back.iter().all(|change| change.goes_back), "{back:?}");
     }
+}
+
+/// Elsie's topic is by far the last of three in a fork, but her join, which it cites, is one that the others' new join rules
+/// forbid. It is fetched as an outlier, by itself accepted; pushed, it has a place in the room, and is rejected there.
+#[test]
+fn a_settled_verdict_that_is_open_again_is_followed_by_the_current_state() {
+    let mut story = Story::joined_with(&RoomVersionId::V11, &[(ELSIE, 50)], |_| {});
+    let (join, levels, public) = (story.join.clone(), story.power_levels.clone(), story.join_rules.clone());
+    let topic = |topic| json!({ "topic": topic });
+    let invite = json!({ "join_rule": "invite" });
+    let invite = story.room.state(CHARLIE, "m.room.join_rules", "", invite).after(&[&join]).send();
+    let by_charlie = story.room.state(CHARLIE, "m.room.topic", "", topic("his")).after(&[&join]).send();
+    let elsie = story.room.join(ELSIE).after(&[&invite]).auth(&[&levels, &public]).without_effect().send();
+    let by_elsie = story.room.state(ELSIE, "m.room.topic", "", topic("hers"));
+    let by_elsie = by_elsie.after(&[&join]).auth(&[&levels, &elsie]).send();
+    let current = |story: &Story| {
+        story.view().current_state().expect("the store works").get(&StateKey::new("m.room.topic", "")).cloned()
+    };
+    story.receive(S, &[&invite, &by_charlie]);
+    story.receive(S2, &[&by_elsie]);
+    assert_eq!(story.verdict(&elsie), "outlier, accepted");
+    assert_eq!(current(&story), Some(by_elsie));
+    story.receive(S2, &[&elsie]);
+    assert_eq!(story.verdict(&elsie), "rejected, partial");
+    assert_eq!(current(&story), Some(by_charlie.clone()));
+    story.restart();
+    story.run();
+    assert_eq!(current(&story), Some(by_charlie));
 }
