@@ -296,6 +296,23 @@ impl Engine {
         slot.room.as_ref().map_or(Ok(Vec::new()), |room| room.in_words(self.context(0)))
     }
 
+    /// Returns a room as it stands, without anything that was resolved before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::room`].
+    #[cfg(feature = "testing")]
+    pub fn room_found_anew(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
+        let Some(slot) = self.known_slot(room_id) else { return Ok(None) };
+        let mut slot = self.enter(&slot);
+        self.read(room_id, &mut slot)?;
+        let Some(room) = &mut slot.room else { return Ok(None) };
+        let resolved = room.memory.replace_resolved(Default::default());
+        let view = room.view(self.context(0));
+        room.memory.replace_resolved(resolved);
+        view
+    }
+
     fn context(&self, now_ms: u64) -> Context<'_> {
         let Inner { store, keys, config, .. } = &*self.inner;
         let Config { our_server, limits, completion } = config;

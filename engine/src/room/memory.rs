@@ -22,16 +22,21 @@ pub(crate) struct RoomMemory {
     pub(crate) rules: RoomRules,
     pub(crate) pdus: PduCache,
     pub(crate) edges: AuthEdges,
-    /// What states were resolved to, by the verdicts that are held: resolution reads which events are rejected.
-    resolved: RefCell<BTreeMap<Vec<StateGroup>, Resolved>>,
-    /// The way to the provisional state, which was resolved by them too.
-    way: RefCell<Option<Way>>,
+    resolved: RefCell<AllResolved>,
     resolutions: Cell<Resolutions>,
     /// Events that wait in vain and fail check 4: they have no verdict that the store holds, but nothing may rest on
     /// them.
     condemned: RefCell<BTreeSet<EventNum>>,
     /// What the verdicts under partial state rest on, as far as they were found since the room was opened.
     grounds: RefCell<BTreeMap<OwnedEventId, Grounds>>,
+}
+
+/// What was resolved by the verdicts that are held: resolution reads which events are rejected.
+#[derive(Debug, Default)]
+pub(crate) struct AllResolved {
+    states: BTreeMap<Vec<StateGroup>, Resolved>,
+    /// The way to the provisional state.
+    way: Option<Way>,
 }
 
 /// What states were resolved to.
@@ -59,7 +64,6 @@ impl RoomMemory {
             pdus: PduCache::new(limits.cached_pdus_max),
             edges: AuthEdges::default(),
             resolved: RefCell::default(),
-            way: RefCell::default(),
             resolutions: Cell::default(),
             condemned: RefCell::default(),
             grounds: RefCell::default(),
@@ -120,7 +124,7 @@ impl RoomMemory {
 
     /// Returns what states were resolved to, if they were by the verdicts that are held.
     pub(crate) fn resolved(&self, groups: &[StateGroup]) -> Option<Resolved> {
-        let resolved = self.resolved.borrow().get(groups).cloned();
+        let resolved = self.resolved.borrow().states.get(groups).cloned();
         let mut counts = self.resolutions.get();
         let v2_rules = self.rules.ruma().state_res.v2_rules();
         let count = match (&resolved, v2_rules) {
@@ -144,7 +148,7 @@ impl RoomMemory {
         /// At 40 bytes a group, and 8 an event that a partial room has not got its final verdict of yet: with some groups a
         /// resolution and some hundred such events, 1 MB.
         const RESOLUTIONS_MAX: usize = 1_000;
-        let mut remembered = self.resolved.borrow_mut();
+        let remembered = &mut self.resolved.borrow_mut().states;
         if remembered.len() >= RESOLUTIONS_MAX {
             // Groups are hashes: it is any of them.
             remembered.pop_first();
@@ -159,33 +163,39 @@ impl RoomMemory {
             // Who read a settled verdict was not noted.
             return self.forget_resolved();
         }
-        self.resolved.borrow_mut().retain(|_, resolved| resolved.unsettled.binary_search(&num).is_err());
-        self.way.borrow_mut().take_if(|way| way.rests_on(num));
+        let AllResolved { states, way } = &mut *self.resolved.borrow_mut();
+        states.retain(|_, resolved| resolved.unsettled.binary_search(&num).is_err());
+        way.take_if(|way| way.rests_on(num));
     }
 
     /// Forgets everything that was resolved: a verdict has changed that was settled, or groups that were staged were not
     /// committed.
     pub(crate) fn forget_resolved(&self) {
-        self.resolved.borrow_mut().clear();
-        self.forget_way();
+        self.resolved.take();
+    }
+
+    /// Lets something else be what was resolved.
+    #[cfg(feature = "testing")]
+    pub(crate) fn replace_resolved(&self, resolved: AllResolved) -> AllResolved {
+        self.resolved.replace(resolved)
     }
 
     /// Returns the way to the provisional state, if it still holds, and forgets it.
     pub(super) fn take_way(&self) -> Option<Way> {
-        self.way.take()
+        self.resolved.borrow_mut().way.take()
     }
 
     pub(super) fn keep_way(&self, way: Way) {
-        self.way.replace(Some(way));
+        self.resolved.borrow_mut().way = Some(way);
     }
 
     /// Forgets the way if it leads elsewhere.
     pub(super) fn forget_way_if(&self, leads_elsewhere: impl FnOnce(&mut Way) -> bool) {
-        self.way.borrow_mut().take_if(leads_elsewhere);
+        self.resolved.borrow_mut().way.take_if(leads_elsewhere);
     }
 
     /// The provisional state is found anew from where the fold stands.
     pub(crate) fn forget_way(&self) {
-        self.way.take();
+        self.resolved.borrow_mut().way = None;
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use gibbous::{
     EventId, JoinStatus, Limits, MemoryBackend, Outcome, OwnedEventId, OwnedServerName, Request, RequestError,
-    RequestId, RequestKind, Response, Spooled, StateKey,
+    RequestId, RequestKind, Response, RoomView, Spooled, StateKey,
     testing::{
         ALL_VERSIONS, Host, S, Storage, US,
         history::{Dice, OURS, RandomRoom},
@@ -281,6 +281,7 @@ impl World {
             }
             Action::Join(user, seed) => self.join_again(OURS[user % OURS.len()], *seed)?,
         }
+        self.check_remembered()?;
         self.take_updates()
     }
 
@@ -366,6 +367,20 @@ impl World {
         let late: Vec<_> = lost.iter().map(|request| (request.id, self.host.honest_answer(request))).collect();
         self.late.extend(late);
         self.picture.catch_up(self.host.engine(), self.random.room.id())
+    }
+
+    /// Says whether the room stands otherwise than it does when nothing that was resolved before is remembered.
+    fn check_remembered(&self) -> Result<(), String> {
+        let engine = self.host.engine();
+        let (stood, stands) = (engine.room(self.random.room.id()), engine.room_found_anew(self.random.room.id()));
+        let Some((stood, stands)) = stood.expect("the store works").zip(stands.expect("the store works")) else {
+            return Ok(());
+        };
+        let found = |view: &RoomView| (view.forward_extremities(), view.current_state().expect("the store works"));
+        if found(&stood) != found(&stands) {
+            return Err(format!("the room stands at {:?}, and anew at {:?}", found(&stood), found(&stands)));
+        }
+        Ok(())
     }
 
     /// Lets the time come at which the engine wants to be called. Returns whether there is one.
