@@ -21,7 +21,7 @@ pub enum AuthEvents {
 }
 
 /// The auth edges of a room's events, as far as they have been walked. Edges never change, so none is ever stale; those
-/// of an event with an auth event that is not stored are not kept.
+/// of an event with an auth event that is not stored, or not verified, are not kept: another copy may take its place.
 #[derive(Debug, Default)]
 pub struct AuthEdges {
     interned: RefCell<Interned>,
@@ -60,15 +60,24 @@ impl AuthEdges {
         }
         let record = rows.event_record(self.num(event))?;
         let mut edges = Vec::with_capacity(record.auth_events.len());
+        let mut are_verified = true;
         for edge in &record.auth_events {
-            match (rows.edge_num(edge)?, edge) {
-                (Some(num), _) => edges.push(self.index(num)),
-                (None, Edge::Unknown(event_id)) => return Ok(AuthEvents::Missing(event_id.clone())),
-                (None, Edge::Known(num)) => edges.push(self.index(*num)),
-            }
+            let num = match edge {
+                Edge::Known(num) => *num,
+                Edge::Unknown(event_id) => match rows.event_num(event_id)? {
+                    Some(num) => {
+                        are_verified &= rows.stage_of(num)?.is_verified();
+                        num
+                    }
+                    None => return Ok(AuthEvents::Missing(event_id.clone())),
+                },
+            };
+            edges.push(self.index(num));
         }
         let edges: Arc<[EventIndex]> = edges.into();
-        self.interned.borrow_mut().edges[at(event)] = Some(edges.clone());
+        if are_verified {
+            self.interned.borrow_mut().edges[at(event)] = Some(edges.clone());
+        }
         Ok(AuthEvents::Stored(edges))
     }
 }

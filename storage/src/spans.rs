@@ -37,7 +37,7 @@ pub(crate) fn set_in_span<W: RoomRowsMut>(
     Ok(())
 }
 
-/// State events of a room that have something in common, to be read page by page, by ascending number.
+/// A set of state events of a room, which have something in common, to be read page by page, by ascending number.
 #[derive(Clone, Debug)]
 pub struct StateEvents {
     table: Table,
@@ -45,7 +45,7 @@ pub struct StateEvents {
     from: Option<Vec<u8>>,
 }
 
-/// Where a page of a set begins: at a key of a table that is not below `from`.
+/// Where a page of such a set begins: at a key of a table that is not below `from`.
 #[derive(Clone, Copy, Debug)]
 pub struct PageStart<'a> {
     pub(crate) table: Table,

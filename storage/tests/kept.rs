@@ -10,7 +10,9 @@ use gibbous_codec::{
     Edge, EventId, EventNum, EventRecord, EventState, EventStatus, Judgement, LogRecord, OwnedEventId, RoomId,
     RoomOpened, RoomVersionId, ServerKeysRow, ServerName, Stage, StateGroup, StateKey,
 };
-use gibbous_storage::{Faulty, MemoryBackend, RoomRows, StateEvents, Store, StoreError, Txn, check};
+use gibbous_storage::{
+    AuthEdges, AuthEvents, Faulty, MemoryBackend, RoomRows, StateEvents, Store, StoreError, Txn, check,
+};
 use proptest::prelude::*;
 
 fn id() -> OwnedEventId {
@@ -107,9 +109,13 @@ fn a_changed_verdict_is_seen_once_it_is_committed() {
 
 /// Stores a state event that cites others, stored or not.
 fn store_citing(store: &Store, name: &str, cites: &[OwnedEventId], commits: bool) -> EventNum {
+    let stage = Stage::Outlier { status: EventStatus::Accepted, provisional: false, states: None };
+    store_as(store, name, cites, stage, commits)
+}
+
+fn store_as(store: &Store, name: &str, cites: &[OwnedEventId], stage: Stage, commits: bool) -> EventNum {
     let mut txn = txn(store);
     let edges = cites.iter().map(|cited| txn.edge_to(cited).expect("memory can be read")).collect();
-    let stage = Stage::Outlier { status: EventStatus::Accepted, provisional: false, states: None };
     let record = EventRecord {
         event_id: named(name),
         state_key: Some(StateKey::new("m.room.topic", name)),
@@ -152,6 +158,26 @@ fn who_cited_an_event_before_it_came_is_found_by_its_number() {
     let last = store_citing(&store, "many1499", &[], true);
     assert_eq!(citing(&store, last), [third]);
     assert_eq!(check(&store).expect("memory can be read").findings, []);
+}
+
+#[test]
+fn an_auth_event_that_is_not_verified_is_looked_for_again() {
+    let store = store(&MemoryBackend::new());
+    let citing = store_citing(&store, "citing", &[named("cited")], true);
+    let edges = AuthEdges::default();
+    let auth_events = || {
+        let rows = store.snapshot(room(&store, ROOM)).expect("memory can be read");
+        let found = edges.auth_events(&rows, edges.index(citing)).expect("memory can be read");
+        match found {
+            AuthEvents::Stored(auth_events) => auth_events.iter().map(|index| edges.num(*index)).collect(),
+            AuthEvents::Missing(_) => Vec::new(),
+        }
+    };
+    assert_eq!(auth_events(), []);
+    let made_up = store_as(&store, "cited", &[], Stage::Unverified, true);
+    assert_eq!(auth_events(), [made_up]);
+    let verified = store_citing(&store, "cited", &[], true);
+    assert_eq!(auth_events(), [verified]);
 }
 
 /// Returns who cites some of the first events, as these rows tell it.
