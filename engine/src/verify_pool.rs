@@ -11,11 +11,12 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-/// Up to this many events a second thread costs more than it brings: starting one takes about as long as one check.
+/// Of so many events and fewer each, a further thread costs more than it brings: starting one takes about as long as one
+/// check.
 const ON_ONE_THREAD: usize = 8;
 
-/// How many of a few items are handed on at a time: what takes the results waits for the last piece, and nobody works
-/// beside it then.
+/// How many items are handed on at a time where that means nothing to who takes the results: he waits for the last piece,
+/// and nobody works beside him then.
 const SMALL_PIECE: usize = 2;
 
 /// How many items are handed on at a time while the next are worked on, whatever the number of threads: where an event
@@ -80,10 +81,10 @@ fn in_pieces<T: Send + Sync, R: Send, E>(
     if items.len() <= ON_ONE_THREAD {
         return take(items.iter().map(work).collect());
     }
-    let pieces = items.len().div_ceil(piece);
-    // With many pieces this thread has enough to do with what is handed in. With few it works on some while it waits: a
-    // thread less is started.
-    let workers = if pieces <= PIECES_UNDER_WAY { cores().min(pieces) - 1 } else { cores().min(PIECES_UNDER_WAY) };
+    // Of great pieces there are many, and this thread has enough to do with what is handed in. Else it works on some while
+    // it waits: a thread less is started.
+    let threads = cores().min(items.len().div_ceil(ON_ONE_THREAD)).min(PIECES_UNDER_WAY);
+    let workers = if piece == PIECE { threads } else { threads - 1 };
     // Neither channel is ever full: no more pieces are under way than each of them holds.
     let (give, given) = bounded(PIECES_UNDER_WAY);
     let (hand_in, handed_in) = bounded(PIECES_UNDER_WAY);
