@@ -27,11 +27,11 @@ impl Op {
     }
 
     /// Returns the same without what a batch expects.
-    pub(super) fn bare(&self) -> Self {
+    pub(in super::super) fn bare(&self) -> Self {
         Self { phase: self.phase, batch: self.batch().map(|batch| rows_of([batch].into_iter())) }
     }
 
-    pub(super) fn apply(&self, backend: &impl Backend) -> Result<(), String> {
+    pub(in super::super) fn apply(&self, backend: &impl Backend) -> Result<(), String> {
         match &self.batch {
             Some(batch) => backend.commit(batch).map_err(|error| error.to_string()),
             None => backend.sync().map_err(|error| error.to_string()),
@@ -49,11 +49,6 @@ fn rows_of<'b>(batches: impl Iterator<Item = &'b Batch>) -> Batch {
         }
     }
     rows
-}
-
-/// Does everything again on an empty database.
-pub(in super::super) fn write_all(ops: &[Op], backend: &impl Backend) -> Result<(), String> {
-    ops.iter().try_for_each(|op| op.bare().apply(backend))
 }
 
 /// Does everything again on an empty database. Returns the time of what belongs to the join and the resync.
