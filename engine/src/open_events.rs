@@ -59,7 +59,7 @@ pub(crate) struct OpenEvents {
     /// What each event follows.
     followed: Links,
     /// Roots at which events have stood, and may stand no longer.
-    left: BTreeSet<LogSeq>,
+    left_roots: BTreeSet<LogSeq>,
 }
 
 /// Which events, stored or not, open events refer to; to be read from either end.
@@ -141,9 +141,9 @@ impl OpenEvents {
     fn take_out(&mut self, num: EventNum) {
         if let Some(event) = self.events.remove(&num) {
             self.waiting -= usize::from(event.kind.waits());
-            self.left.insert(LogSeq(num.0));
+            self.left_roots.insert(LogSeq(num.0));
             if let Some(order) = event.order {
-                self.left.insert(order.0.root);
+                self.left_roots.insert(order.0.root);
                 self.order.remove(&order);
             }
         }
@@ -201,8 +201,8 @@ impl OpenEvents {
     }
 
     /// Returns the roots at which events have stood since this was asked last, and may stand no longer.
-    pub(crate) fn take_left(&mut self) -> BTreeSet<LogSeq> {
-        mem::take(&mut self.left)
+    pub(crate) fn take_left_roots(&mut self) -> BTreeSet<LogSeq> {
+        mem::take(&mut self.left_roots)
     }
 
     /// Tells whether it is still to be said which events an open event follows.

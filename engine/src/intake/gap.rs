@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Gaps {
     gaps: BTreeMap<LogSeq, Gap>,
-    /// Of which is to be looked whether an event is open that they are the gap of.
+    /// Roots of gaps that have come since [`Gaps::retain`] last looked whether an event is open at them.
     noted: BTreeSet<LogSeq>,
     changed: BTreeSet<LogSeq>,
 }
@@ -55,10 +55,10 @@ impl Gaps {
         self.gaps.get(&root)?.origin.as_deref()
     }
 
-    /// Forgets the gaps of events that are done: of those that were noted since this was asked last, and of those at the
-    /// places that events have left since.
-    pub(crate) fn retain(&mut self, left: BTreeSet<LogSeq>, is_open: impl Fn(LogSeq) -> bool) {
-        for root in mem::take(&mut self.noted).into_iter().chain(left) {
+    /// Forgets the gaps of events that are done: of those that have come since it was called last, and of those at the roots
+    /// that events have left since.
+    pub(crate) fn retain(&mut self, left_roots: BTreeSet<LogSeq>, is_open: impl Fn(LogSeq) -> bool) {
+        for root in mem::take(&mut self.noted).into_iter().chain(left_roots) {
             if !is_open(root) && self.gaps.remove(&root).is_some_and(|gap| gap.is_stored) {
                 self.changed.insert(root);
             }
@@ -190,7 +190,6 @@ impl AuthQuestions {
         self.questions.values().filter_map(|question| question.until_ms).min()
     }
 
-    /// Returns the events for which a further round begins.
     /// Ends every pause.
     pub(crate) fn retry(&mut self, now_ms: u64) {
         for (event, question) in self.questions.iter_mut().filter(|(_, question)| question.until_ms.is_some()) {
@@ -199,6 +198,7 @@ impl AuthQuestions {
         }
     }
 
+    /// Returns the events for which a further round begins.
     pub(crate) fn due(&mut self, now_ms: u64) -> Vec<EventNum> {
         let mut due = Vec::new();
         for (event, question) in &mut self.questions {

@@ -282,10 +282,10 @@ impl Room {
 
     /// Forgets what nothing waits for any more, and asks what is due.
     pub(crate) fn ask_resync(&mut self, cx: Context<'_>) -> Result<(), Error> {
-        let left = self.open.take_left();
+        let left_roots = self.open.take_left_roots();
         let (open, history) = (&self.open, &self.history);
         self.resync.retain(|prev| history.needs(prev) || open.waiters(prev).next().is_some());
-        self.gaps.retain(left, |root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
+        self.gaps.retain(left_roots, |root| open.get(EventNum(root.0)).is_some() || !open.of_root(root).is_empty());
         if self.resync.has_nobody_to_ask(cx.now_ms) {
             self.ask_hosts_too(cx)?;
         }
