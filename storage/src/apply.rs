@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use gibbous_codec::{
-    ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow, Judgement,
-    Kind, LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow, RoomHead, ServersRow, Stage,
-    StateGroup, UnfoldedRow, WholeCopyRow, path,
+    ChangedState, CurrentRow, Edge, EventId, EventNum, EventRecord, EventStatus, Folded, GroupRecord, IdRow,
+    JoinRecord, Judgement, Kind, LogRecord, LogSeq, PartialJoin, RedactedRecord, RedactionRecord, RedactionRow,
+    RoomHead, RoomOpened, ServersRow, Stage, StateGroup, UnfoldedRow, WholeCopyRow, path,
 };
 
 use crate::{
@@ -51,19 +51,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
         LogRecord::RoomOpened(_) if seq != LogSeq(0) => {
             return Err(StoreError::Inconsistent(format!("record {seq} opens the room a second time")));
         }
-        LogRecord::RoomOpened(opened) => RoomHead {
-            room_id: opened.room_id.clone(),
-            room_version: opened.room_version.clone(),
-            next_seq: seq.0,
-            extremities: Vec::new(),
-            current: StateGroup::EMPTY,
-            partial: None,
-            our_users: Vec::new(),
-            handshakes: Vec::new(),
-            min_depth: 0,
-            server_rows: 0,
-            holes: 0,
-        },
+        LogRecord::RoomOpened(opened) => head_of_new(opened),
         _ => head_of(rows)?,
     };
     head.next_seq = seq.0 + 1;
@@ -82,32 +70,7 @@ pub(crate) fn apply<W: RoomRowsMut>(rows: &mut W, seq: LogSeq, record: &LogRecor
             rows.write(Table::Servers, key, Some(value));
             head.server_rows += 1;
         }
-        LogRecord::Joined(joined) => {
-            if !head.our_users.contains(&joined.user) {
-                head.our_users.push(joined.user.clone());
-            }
-            if joined.by_handshake {
-                head.handshakes.push(joined.join);
-            }
-            // What the room waited for the host to put right before is put right with what follows from this join.
-            if let Some(partial) = head.partial.as_mut().filter(|_| joined.by_handshake) {
-                partial.completing = None;
-            }
-            if joined.is_first {
-                head.min_depth = rows.event_record(joined.join)?.depth;
-            }
-            if joined.opens_partial {
-                head.partial = Some(PartialJoin {
-                    join: joined.join,
-                    via: joined.via.clone(),
-                    holes: Vec::new(),
-                    since_ms: joined.at_ms,
-                    sent: None,
-                    completing: None,
-                    rest: None,
-                });
-            }
-        }
+        LogRecord::Joined(joined) => apply_joined(rows, &mut head, joined)?,
         LogRecord::Holes(holes) => {
             if let Some(partial) = &mut head.partial {
                 let new: Vec<_> = holes.iter().filter(|hole| !partial.holes.contains(hole)).cloned().collect();
@@ -178,8 +141,52 @@ pub(crate) fn apply_judged<W: RoomRowsMut>(
     Ok(())
 }
 
+fn head_of_new(opened: &RoomOpened) -> RoomHead {
+    RoomHead {
+        room_id: opened.room_id.clone(),
+        room_version: opened.room_version.clone(),
+        next_seq: 0,
+        extremities: Vec::new(),
+        current: StateGroup::EMPTY,
+        partial: None,
+        our_users: Vec::new(),
+        handshakes: Vec::new(),
+        min_depth: 0,
+        server_rows: 0,
+        holes: 0,
+    }
+}
+
 fn head_of<W: RoomRowsMut>(rows: &W) -> Result<RoomHead, StoreError> {
     rows.head()?.ok_or_else(|| StoreError::Missing { what: format!("the head row of room {}", rows.room()) })
+}
+
+fn apply_joined<W: RoomRowsMut>(rows: &W, head: &mut RoomHead, joined: &JoinRecord) -> Result<(), StoreError> {
+    if !head.our_users.contains(&joined.user) {
+        head.our_users.push(joined.user.clone());
+    }
+    if joined.by_handshake {
+        head.handshakes.push(joined.join);
+    }
+    // What the room waited for the host to put right before is put right with what follows from this join.
+    if let Some(partial) = head.partial.as_mut().filter(|_| joined.by_handshake) {
+        partial.completing = None;
+    }
+    if joined.is_first {
+        head.min_depth = rows.event_record(joined.join)?.depth;
+    }
+    if joined.opens_partial {
+        head.partial = Some(PartialJoin {
+            join: joined.join,
+            via: joined.via.clone(),
+            holes: Vec::new(),
+            since_ms: joined.at_ms,
+            sent: None,
+            completing: None,
+            rest: None,
+        });
+    }
+    Ok(())
 }
 
 fn apply_event<W: RoomRowsMut>(

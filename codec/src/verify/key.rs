@@ -106,7 +106,7 @@ impl VerifyKey {
         let Ok(signature) = Signature::from_slice(signature) else { return false };
         // S is checked here as well as in the library, where a feature that another crate may switch on turns its check
         // off. The library compares R with the canonical encoding of [S]B - [k]A, so that an R which it takes is canonical
-        // and need not be decoded, as its `verify_strict` does, for an eighth of the time, to tell whether its order is
+        // and need not be decoded, as its `verify_strict` does, for an eighth of the work, to tell whether its order is
         // small; nor need the key, of which it is known.
         is_reduced(signature.s_bytes())
             && !is_of_small_order(signature.r_bytes())
