@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
+
 /// The members of an object, in order: the key without its quotes but as escaped, and the value.
 pub(crate) struct Members<'a>(Option<&'a str>);
 
@@ -125,12 +127,13 @@ fn value_len(text: &str) -> usize {
 /// Returns the length of the string at the beginning of `bytes`, quotes included.
 fn string_len(bytes: &[u8]) -> usize {
     let mut at = 1;
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
+    while let Some(found) = memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+        at += found;
+        if bytes[at] == b'"' {
+            return at + 1;
         }
+        // What is escaped ends nothing.
+        at += 2;
     }
     bytes.len()
 }
