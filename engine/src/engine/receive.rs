@@ -39,7 +39,9 @@ impl Engine {
             }
         }
         // Every PDU has its receipt by now, from its room or for naming none.
-        Ok(receipts.into_iter().flatten().collect())
+        let mut all = Vec::with_capacity(receipts.len());
+        all.extend(receipts.into_iter().flatten());
+        Ok(all)
     }
 
     fn receive_in_room(
