@@ -88,10 +88,7 @@ pub(super) fn flip_over_raw_write() -> Result<f64, String> {
     let (first, last) = ends_of(&flips)?;
     let ops = recorder.take();
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let ops: Vec<Op> = ops[first..ops.len().min(last + 1)].iter().map(Op::bare).collect();
-    let backend = open_fjall(dir.path())?;
-    let (raw, written) = timed(|| ops.iter().try_for_each(|op| op.apply(&backend)));
-    written?;
+    let raw = write(&ops[first..ops.len().min(last + 1)], &open_fjall(dir.path())?)?;
     let (flips, time) = flipped_over_fjall()?;
     eprintln!("{flips} flips in {time:.1?}, raw write of what they write {raw:.1?}");
     Ok(over(time, raw))

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::{
     clock::{floor, median_ratio, over, timed},
     events::{SEED, played},
-    resync::raw::{Op, Recorder},
+    resync::raw::{Op, Recorder, write},
 };
 
 const MEMBERS: usize = 100_000;
@@ -91,9 +91,7 @@ impl Measured {
             let took = tip.receive_all(&messages)?;
             let pdus: Vec<String> = messages.iter().map(|pdu| pdu.canonical_json().to_owned()).collect();
             let floor = floor(&pdus, &keys)?;
-            let ops: Vec<Op> = ops.iter().map(Op::bare).collect();
-            let (raw, written) = timed(|| ops.iter().try_for_each(|op| op.apply(&bare)));
-            written?;
+            let raw = write(&ops, &bare)?;
             rounds.push(Round { took, floor, raw });
         }
         Ok(Self { rounds, syncs: tip.engine.stats().syncs - before })

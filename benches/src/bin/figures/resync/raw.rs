@@ -27,11 +27,11 @@ impl Op {
     }
 
     /// Returns the same without what a batch expects.
-    pub(in super::super) fn bare(&self) -> Self {
+    fn bare(&self) -> Self {
         Self { phase: self.phase, batch: self.batch().map(|batch| rows_of([batch].into_iter())) }
     }
 
-    pub(in super::super) fn apply(&self, backend: &impl Backend) -> Result<(), String> {
+    fn apply(&self, backend: &impl Backend) -> Result<(), String> {
         match &self.batch {
             Some(batch) => backend.commit(batch).map_err(|error| error.to_string()),
             None => backend.sync().map_err(|error| error.to_string()),
@@ -51,8 +51,9 @@ fn rows_of<'b>(batches: impl Iterator<Item = &'b Batch>) -> Batch {
     rows
 }
 
-/// Does everything again on an empty database. Returns the time of what belongs to the join and the resync.
-pub(super) fn write(ops: &[Op], backend: &impl Backend) -> Result<Duration, String> {
+/// Does everything again on a bare database. Returns the time of it, without that of the batches' copying and without
+/// that of what was pushed while the resync went on.
+pub(in super::super) fn write(ops: &[Op], backend: &impl Backend) -> Result<Duration, String> {
     let mut spent = Duration::ZERO;
     for op in ops {
         let bare = op.bare();
