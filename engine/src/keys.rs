@@ -93,6 +93,12 @@ impl KeyRing {
         Ok(of_server)
     }
 
+    /// Returns the keys of a server that are at hand, none where the store would have to be read.
+    fn keys_at_hand(&self, server: &ServerName) -> Vec<(String, VerifyKey)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.servers.get(server).map(|known| known.keys.to_vec()).unwrap_or_default()
+    }
+
     /// Tells whether any key of a server is known.
     pub(crate) fn knows(&self, server: &ServerName) -> Result<bool, Error> {
         Ok(!self.known(server)?.keys.is_empty())
@@ -152,7 +158,7 @@ impl KeyRing {
         let mut row = self.store.server_keys(server)?;
         row.rounds = row.rounds.saturating_add(1);
         row.until_ms = now_ms.saturating_add(limits.backoff_ms(row.rounds));
-        self.put(server, &row, &self.known(server)?.keys)
+        self.put(server, &row, &self.keys_at_hand(server))
     }
 
     /// Returns when keys that are missed may be asked for again, the first of them.
@@ -191,7 +197,7 @@ impl KeyRing {
         }
         let current = answer.verify_keys.iter().map(|(id, key)| (id, &key.key, answer.valid_until_ts));
         let old = answer.old_verify_keys.iter().map(|(id, key)| (id, &key.key, key.expired_ts));
-        let mut decoded = self.known(server)?.keys.to_vec();
+        let mut decoded = self.keys_at_hand(server);
         for (key_id, key, valid_until_ts) in current.chain(old) {
             let Ok(key) = VerifyKey::from_base64(key, valid_until_ts) else { continue };
             decoded.push((key_id.clone(), key.clone()));
