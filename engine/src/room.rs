@@ -370,7 +370,7 @@ impl Room {
         self.memory.acquit(num);
         let was = self.open.get(num).map(|event| event.kind);
         self.open.set(num, event_id, depth, state);
-        self.keep_way_beside(num, was);
+        self.forget_way_through(num, was);
         self.redactions.look_again(event_id);
         // What it waited for is forgotten with what was held of it before: it looks again.
         self.open.look_again(num);

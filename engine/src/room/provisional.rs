@@ -60,9 +60,9 @@ impl Room {
         Ok(found)
     }
 
-    /// Forgets the way if an event is on it, or is to be, other than behind its end. `was` is what the event was until
+    /// Forgets the way if it leads through an event, or is to do so before its end. `was` is what the event was until
     /// now.
-    pub(super) fn keep_way_beside(&self, num: EventNum, was: Option<OpenKind>) {
+    pub(super) fn forget_way_through(&self, num: EventNum, was: Option<OpenKind>) {
         let is_placed = |kind| matches!(kind, OpenKind::Partial | OpenKind::Full);
         let event = self.open.get(num).filter(|event| is_placed(event.kind));
         self.memory.forget_way_if(|way| {
