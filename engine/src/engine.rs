@@ -300,17 +300,15 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// As [`Engine::room`].
+    /// If the store fails, or the room is not known or damaged.
     #[cfg(feature = "testing")]
     pub fn room_found_anew(&self, room_id: &RoomId) -> Result<Option<RoomView>, Error> {
-        let Some(slot) = self.known_slot(room_id) else { return Ok(None) };
-        let mut slot = self.enter(&slot);
-        self.read(room_id, &mut slot)?;
-        let Some(room) = &mut slot.room else { return Ok(None) };
-        let resolved = room.memory.replace_resolved(Default::default());
-        let view = room.view(self.context(0));
-        room.memory.replace_resolved(resolved);
-        view
+        self.with_room(room_id, 0, |room, cx| {
+            let resolved = room.memory.replace_resolved(Default::default());
+            let view = room.view(cx);
+            room.memory.replace_resolved(resolved);
+            view
+        })
     }
 
     fn context(&self, now_ms: u64) -> Context<'_> {

@@ -371,11 +371,9 @@ impl World {
 
     /// Says whether the room stands otherwise than it does when nothing that was resolved before is remembered.
     fn check_remembered(&self) -> Result<(), String> {
-        let engine = self.host.engine();
-        let (stood, stands) = (engine.room(self.random.room.id()), engine.room_found_anew(self.random.room.id()));
-        let Some((stood, stands)) = stood.expect("the store works").zip(stands.expect("the store works")) else {
-            return Ok(());
-        };
+        let (engine, room_id) = (self.host.engine(), self.random.room.id());
+        let Some(stood) = engine.room(room_id).expect("the store works") else { return Ok(()) };
+        let stands = engine.room_found_anew(room_id).expect("the store works").expect("the room is known");
         let found = |view: &RoomView| (view.forward_extremities(), view.current_state().expect("the store works"));
         if found(&stood) != found(&stands) {
             return Err(format!("the room stands at {:?}, and anew at {:?}", found(&stood), found(&stands)));
