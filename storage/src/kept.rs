@@ -66,7 +66,7 @@ impl KeptPages {
     pub(crate) fn put(&mut self, start: PageStart<'_>, page: Page) {
         let pages = self.0.entry(start.table).or_default();
         // Where a row was removed, or while others were read, pages begin elsewhere than those that were read before.
-        let until = page.next().map_or(Bound::Unbounded, Bound::Excluded);
+        let until = page.next.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let behind = pages.range::<[u8], _>((Bound::Excluded(start.from), until));
         let overlapping = behind.map(|(from, _)| from).take_while(|from| from.starts_with(start.set)).cloned();
         let mut overlapping: Vec<Vec<u8>> = overlapping.collect();
@@ -93,7 +93,7 @@ impl KeptPages {
 impl KeptPage {
     /// Tells whether the page, which begins at `from`, holds the row of a key that is not below, if there is one.
     fn holds(&self, from: &[u8], key: &[u8]) -> bool {
-        key.starts_with(&from[..self.set_len]) && self.page.next().is_none_or(|next| key < next)
+        key.starts_with(&from[..self.set_len]) && self.page.next.as_deref().is_none_or(|next| key < next)
     }
 }
 

@@ -59,7 +59,7 @@ pub struct PageStart<'a> {
 pub struct Page {
     events: Vec<EventNum>,
     /// The key that the next page begins with, if there may be one.
-    next: Option<Vec<u8>>,
+    pub(crate) next: Option<Vec<u8>>,
 }
 
 impl StateEvents {
@@ -87,12 +87,6 @@ impl StateEvents {
 
     fn of(table: Table, set: Vec<u8>) -> Self {
         Self { table, from: Some(set.clone()), set }
-    }
-}
-
-impl Page {
-    pub(crate) fn next(&self) -> Option<&[u8]> {
-        self.next.as_deref()
     }
 }
 
