@@ -38,7 +38,8 @@ impl Engine {
                 }
             }
         }
-        // Every PDU has its receipt by now, from its room or for naming none.
+        // Every PDU has its receipt by now, from its room or for naming none. What skips some cannot tell how many come, and
+        // the list would grow by doubling.
         let mut all = Vec::with_capacity(receipts.len());
         all.extend(receipts.into_iter().flatten());
         Ok(all)
