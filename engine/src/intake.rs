@@ -244,7 +244,6 @@ impl Room {
         let state = EventState::new(Stage::Waiting, position);
         let num = self.stage_new(txn, &pdu, state, None)?;
         self.came_from(cx, num, origin);
-        self.open.look_again(num);
         Ok(Outcome::Waiting)
     }
 
@@ -297,7 +296,6 @@ impl Room {
             EventState { stage: Stage::Waiting, position, replaced_json: event.state.replaced_json, as_outlier };
         self.judge(txn, num, was, state)?;
         self.came_from(cx, num, origin);
-        self.open.look_again(num);
         Ok(Outcome::Waiting)
     }
 
@@ -346,7 +344,6 @@ impl Room {
                     }
                     state.stage = Stage::Waiting;
                     self.judge(&mut txn, num, None, state)?;
-                    self.open.look_again(num);
                 }
                 Err(VerifyError::MissingKeys { servers }) => {
                     for server in servers {

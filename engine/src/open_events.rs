@@ -279,9 +279,11 @@ impl OpenEvents {
         self.look_whether_settled(event_id);
     }
 
-    /// Lets an event look whether it can go on.
+    /// Lets an event look whether it can go on, if it is open.
     pub(crate) fn look_again(&mut self, num: EventNum) {
-        self.ready.insert(num);
+        if self.events.contains_key(&num) {
+            self.ready.insert(num);
+        }
     }
 
     /// Returns the next event that can look again, by number: a fixed order, so that a replay takes the same way.

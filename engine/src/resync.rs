@@ -410,6 +410,14 @@ impl Resync {
         })
     }
 
+    /// Everything that a state consists of has been found. It is adopted or refused now, and the IDs of a great one would
+    /// take up much memory meanwhile.
+    pub(crate) fn forget_ids(&mut self, prev: &EventId) {
+        if let Some(Need { phase: Phase::Fetching(fetch), .. }) = self.needs.get_mut(prev) {
+            fetch.forget_ids();
+        }
+    }
+
     /// A state has been adopted: its server is asked first from now on.
     pub(crate) fn adopted(&mut self, prev: &EventId, from: &ServerName) {
         self.drop_need(prev);

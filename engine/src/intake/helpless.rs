@@ -294,8 +294,6 @@ impl Room {
             let was = status_of(&event.state.stage).cloned();
             let state = EventState { stage: Stage::Waiting, position: None, ..event.state };
             self.judge(txn, num, was, state)?;
-            // Its waiting has been noted and goes on.
-            self.open.look_again(num);
         }
         Ok(())
     }

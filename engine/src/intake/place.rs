@@ -146,9 +146,6 @@ impl Room {
         let stage = Stage::Placed { status: status.clone(), partial: verdict.partial, states };
         let state = EventState::new(stage, Some(position));
         let num = self.stage_new(txn, pdu, state, folded)?;
-        if verdict.partial {
-            self.open.look_again(num);
-        }
         Ok((num, status))
     }
 
@@ -222,9 +219,7 @@ impl Room {
                     Stage::Waiting => state.position,
                     _ => self.waiting_position(txn, &pdu, place_before)?,
                 };
-                self.judge(txn, num, was, EventState { stage: Stage::Waiting, position, ..state })?;
-                self.open.look_again(num);
-                Ok(())
+                self.judge(txn, num, was, EventState { stage: Stage::Waiting, position, ..state })
             }
         }
     }
@@ -249,11 +244,7 @@ impl Room {
         let Verdict { status, partial, .. } = verdict;
         tracing::debug!(room = %self.id, event = %pdu.event_id(), ?status, partial, "placed");
         let stage = Stage::Placed { status, partial, states };
-        self.judge(txn, num, was, EventState { stage, position: Some(position), ..state })?;
-        if partial {
-            self.open.look_again(num);
-        }
-        Ok(())
+        self.judge(txn, num, was, EventState { stage, position: Some(position), ..state })
     }
 
     /// An event's open prev events stand before it, and what they follow before them: where they came later, they are
@@ -272,7 +263,6 @@ impl Room {
             let was = status_of(&event.state.stage).cloned();
             let position = Some(Position { root, is_root: false });
             self.judge(txn, num, was, EventState { position, ..event.state })?;
-            self.open.look_again(num);
         }
         Ok(())
     }

@@ -194,6 +194,7 @@ impl Room {
             txn.discard();
             return Ok(Adoption::Held(until_final));
         }
+        self.resync.forget_ids(prev);
         let create = StateKey::new("m.room.create", "");
         let is_create = match txn.event_num(prev)? {
             Some(num) => txn.event_record(num)?.state_key.as_ref() == Some(&create),
@@ -400,14 +401,13 @@ impl Room {
 
     /// Stores a state, whose entries stand by path, as a group by its difference from the one adopted last.
     pub(crate) fn stage_state(&mut self, txn: &mut Txn<'_>, mut state: Vec<Entry>) -> Result<StateGroup, Error> {
-        let base: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
-        let wanted: BTreeSet<EventNum> = state.iter().map(|entry| entry.event).collect();
+        let mut gone: BTreeSet<EventNum> = all_entries(txn, self.last_adopted)?.into_iter().collect();
+        state.retain(|entry| !gone.remove(&entry.event));
         let mut removed = Vec::new();
-        for num in base.difference(&wanted) {
-            let key = txn.event_record(*num)?.state_key.clone();
+        for num in gone {
+            let key = txn.event_record(num)?.state_key.clone();
             removed.extend(key.filter(|key| !is_at(&state, key)));
         }
-        state.retain(|entry| !base.contains(&entry.event));
         Ok(txn.stage_entries(self.last_adopted, state, &removed)?)
     }
 

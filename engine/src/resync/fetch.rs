@@ -135,6 +135,11 @@ impl Fetch {
         is_missing
     }
 
+    /// Everything is there that can be had.
+    pub(super) fn forget_ids(&mut self) {
+        self.missing = Missing::default();
+    }
+
     /// Returns how many events are wanted in all, never fewer than are missing.
     pub(super) fn wanted(&self) -> usize {
         self.named() + self.beside.len()

@@ -10,7 +10,7 @@ use crate::{Error, state::is_stored};
 
 /// The events of a named state that are missing, and such that these rest on. Nearly all that is named may be missing: of
 /// each is kept where it stands among the IDs, so that a copy takes a byte for each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Missing {
     ids: Arc<StateIds>,
     /// Those of the named ones that were missing when this was made, by ID.

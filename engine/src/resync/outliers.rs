@@ -87,9 +87,6 @@ impl Room {
             // Almost everything cites these: they are at hand for what comes next.
             self.memory.pdus.put(num, pdu.clone());
         }
-        if provisional {
-            self.open.look_again(num);
-        }
         Ok(true)
     }
 
