@@ -339,8 +339,10 @@ impl Room {
                         let whole = others.find(|copy| is_whole_copy(&self.memory.rules, copy, verified.pdu()));
                         let better = whole.as_ref().unwrap_or(verified.pdu());
                         state.replaced_json = Some(better.canonical_json().as_bytes().to_vec());
+                        // What has read it has read another copy.
                         self.memory.pdus.forget(num);
                         self.memory.forget_grounds();
+                        self.memory.forget_resolved_by(num, &Stage::Unverified);
                     }
                     state.stage = Stage::Waiting;
                     self.judge(&mut txn, num, None, state)?;

@@ -343,7 +343,7 @@ impl Room {
         let record = txn.event_record(num)?;
         let old = txn.stage_of(num)?;
         let was_placed = matches!(old, Stage::Placed { .. });
-        let was_rejected = was.as_ref().is_some_and(EventStatus::is_rejected) || self.memory.is_condemned(num);
+        let was_rejected = is_rejected(&old) || self.memory.is_condemned(num);
         let is_unsettled = !may_change(&old) && may_change(&state.stage);
         if is_unsettled || was_rejected != is_rejected(&state.stage) {
             self.memory.forget_resolved_by(num, &old);
