@@ -76,7 +76,7 @@ impl RandomRoom {
         random.let_alice_join();
         let first = random.room.order().len();
         // In rooms with a third as many, verdicts do not change often enough for what is wrongly remembered to be seen.
-        for _ in 0..(8 + random.dice.below(80)).min(later_max) {
+        for _ in 0..(8 + 3 * random.dice.below(25)).min(later_max) {
             random.tell_one();
         }
         random.later = random.room.order()[first..].to_vec();

@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// More than any room tells after the join.
-const LATER_MAX: usize = 40;
+const LATER_MAX: usize = 100;
 
 /// How often a failing script is run to find a shorter one.
 const SHRINKING_RUNS_MAX: usize = 400;
